@@ -1,0 +1,49 @@
+//! Takes over the descriptors that the launcher laid at 3, 4 and 5.
+#![allow(unsafe_code)]
+
+use std::{
+    io::{Error, Result},
+    os::{
+        fd::{BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use stockade_proto::fds;
+use tokio::net::UnixStream;
+
+/// Marks 3, 4 and 5 close-on-exec, so that no child of the plugin keeps the
+/// channels open. False when they are not there: this is not a plugin process.
+pub(crate) fn close_on_exec() -> bool {
+    [fds::CALLS, fds::HOST, fds::NOTICE].into_iter().all(|fd| {
+        // SAFETY: the descriptor is only borrowed for this call; a number that
+        // is not open gives EBADF, which is the answer looked for.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        fcntl_setfd(fd, FdFlags::CLOEXEC).is_ok()
+    })
+}
+
+fn adopt(fd: i32, taken: &AtomicBool) -> Result<UnixStream> {
+    if taken.swap(true, Ordering::AcqRel) {
+        return Err(Error::other("the inherited descriptor is already in use"));
+    }
+    // SAFETY: the launcher laid this descriptor for the SDK alone and `taken`
+    // lets this happen once per process, so there is exactly one owner.
+    let stream = StdStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// The channel on which calls come.
+pub(crate) fn calls() -> Result<UnixStream> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    adopt(fds::CALLS, &TAKEN)
+}
+
+/// The channel to the supervisor's services.
+pub(crate) fn host() -> Result<UnixStream> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    adopt(fds::HOST, &TAKEN)
+}

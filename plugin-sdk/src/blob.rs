@@ -1,0 +1,208 @@
+//! Binary arguments and results, as bytes.
+
+use std::{borrow::Cow, cell::RefCell, fmt, ops::Deref};
+
+use bytes::Bytes;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Bytes with a content type: an image, a frame, a tensor.
+///
+/// As a field of an argument type it takes the attachment (multipart part,
+/// file of `stockade call --file`) of the field's name. In a result it becomes
+/// an attachment named after its field.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Blob {
+    data: Bytes,
+    content_type: String,
+}
+
+impl Blob {
+    /// Bytes without a content type.
+    pub fn new(data: impl Into<Bytes>) -> Self {
+        Blob { data: data.into(), content_type: String::new() }
+    }
+
+    /// Bytes with a content type, for instance `image/jpeg`.
+    pub fn typed(data: impl Into<Bytes>, content_type: impl Into<String>) -> Self {
+        Blob { data: data.into(), content_type: content_type.into() }
+    }
+
+    /// The content type, empty when unknown.
+    pub fn content_type(&self) -> &str {
+        &self.content_type
+    }
+
+    /// The bytes; cloning them copies nothing.
+    pub fn bytes(&self) -> &Bytes {
+        &self.data
+    }
+}
+
+impl Deref for Blob {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl From<Vec<u8>> for Blob {
+    fn from(data: Vec<u8>) -> Self {
+        Blob::new(data)
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({} bytes, {:?})", self.data.len(), self.content_type)
+    }
+}
+
+impl JsonSchema for Blob {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Blob".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "binary" })
+    }
+}
+
+thread_local! {
+    /// The blob that is being handed to `Blob::deserialize` on this thread.
+    static HANDED_OVER: RefCell<Option<Blob>> = const { RefCell::new(None) };
+    /// Blobs met while a result is being serialised on this thread.
+    static COLLECTED: RefCell<Option<Vec<Blob>>> = const { RefCell::new(None) };
+}
+
+/// What a blob is in JSON text: this and its attachment's name.
+pub(crate) const PLACEHOLDER: &str = "attachment:";
+
+pub(crate) fn hand_over(blob: Blob) {
+    HANDED_OVER.with_borrow_mut(|slot| *slot = Some(blob));
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Blob;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an attachment")
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Blob, E> {
+                HANDED_OVER
+                    .with_borrow_mut(Option::take)
+                    .ok_or_else(|| E::custom("expected an attachment, found null"))
+            }
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Blob, E> {
+                Err(E::custom("expected an attachment, found text"))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let index = COLLECTED.with_borrow_mut(|slot| {
+            slot.as_mut().map(|blobs| {
+                blobs.push(self.clone());
+                blobs.len() - 1
+            })
+        });
+        match index {
+            Some(index) => serializer.serialize_str(&format!("{PLACEHOLDER}\u{0}{index}")),
+            None => Err(serde::ser::Error::custom("a Blob can only be part of a tool's result")),
+        }
+    }
+}
+
+/// A serialised value: JSON text and the blobs found in it, named.
+pub(crate) type Parts = (Vec<u8>, Vec<(String, Blob)>);
+
+/// Serialises `value`; blobs are taken out and named after where they stood.
+pub(crate) fn serialise<T: Serialize>(value: &T) -> Result<Parts, serde_json::Error> {
+    COLLECTED.with_borrow_mut(|slot| *slot = Some(Vec::new()));
+    let text = serde_json::to_vec(value);
+    let blobs = COLLECTED.with_borrow_mut(Option::take).unwrap_or_default();
+    let text = text?;
+    if blobs.is_empty() {
+        return Ok((text, Vec::new()));
+    }
+    let mut json: serde_json::Value = serde_json::from_slice(&text)?;
+    let mut named = Vec::with_capacity(blobs.len());
+    name_blobs(&mut json, "result", &blobs, &mut named);
+    Ok((serde_json::to_vec(&json)?, named))
+}
+
+fn name_blobs(
+    json: &mut serde_json::Value,
+    name: &str,
+    blobs: &[Blob],
+    named: &mut Vec<(String, Blob)>,
+) {
+    use serde_json::Value;
+    match json {
+        Value::String(text) => {
+            let index = text
+                .strip_prefix(PLACEHOLDER)
+                .and_then(|rest| rest.strip_prefix('\u{0}'))
+                .and_then(|index| index.parse::<usize>().ok());
+            let Some(blob) = index.and_then(|index| blobs.get(index)) else { return };
+            let mut unique = name.to_owned();
+            let mut n = 1;
+            while named.iter().any(|(taken, _)| *taken == unique) {
+                n += 1;
+                unique = format!("{name}-{n}");
+            }
+            *text = format!("{PLACEHOLDER}{unique}");
+            named.push((unique, blob.clone()));
+        }
+        Value::Array(items) => {
+            for item in items {
+                name_blobs(item, name, blobs, named);
+            }
+        }
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                name_blobs(value, key, blobs, named);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_of_a_result_are_named_after_their_fields() {
+        #[derive(Serialize)]
+        struct Output {
+            width: u32,
+            thumb: Blob,
+            tiles: Vec<Blob>,
+        }
+        let output = Output {
+            width: 3,
+            thumb: Blob::typed(vec![1], "image/jpeg"),
+            tiles: vec![Blob::new(vec![2]), Blob::new(vec![3])],
+        };
+        let (text, blobs) = serialise(&output).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            r#"{"width":3,"thumb":"attachment:thumb","tiles":["attachment:tiles","attachment:tiles-2"]}"#
+        );
+        let names: Vec<_> = blobs.iter().map(|(name, blob)| (name.as_str(), blob[0])).collect();
+        assert_eq!(names, [("thumb", 1), ("tiles", 2), ("tiles-2", 3)]);
+    }
+
+    #[test]
+    fn a_blob_outside_a_result_is_refused() {
+        assert!(serde_json::to_string(&Blob::new(vec![1])).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! What a running tool knows and can do besides computing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use stockade_proto::worker::{FromPlugin, Item, Progress, from_plugin::Frame};
+use tokio::sync::{Notify, mpsc};
+
+use crate::{Error, Level, Result, blob, host::Host};
+
+/// The one place where frames leave for the supervisor.
+pub(crate) type Outbox = mpsc::UnboundedSender<FromPlugin>;
+
+/// Shared between a running call and the reader of the channel.
+#[derive(Debug)]
+pub(crate) struct CallControl {
+    cancelled: AtomicBool,
+    credit: AtomicU64,
+    changed: Notify,
+    changed_sync: (std::sync::Mutex<()>, std::sync::Condvar),
+}
+
+impl CallControl {
+    pub(crate) fn new(credit: u64) -> Arc<Self> {
+        Arc::new(CallControl {
+            cancelled: AtomicBool::new(false),
+            credit: AtomicU64::new(credit),
+            changed: Notify::new(),
+            changed_sync: Default::default(),
+        })
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.announce();
+    }
+
+    pub(crate) fn add_credit(&self, items: u64) {
+        self.credit.fetch_add(items, Ordering::AcqRel);
+        self.announce();
+    }
+
+    fn announce(&self) {
+        let guard = self.changed_sync.0.lock();
+        self.changed_sync.1.notify_all();
+        drop(guard);
+        self.changed.notify_waiters();
+    }
+
+    fn take_credit(&self) -> bool {
+        self.credit
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |credit| credit.checked_sub(1))
+            .is_ok()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Waits for a credit or the cancellation.
+    fn wait_for_credit(&self) -> Result<()> {
+        let Ok(mut guard) = self.changed_sync.0.lock() else { return Err(Error::cancelled()) };
+        loop {
+            if self.is_cancelled() {
+                return Err(Error::cancelled());
+            }
+            if self.take_credit() {
+                return Ok(());
+            }
+            guard = match self.changed_sync.1.wait(guard) {
+                Ok(guard) => guard,
+                Err(_) => return Err(Error::cancelled()),
+            };
+        }
+    }
+}
+
+/// A call in progress, as the tool sees it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub(crate) id: u64,
+    pub(crate) public_id: Arc<str>,
+    pub(crate) workspace: Arc<str>,
+    pub(crate) deadline: Instant,
+    pub(crate) control: Arc<CallControl>,
+    pub(crate) outbox: Outbox,
+    pub(crate) host: Option<Host>,
+}
+
+impl Context {
+    /// The id of the call that the caller and the logs know.
+    pub fn call_id(&self) -> &str {
+        &self.public_id
+    }
+
+    /// The workspace of the call, empty when it has none.
+    pub fn workspace(&self) -> &str {
+        &self.workspace
+    }
+
+    /// When the call must be over. After it comes a cancellation, then, after
+    /// `timeouts.cancel_grace`, SIGKILL for the whole process.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// What is left until the deadline.
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// True once nobody wants the result any more. Long loops ask it.
+    pub fn is_cancelled(&self) -> bool {
+        self.control.is_cancelled()
+    }
+
+    /// Returns [`Error::cancelled`] once the call is cancelled: `ctx.check()?`.
+    ///
+    /// # Errors
+    /// The call is cancelled.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// Waits for the cancellation (async tools).
+    pub async fn cancelled(&self) {
+        loop {
+            let changed = self.control.changed.notified();
+            if self.is_cancelled() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Says how far the call is (`fraction` 0 to 1).
+    pub fn progress(&self, fraction: f64, message: &str) {
+        let progress = Progress { call_id: self.id, fraction, message: message.to_owned() };
+        let _ = self.outbox.send(FromPlugin { frame: Some(Frame::Progress(progress)) });
+    }
+
+    /// Sends one item of a streamed result; waits while the client is behind.
+    ///
+    /// # Errors
+    /// [`Error::cancelled`] when nobody wants more, or the item is not
+    /// serialisable.
+    pub fn emit<T: Serialize>(&self, item: &T) -> Result<()> {
+        let (value, blobs) = blob::serialise(item)?;
+        self.control.wait_for_credit()?;
+        let item = Item {
+            call_id: self.id,
+            value: value.into(),
+            attachments: blobs.into_iter().map(crate::worker::to_wire).collect(),
+        };
+        let _ = self.outbox.send(FromPlugin { frame: Some(Frame::Item(item)) });
+        Ok(())
+    }
+
+    /// Writes a line to the plugin's log (`stockade logs`).
+    pub fn log(&self, level: Level, text: &str) {
+        crate::log::write(level, text);
+    }
+
+    /// What the supervisor offers to plugins. None in the test harness.
+    pub fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
+}

@@ -1,0 +1,60 @@
+//! The wire of Stockade: generated code for the `.proto` files beside this
+//! crate, and nothing else.
+//!
+//! | module | package | who serves it |
+//! |---|---|---|
+//! | [`v1`] | `stockade.v1` | the supervisor, to clients |
+//! | [`worker`] | `stockade.worker.v1` | the plugin, to the supervisor (fd 3) |
+//! | [`host`] | `stockade.host.v1` | the supervisor, to the plugin (fd 4) |
+//! | [`launch`] | `stockade.launch.v1` | messages on the launch socket |
+
+#![allow(missing_docs, clippy::doc_markdown, unreachable_pub)]
+
+/// The public API.
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/stockade.v1.rs"));
+}
+
+/// Supervisor to plugin.
+pub mod worker {
+    include!(concat!(env!("OUT_DIR"), "/stockade.worker.v1.rs"));
+}
+
+/// Plugin to supervisor.
+pub mod host {
+    include!(concat!(env!("OUT_DIR"), "/stockade.host.v1.rs"));
+}
+
+/// Supervisor to launcher and back.
+pub mod launch {
+    include!(concat!(env!("OUT_DIR"), "/stockade.launch.v1.rs"));
+}
+
+/// Encoded `FileDescriptorSet` of every public package, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Versions of `stockade.worker.v1` that this release speaks, oldest first.
+pub const PROTOCOL_VERSIONS: &[u32] = &[1];
+
+/// Descriptors that a plugin inherits.
+pub mod fds {
+    /// gRPC: the plugin serves `Worker`.
+    pub const CALLS: i32 = 3;
+    /// gRPC: the plugin calls `Host`.
+    pub const HOST: i32 = 4;
+    /// Pipe: the fatal-signal handler writes one [`super::notice`] frame.
+    pub const NOTICE: i32 = 5;
+}
+
+/// Layout of the fatal-signal notice: native-endian `u64` words.
+pub mod notice {
+    /// `signal, si_code, address, syscall, call id, frames, 16 × frame`.
+    pub const WORDS: usize = 6 + MAX_FRAMES;
+    /// Return addresses that fit.
+    pub const MAX_FRAMES: usize = 16;
+    /// Bytes of one notice; under PIPE_BUF, so that the write is atomic.
+    pub const BYTES: usize = WORDS * 8;
+}
+
+#[cfg(feature = "grpc")]
+pub mod inherited;

@@ -1,0 +1,82 @@
+//! Stays as the sub-reaper of the plugin's tree: reaps, reports the end of the
+//! main process, kills what outlives it, and goes down with the supervisor.
+
+use std::os::fd::OwnedFd;
+
+use prost::Message as _;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    net::{RecvFlags, recv},
+    process::Pid,
+};
+use stockade_proto::launch::LaunchCommand;
+
+use crate::{report, sys, tree};
+
+/// The plugin's main process and the descriptor that tells of ended children.
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    pub(crate) signals: OwnedFd,
+}
+
+/// Returns when the main process and every descendant are gone.
+pub(crate) fn run(socket: &OwnedFd, child: Child) {
+    sys::set_name(c"stockade-init");
+    // The plugin's ends are the plugin's: a copy here would hide its hang-up.
+    for fd in [
+        stockade_proto::fds::CALLS,
+        stockade_proto::fds::HOST,
+        stockade_proto::fds::NOTICE,
+        1,
+        2,
+    ] {
+        sys::close(fd);
+    }
+    loop {
+        if let Some(result) = sys::reap(child.pid) {
+            report::exited(socket, &result);
+            let cleared = tree::kill_descendants(&child.signals);
+            report::tree_gone(socket, cleared.killed, cleared.stuck);
+            return;
+        }
+        let mut fds = [
+            PollFd::new(&child.signals, PollFlags::IN),
+            PollFd::new(socket, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return lost(&child),
+        }
+        let (signal, message) = (fds[0].revents(), fds[1].revents());
+        if !signal.is_empty() {
+            sys::drain(&child.signals);
+        }
+        if !message.is_empty() && !obey(socket, &child) {
+            return lost(&child);
+        }
+    }
+}
+
+/// The supervisor is gone: so is everything below.
+fn lost(child: &Child) {
+    tree::kill_main(child.pid);
+    tree::kill_descendants(&child.signals);
+}
+
+/// Reads one command; false on hang-up.
+fn obey(socket: &OwnedFd, child: &Child) -> bool {
+    let mut buffer = [0; 256];
+    match recv(socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+        Ok((_, 0)) => false,
+        Ok((_, n)) => {
+            if let Ok(LaunchCommand { command: Some(_) }) = LaunchCommand::decode(&buffer[..n]) {
+                tree::kill_main(child.pid);
+                tree::kill_all_once();
+            }
+            true
+        }
+        Err(Errno::AGAIN | Errno::INTR) => true,
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,220 @@
+//! The raw system calls of the launcher: the only unsafe code of this crate.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, CString},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    ptr,
+};
+
+use rustix::{
+    io::{Errno, Result},
+    process::Pid,
+};
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+fn check(result: libc::c_int) -> Result<libc::c_int> {
+    if result < 0 { Err(last_error()) } else { Ok(result) }
+}
+
+/// `dup2` without close-on-exec: `fd` is also `place` from now on.
+pub(crate) fn place(fd: &OwnedFd, place: i32) -> Result<()> {
+    // SAFETY: dup2 takes plain integers; `place` is one of 0, 3, 4, 5, which no
+    // Rust object of this process owns (0 was only ever borrowed).
+    check(unsafe { libc::dup2(fd.as_raw_fd(), place) }).map(drop)
+}
+
+/// Closes every descriptor above `last` except `keep`.
+pub(crate) fn close_all_but(last: i32, keep: i32) -> Result<()> {
+    let close_range = |from: i32, to: u32| {
+        // SAFETY: close_range takes plain integers. The descriptors closed were
+        // inherited or are copies whose owners have been dropped.
+        match unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) } {
+            0 => Ok(()),
+            _ => Err(last_error()),
+        }
+    };
+    close_range(last + 1, keep as u32 - 1)?;
+    close_range(keep + 1, u32::MAX)
+}
+
+/// Closes a descriptor that no Rust object owns.
+pub(crate) fn close(fd: i32) {
+    // SAFETY: the caller names 1..5, laid by `place` or inherited; nothing in
+    // this process uses them after this call.
+    unsafe { libc::close(fd) };
+}
+
+/// The process id of the parent, 0 across a pid namespace.
+pub(crate) fn parent_pid() -> u32 {
+    // SAFETY: getppid has no arguments and cannot fail.
+    unsafe { libc::getppid() as u32 }
+}
+
+/// Orphaned descendants become children of this process.
+pub(crate) fn become_subreaper() -> Result<()> {
+    // SAFETY: prctl with integer arguments only.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
+}
+
+/// SIGKILL for this process when its parent dies.
+pub(crate) fn die_with_parent() -> Result<()> {
+    // SAFETY: prctl with integer arguments only.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
+}
+
+/// No exec below gains privileges from here on.
+pub(crate) fn no_new_privs() -> Result<()> {
+    // SAFETY: prctl with integer arguments only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map(drop)
+}
+
+/// The name that `ps` shows.
+pub(crate) fn set_name(name: &CStr) {
+    // SAFETY: the pointer is to a NUL-terminated string that outlives the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// Sets soft and hard limit; a hard limit below the wish is kept, not an error.
+pub(crate) fn set_rlimit(resource: u32, value: u64) -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for both calls, which write or read it
+    // and keep no reference.
+    unsafe {
+        check(libc::getrlimit(resource as libc::__rlimit_resource_t, &mut limit))?;
+        let value = value.min(limit.rlim_max);
+        let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+        check(libc::setrlimit(resource as libc::__rlimit_resource_t, &limit)).map(drop)
+    }
+}
+
+/// Absolute nice value of this process. Raising is always allowed; lowering
+/// below what was inherited is left to the privileged and not insisted on.
+pub(crate) fn set_nice(nice: i32) -> Result<()> {
+    // SAFETY: setpriority takes integers only.
+    match check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }) {
+        Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Every signal back to its default, the mask empty. `signal()` refuses 32 and
+/// 33, which glibc's posix_spawn leaves ignored; the raw call does not.
+pub(crate) fn reset_signals() {
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel's sigaction is 32 bytes (handler, flags, restorer,
+        // mask), all zero means SIG_DFL; 8 is the size of its signal set.
+        // SIGKILL and SIGSTOP are refused, which is right.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null::<u64>(),
+                8usize,
+            );
+        }
+    }
+    let empty = 0u64;
+    // SAFETY: the kernel reads 8 bytes of `empty`.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &empty as *const u64,
+            ptr::null::<u64>(),
+            8usize,
+        );
+    }
+}
+
+/// Blocks SIGCHLD and returns a non-blocking descriptor that becomes readable
+/// with it.
+pub(crate) fn block_and_watch_sigchld() -> Result<OwnedFd> {
+    // SAFETY: `set` is initialised by sigemptyset before it is read; signalfd
+    // returns a new descriptor that nobody else owns.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGCHLD);
+        check(libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut()))?;
+        let fd = check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Empties the signal descriptor.
+pub(crate) fn drain(signals: &OwnedFd) {
+    let mut buffer = [0u8; 128];
+    while matches!(rustix::io::read(signals, &mut buffer), Ok(n) if n > 0) {}
+}
+
+/// None in the child, the child's pid in the parent.
+pub(crate) fn fork() -> Result<Option<Pid>> {
+    // SAFETY: this process has one thread, so the child may use all of std.
+    let pid = check(unsafe { libc::fork() })?;
+    Ok(Pid::from_raw(pid))
+}
+
+/// Ends this process without running destructors.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit does not return and touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}
+
+/// Returns only on failure, with the reason.
+pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> Errno {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: all pointers are to NUL-terminated strings that outlive the call,
+    // both arrays end with a null pointer.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    last_error()
+}
+
+/// How the main process ended and what it used.
+pub(crate) struct WaitResult {
+    pub(crate) status: i32,
+    pub(crate) max_rss_kib: u64,
+    pub(crate) user_usec: u64,
+    pub(crate) system_usec: u64,
+}
+
+/// Reaps every ended child; Some when `main` was one of them.
+pub(crate) fn reap(main: Pid) -> Option<WaitResult> {
+    let mut result = None;
+    loop {
+        let mut status = 0;
+        // SAFETY: zeroed is a valid rusage; wait4 writes both out-parameters.
+        let (pid, usage) = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            let pid = libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage);
+            (pid, usage)
+        };
+        if pid <= 0 {
+            return result;
+        }
+        if pid == main.as_raw_pid() {
+            let usec = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+            result = Some(WaitResult {
+                status,
+                max_rss_kib: usage.ru_maxrss as u64,
+                user_usec: usec(usage.ru_utime),
+                system_usec: usec(usage.ru_stime),
+            });
+        }
+    }
+}
+
+/// Reaps every ended child.
+pub(crate) fn reap_all() {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call, which writes it.
+    while unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) } > 0 {}
+}
