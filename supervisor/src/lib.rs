@@ -1,1 +1,5 @@
-//! stub
+#![doc = "stub"]
+#![allow(missing_docs)]
+pub mod document;
+pub mod lifecycle;
+pub mod manifest;

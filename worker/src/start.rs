@@ -45,7 +45,7 @@ fn enter(
     let _ = rustix::process::setsid();
     sys::set_nice(plan.nice).map_err(at("nice"))?;
     for limit in &plan.rlimits {
-        sys::set_rlimit(limit.resource, limit.value).map_err(at("rlimit"))?;
+        sys::set_rlimit(limit.resource, limit.soft, limit.hard).map_err(at("rlimit"))?;
     }
     rustix::process::chdir(program.directory.as_c_str()).map_err(at("chdir"))?;
     sys::no_new_privs().map_err(at("no_new_privs"))?;

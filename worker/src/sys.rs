@@ -79,14 +79,14 @@ pub(crate) fn set_name(name: &CStr) {
 }
 
 /// Sets soft and hard limit; a hard limit below the wish is kept, not an error.
-pub(crate) fn set_rlimit(resource: u32, value: u64) -> Result<()> {
+pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit for both calls, which write or read it
     // and keep no reference.
     unsafe {
         check(libc::getrlimit(resource as libc::__rlimit_resource_t, &mut limit))?;
-        let value = value.min(limit.rlim_max);
-        let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+        let hard = hard.min(limit.rlim_max);
+        let limit = libc::rlimit { rlim_cur: soft.min(hard), rlim_max: hard };
         check(libc::setrlimit(resource as libc::__rlimit_resource_t, &limit)).map(drop)
     }
 }

@@ -1,0 +1,12 @@
+//! Text files that people write: TOML read into checked values, every problem
+//! collected with its place and a suggestion. Shared by manifest and config.
+
+mod problem;
+mod table;
+mod units;
+
+pub use problem::{Problem, Problems, Severity};
+pub use table::{Table, parse_toml};
+pub use units::{Bytes, parse_bytes, parse_duration};
+
+pub(crate) use problem::{key_position, nearest, position};

@@ -1,0 +1,165 @@
+//! Finds plugin directories and reads their manifests.
+
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use rustix::fs::OFlags;
+
+use super::{legacy, native, types::Manifest, types::Run, types::valid_name};
+use crate::document::{Problem, Severity};
+
+/// The files that make a directory a plugin, in order of preference.
+pub const MANIFEST_FILES: [&str; 2] = ["plugin.toml", "manifest.json"];
+
+/// Largest manifest that is read.
+const MAX_MANIFEST: u64 = 64 * 1024;
+
+/// A plugin directory and what its manifest came to.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The manifest's name, or the directory's when there is no valid one.
+    pub name: String,
+    /// The plugin's directory.
+    pub directory: PathBuf,
+    /// The manifest, or every problem it has.
+    pub manifest: Result<Manifest, Vec<Problem>>,
+    /// Changes when the manifest or the program does.
+    pub fingerprint: u64,
+}
+
+impl Found {
+    /// `Manifest error: plugin.toml:12:5: …; …`
+    pub fn reason(problems: &[Problem]) -> String {
+        let errors: Vec<String> = problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            .map(ToString::to_string)
+            .collect();
+        format!("Manifest error: {}", errors.join(" | "))
+    }
+}
+
+/// Every plugin of the folders, in the order of the folders, then by name. A
+/// folder that cannot be read is returned as a text for the log.
+pub fn scan(folders: &[PathBuf]) -> (Vec<Found>, Vec<String>) {
+    let mut found = Vec::new();
+    let mut unread = Vec::new();
+    for folder in folders {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                unread.push(format!("cannot read plugin folder {}: {error}", folder.display()));
+                continue;
+            }
+        };
+        let mut directories: Vec<PathBuf> = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| !hidden(path) && path.is_dir())
+            .collect();
+        directories.sort();
+        found.extend(directories.iter().filter_map(|directory| load(directory)));
+    }
+    (found, unread)
+}
+
+fn hidden(path: &Path) -> bool {
+    path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// Reads one directory; None when it holds no manifest.
+pub fn load(directory: &Path) -> Option<Found> {
+    let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    let file_name = MANIFEST_FILES
+        .into_iter()
+        .find(|name| fs::symlink_metadata(directory.join(name)).is_ok())?;
+    let file = directory.join(file_name);
+    let manifest = match read_text(&file) {
+        Ok(text) if file_name == "plugin.toml" => native::read(&directory, &file, &text),
+        Ok(text) => legacy::read(&directory, &file, &text),
+        Err(message) => Err(vec![Problem {
+            severity: Severity::Error,
+            file: file_name.to_owned(),
+            line: 0,
+            column: 0,
+            message,
+            suggestion: None,
+        }]),
+    };
+    let name = match &manifest {
+        Ok(manifest) => manifest.name.clone(),
+        Err(_) => directory_name(&directory),
+    };
+    let fingerprint = fingerprint(&directory, manifest.as_ref().ok());
+    Some(Found { name, directory, manifest, fingerprint })
+}
+
+/// The directory's name made a valid plugin name, so that a broken plugin can
+/// be listed and asked for.
+fn directory_name(directory: &Path) -> String {
+    let name = directory.file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut name: String = name
+        .unwrap_or_default()
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .take(60)
+        .collect();
+    if !valid_name(&name) {
+        name.insert_str(0, "p-");
+    }
+    name
+}
+
+/// A manifest is a regular file of at most 64 KiB of UTF-8. It is opened
+/// without blocking, so that a FIFO does not hang the daemon.
+fn read_text(file: &Path) -> Result<String, String> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    let opened: File = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(file)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    let metadata = opened.metadata().map_err(|error| format!("cannot be read: {error}"))?;
+    if !metadata.is_file() {
+        return Err("is not a regular file".to_owned());
+    }
+    if metadata.len() > MAX_MANIFEST {
+        return Err(format!("is {} bytes long; 65536 are allowed", metadata.len()));
+    }
+    let mut text = String::new();
+    opened
+        .take(MAX_MANIFEST)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(text)
+}
+
+/// Changes when the manifest or the program file does (size, time, inode).
+pub fn fingerprint(directory: &Path, manifest: Option<&Manifest>) -> u64 {
+    use std::{hash::Hasher as _, os::unix::fs::MetadataExt as _};
+    let mut hasher = std::hash::DefaultHasher::new();
+    let program = manifest.and_then(|manifest| match &manifest.run {
+        Run::Binary(path) | Run::Library(path) => Some(directory.join(path)),
+        Run::Python { .. } | Run::Remote { .. } => None,
+    });
+    let files = MANIFEST_FILES.iter().map(|name| directory.join(name)).chain(program);
+    for file in files {
+        let Ok(metadata) = fs::metadata(&file) else { continue };
+        let modified = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+            .unwrap_or_default();
+        hasher.write(file.as_os_str().as_encoded_bytes());
+        hasher.write_u64(metadata.len());
+        hasher.write_u64(metadata.ino());
+        hasher.write_u128(modified.as_nanos());
+    }
+    hasher.finish()
+}

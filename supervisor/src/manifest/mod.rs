@@ -1,0 +1,17 @@
+//! What a plugin's author wrote: `plugin.toml` or `manifest.json` → [`Manifest`].
+//!
+//! A directory is [`discover`]ed, its file read ([`native`] or [`legacy`]), and
+//! checked; every problem is reported at once with its place.
+
+mod discover;
+mod legacy;
+mod native;
+mod settings;
+mod types;
+
+pub use discover::{Found, MANIFEST_FILES, fingerprint, load, scan};
+pub use settings::{read_limits, read_restart, read_timeouts};
+pub use types::{
+    Activation, Exhausted, GpuNeed, Limits, Manifest, Model, OnError, Queue, Requires,
+    RestartPolicy, Run, Timeouts, valid_name,
+};
