@@ -1,1 +1,9 @@
-fn main(){}
+//! `stockade`: the daemon and its operators' command.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -9,4 +9,4 @@ pub use problem::{Problem, Problems, Severity};
 pub use table::{Table, parse_toml};
 pub use units::{Bytes, parse_bytes, parse_duration};
 
-pub(crate) use problem::{key_position, nearest, position};
+pub(crate) use problem::{key_position, nearest};

@@ -260,7 +260,7 @@ fn last_line(text: &str) -> &str {
 }
 
 /// `3.2s`, `120ms`, `2h 5m`: short.
-pub(crate) fn up(duration: Duration) -> String {
+fn up(duration: Duration) -> String {
     let rounded = match duration.as_secs() {
         0 => Duration::from_millis(duration.as_millis() as u64),
         1..60 => Duration::from_millis(duration.as_millis() as u64 / 100 * 100),

@@ -28,7 +28,7 @@ mod tests;
 
 pub use cause::{Cause, CauseCode, Class, signal_name};
 pub use evidence::{Evidence, ExitStatus, KillFacts, crash_reason, infer, oom_reason};
-pub(crate) use evidence::up;
+
 pub use machine::{Effect, Event, Machine, Slot};
 pub use policy::{Policy, Verdict, Wanted};
 pub use state::{Phase, State, Substate, Unavailability};

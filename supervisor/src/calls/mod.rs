@@ -1,0 +1,11 @@
+//! The one path of every call, whoever makes it: admission → lease → the
+//! plugin, racing deadline, cancellation and death → [`Outcome`].
+
+mod arguments;
+mod error;
+mod outcome;
+mod run;
+
+pub use error::CallError;
+pub use outcome::{Outcome, Success};
+pub use run::{Calls, ToolCall};

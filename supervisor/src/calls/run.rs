@@ -1,0 +1,365 @@
+//! One call from arrival to outcome.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    CallError, Outcome, Success,
+    arguments::{check_result, prepare},
+};
+use crate::{
+    lifecycle::{State, Substate},
+    plugin::{
+        Attachment, Command, Handle, Invocation, LeaseError, Reply, Running, Session, Snapshot,
+        Update, call_timeout,
+    },
+    registry::RegistrySnapshot,
+};
+
+/// A call that somebody wants made.
+#[derive(Clone, Debug, Default)]
+pub struct ToolCall {
+    /// Of this plugin.
+    pub plugin: String,
+    /// This tool.
+    pub tool: String,
+    /// JSON object text; empty = `{}`.
+    pub args: Bytes,
+    /// Binary arguments by name.
+    pub attachments: Vec<Attachment>,
+    /// The caller's deadline; None = the plugin's own.
+    pub timeout: Option<Duration>,
+    /// Empty when it has none.
+    pub workspace: String,
+    /// Arguments that are text are read as the type of their schema: for
+    /// query parameters and command lines. An attachment without a name is the
+    /// tool's only binary argument.
+    pub loose: bool,
+}
+
+/// Makes calls. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    registry: watch::Receiver<Arc<RegistrySnapshot>>,
+    max_request: usize,
+}
+
+/// What is known of a call once it has been sent.
+#[derive(Default)]
+struct Sent {
+    call_id: Arc<str>,
+    generation: u64,
+    delivered: bool,
+}
+
+type Sink = mpsc::Sender<Update>;
+
+impl Calls {
+    pub(crate) fn new(registry: watch::Receiver<Arc<RegistrySnapshot>>, max_request: usize) -> Self {
+        Calls { registry, max_request }
+    }
+
+    /// Makes the call. Dropping the future cancels it.
+    pub async fn run(&self, call: ToolCall) -> Outcome {
+        self.run_to(call, None).await
+    }
+
+    /// Makes the call; progress and items go to `updates` before the outcome.
+    /// A receiver that is dropped cancels the call.
+    pub async fn run_streaming(&self, call: ToolCall, updates: Sink) -> Outcome {
+        self.run_to(call, Some(updates)).await
+    }
+
+    async fn run_to(&self, mut call: ToolCall, updates: Option<Sink>) -> Outcome {
+        let started = Instant::now();
+        let plugin: Arc<str> = std::mem::take(&mut call.plugin).into();
+        let tool: Arc<str> = std::mem::take(&mut call.tool).into();
+        let handle = self.registry.borrow().get(&plugin).cloned();
+        let mut sent = Sent::default();
+        let result = match &handle {
+            None => Err(CallError::PluginNotFound(plugin.to_string())),
+            Some(handle) => {
+                let attempt = Attempt { handle, tool: &tool, started, updates };
+                attempt.run(call, self.max_request, &mut sent).await
+            }
+        };
+        let duration = started.elapsed();
+        if let Some(handle) = handle {
+            account(&handle, &result, duration, sent.delivered);
+        }
+        let Sent { call_id, generation, delivered } = sent;
+        Outcome { result, plugin, tool, duration, call_id, generation, delivered }
+    }
+}
+
+/// Every outcome of a delivered call is counted, once.
+fn account(
+    handle: &Handle,
+    result: &Result<Success, CallError>,
+    duration: Duration,
+    delivered: bool,
+) {
+    if !delivered {
+        return;
+    }
+    match result {
+        Ok(_) => handle.counters().count_success(),
+        Err(error) if error.counts() => handle.counters().count_error(),
+        Err(_) => {}
+    }
+    handle.recent().add(duration);
+}
+
+/// The smallest deadline there is.
+const LEAST: Duration = Duration::from_millis(1);
+
+struct Attempt<'c> {
+    handle: &'c Handle,
+    tool: &'c Arc<str>,
+    started: Instant,
+    updates: Option<Sink>,
+}
+
+impl Attempt<'_> {
+    async fn run(
+        self,
+        call: ToolCall,
+        max_request: usize,
+        sent: &mut Sent,
+    ) -> Result<Success, CallError> {
+        let size =
+            call.args.len() + call.attachments.iter().map(|blob| blob.data.len()).sum::<usize>();
+        if size > max_request {
+            let message = format!("The arguments are {size} bytes long; {max_request} are allowed (max_request).");
+            return Err(CallError::PayloadTooLarge(message));
+        }
+        let deadline = call.timeout.map(|timeout| self.started + timeout.max(LEAST));
+        let session = self.session(deadline).await?;
+        let Some(tool) = session.tools.get(self.tool) else {
+            return Err(CallError::ToolNotFound {
+                tool: self.tool.to_string(),
+                plugin: self.handle.name().to_string(),
+                available: session.tools.names(),
+            });
+        };
+        let (args, attachments) = prepare(tool, call.args, call.attachments, call.loose)?;
+        let patience = deadline.map_or(Duration::MAX, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        });
+        let lease = session.lease(patience).await.map_err(|error| self.not_leased(&session, error))?;
+        let own = Instant::now() + session.manifest.timeouts.call;
+        let timeout = deadline.unwrap_or(own).min(own).saturating_duration_since(Instant::now());
+        let invocation = Invocation {
+            tool: self.tool.clone(),
+            args,
+            attachments,
+            workspace: call.workspace,
+            timeout: timeout.max(LEAST),
+        };
+        let running = lease
+            .invoke(invocation, self.updates.is_some())
+            .map_err(|cause| self.unavailable_for(cause.reason))?;
+        *sent = Sent {
+            call_id: running.public_id.clone(),
+            generation: session.generation(),
+            delivered: true,
+        };
+        self.handle.counters().touch(unix_ms());
+        let (result, attachments) = self.finish(running, &session, deadline, own).await?;
+        check_result(tool, &result)?;
+        Ok(Success { result, attachments })
+    }
+
+    // ── admission ───────────────────────────────────────────────────────────
+
+    /// The session to call, waiting for a start that is under way.
+    async fn session(&self, deadline: Option<Instant>) -> Result<Arc<Session>, CallError> {
+        let snapshot = self.handle.snapshot();
+        if let Some(session) = ready(&snapshot) {
+            return Ok(session);
+        }
+        let mut snapshots = self.handle.watch();
+        let patience = match deadline {
+            Some(deadline) => deadline,
+            None => {
+                let manifest = snapshot.manifest.as_ref();
+                self.started + manifest.map_or(LEAST, |manifest| manifest.timeouts.call)
+            }
+        };
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            if let Some(session) = ready(&snapshot) {
+                return Ok(session);
+            }
+            if !self.on_its_way(&snapshot) {
+                return Err(self.unavailable(&snapshot));
+            }
+            match tokio::time::timeout_at(patience.into(), snapshots.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(self.unavailable(&snapshot)),
+                Err(_) => {
+                    let message = format!(
+                        "The plugin was not ready within the call's deadline ({}).",
+                        snapshot.progress.as_deref().unwrap_or(snapshot.substate.as_str())
+                    );
+                    return Err(CallError::Timeout { message, cause: None });
+                }
+            }
+        }
+    }
+
+    /// It will serve (or be said to fail) without anybody doing anything.
+    fn on_its_way(&self, snapshot: &Snapshot) -> bool {
+        match snapshot.substate {
+            Substate::OnDemand => self.handle.command(Command::Needed).is_ok(),
+            Substate::Starting | Substate::Queued | Substate::Dying | Substate::Killing => true,
+            _ => false,
+        }
+    }
+
+    fn unavailable(&self, snapshot: &Snapshot) -> CallError {
+        let state = snapshot.state();
+        let name = &snapshot.name;
+        let reason = match (&snapshot.cause, snapshot.substate) {
+            (Some(cause), _) => cause.reason.clone(),
+            (None, Substate::Stopped) => format!("Stopped by an operator. Run `stockade start {name}`."),
+            (None, Substate::Disabled) => format!("Disabled. Run `stockade enable {name}`."),
+            (None, Substate::Draining | Substate::Stopping) => "It is being stopped.".to_owned(),
+            (None, substate) => format!("{substate}."),
+        };
+        let retry_after = match (state, snapshot.next_retry_at) {
+            (State::Loaded, _) | (State::Initialized | State::Running, _) => None,
+            (_, Some(at)) => {
+                let wait = at.duration_since(jiff::Timestamp::now());
+                Some(Duration::try_from(wait).unwrap_or_default().max(Duration::from_secs(1)))
+            }
+            (State::Unavailable, None) => Some(Duration::from_secs(60)),
+            (State::Failed, None) => None,
+        };
+        CallError::PluginUnavailable { state, reason, retry_after }
+    }
+
+    fn unavailable_for(&self, reason: String) -> CallError {
+        CallError::PluginUnavailable {
+            state: self.handle.snapshot().state(),
+            reason,
+            retry_after: Some(Duration::from_secs(1)),
+        }
+    }
+
+    fn not_leased(&self, session: &Session, error: LeaseError) -> CallError {
+        let queue = session.manifest.queue;
+        let busy = format!("{} calls run", session.manifest.concurrency);
+        match error {
+            LeaseError::QueueFull => CallError::QueueFull(format!(
+                "{busy} and {} wait, as many as may. Retry, or raise run.concurrency or \
+                 run.queue.size.",
+                queue.size
+            )),
+            LeaseError::QueueTimeout => CallError::QueueFull(format!(
+                "{busy}; none ended while this call waited. Retry, or raise run.concurrency or \
+                 run.queue.timeout ({}).",
+                humantime::format_duration(queue.timeout)
+            )),
+            LeaseError::Closed(Some(cause)) => self.unavailable_for(cause.reason),
+            LeaseError::Closed(None) => self.unavailable(&self.handle.snapshot()),
+        }
+    }
+
+    // ── in flight ───────────────────────────────────────────────────────────
+
+    /// The reply, racing the caller's deadline and the plugin's own. Only the
+    /// latter kills.
+    async fn finish(
+        &self,
+        mut running: Running,
+        session: &Session,
+        deadline: Option<Instant>,
+        own: Instant,
+    ) -> Result<(Bytes, Vec<Attachment>), CallError> {
+        let first = deadline.unwrap_or(own).min(own);
+        let waited = tokio::time::timeout_at(first.into(), self.reply(&mut running)).await;
+        let timeouts = session.manifest.timeouts;
+        match waited {
+            Ok(reply) => return self.judge(reply?),
+            Err(_) if deadline.is_some_and(|deadline| deadline < own) => {
+                // Dropping it cancels it; the slot stays the tool's.
+                let message = format!(
+                    "Tool {} did not answer within the caller's deadline.",
+                    self.tool
+                );
+                return Err(CallError::Timeout { message, cause: None });
+            }
+            Err(_) => running.cancel("timeouts.call is over"),
+        }
+        let grace = own + timeouts.cancel_grace;
+        match tokio::time::timeout_at(grace.into(), running.reply()).await {
+            Ok(Reply::Closed(cause)) => Err(CallError::of_death(cause)),
+            Ok(_) => {
+                let call = humantime::format_duration(timeouts.call);
+                let message = format!("Tool {} ran past {call} and was cancelled.", self.tool);
+                Err(CallError::Timeout { message, cause: None })
+            }
+            Err(_) => {
+                running.overran();
+                let cause = call_timeout(self.tool, timeouts);
+                // The kill is on its way; its cause is known.
+                match running.reply().await {
+                    Reply::Closed(other) if other.code != cause.code => {
+                        Err(CallError::of_death(other))
+                    }
+                    _ => {
+                        let message = cause.reason.clone();
+                        Err(CallError::Timeout { message, cause: Some(cause) })
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes updates on until the reply is there.
+    async fn reply(&self, running: &mut Running) -> Result<Reply, CallError> {
+        let Some(updates) = &self.updates else { return Ok(running.reply().await) };
+        loop {
+            // The stream of updates ends when the call has its reply (its entry
+            // goes, and the sender with it), so nothing is left behind.
+            match running.update().await {
+                Some(update) => {
+                    if updates.send(update).await.is_err() {
+                        return Err(CallError::Cancelled);
+                    }
+                }
+                None => return Ok(running.reply().await),
+            }
+        }
+    }
+
+    fn judge(&self, reply: Reply) -> Result<(Bytes, Vec<Attachment>), CallError> {
+        match reply {
+            Reply::Done(result, attachments) => Ok((result, attachments)),
+            Reply::Failed(kind, _) if kind == "Cancelled" => Err(CallError::Cancelled),
+            Reply::Failed(kind, message) => Err(CallError::Raised { kind, message }),
+            Reply::TooLarge(size) => Err(CallError::InvalidResult(format!(
+                "Tool {} returned {size} bytes, more than max_result allows.",
+                self.tool
+            ))),
+            Reply::Closed(cause) => Err(CallError::of_death(cause)),
+        }
+    }
+}
+
+/// The session of a plugin that takes calls.
+fn ready(snapshot: &Snapshot) -> Option<Arc<Session>> {
+    let session = snapshot.session.as_ref().filter(|_| snapshot.ready())?;
+    // A session that was closed a moment ago: the next snapshot says why.
+    session.closed().is_none().then(|| session.clone())
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

@@ -1,0 +1,249 @@
+//! `stockade call`
+
+use std::{
+    fs,
+    io::{IsTerminal as _, Read as _, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value};
+use stockade_proto::v1::{Attachment, CallItem, CallOutcome, CallRequest, call_update::Update};
+
+use super::{client::Client, failure::Failure, output};
+
+/// Call a tool
+#[derive(Args)]
+#[command(after_help = "Examples:\n  stockade call image thumbnail --arg width=128 --file image=photo.jpg -o thumb.jpg\n  stockade call image colors --file image=photo.jpg | jq .\n  stockade call demo greet --args '{\"name\": \"Ada\"}'")]
+pub(super) struct Call {
+    /// The plugin
+    plugin: String,
+    /// Its tool
+    tool: String,
+    /// One argument; text is read as the type of the tool's schema
+    #[arg(short, long = "arg", value_name = "NAME=VALUE")]
+    arg: Vec<String>,
+    /// All arguments as a JSON object; @FILE reads a file, - standard input
+    #[arg(long, value_name = "JSON")]
+    args: Option<String>,
+    /// A binary argument from a file; - is standard input
+    #[arg(short, long = "file", value_name = "NAME=PATH")]
+    file: Vec<String>,
+    /// Write the result's attachment here (a directory takes several)
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// Give up after this long
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// The workspace of the call
+    #[arg(long, value_name = "NAME", default_value = "")]
+    workspace: String,
+    /// Print the whole outcome instead of the result
+    #[arg(long)]
+    outcome: bool,
+}
+
+pub(super) async fn run(call: Call, client: Client) -> Result<(), Failure> {
+    let request = CallRequest {
+        plugin: call.plugin.clone(),
+        tool: call.tool.clone(),
+        args: arguments(&call)?.into(),
+        attachments: files(&call.file)?,
+        timeout_ms: call.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
+        workspace: call.workspace.clone(),
+        loose: call.args.is_none(),
+    };
+    let mut updates = client.tools().call_stream(request).await?.into_inner();
+    let bar = bar(&call);
+    let mut items = 0;
+    while let Some(update) = updates.message().await? {
+        match update.update {
+            Some(Update::Progress(progress)) => {
+                bar.set_position((progress.fraction.clamp(0.0, 1.0) * 1000.0) as u64);
+                bar.set_message(progress.message);
+            }
+            Some(Update::Item(item)) => {
+                bar.suspend(|| print_item(&item));
+                items += 1;
+                save(&item.attachments, call.output.as_deref(), items)?;
+            }
+            Some(Update::Outcome(outcome)) => {
+                bar.finish_and_clear();
+                return finish(&call, outcome);
+            }
+            None => {}
+        }
+    }
+    bar.finish_and_clear();
+    Err(Failure::failed("the daemon ended the call without an outcome"))
+}
+
+fn split<'a>(pair: &'a str, flag: &str) -> Result<(&'a str, &'a str), Failure> {
+    pair.split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| Failure::usage(format!("--{flag} {pair:?} is not NAME=VALUE")))
+}
+
+fn arguments(call: &Call) -> Result<String, Failure> {
+    let Some(text) = &call.args else {
+        let mut object = Map::new();
+        for pair in &call.arg {
+            let (name, value) = split(pair, "arg")?;
+            object.insert(name.to_owned(), Value::String(value.to_owned()));
+        }
+        return Ok(Value::Object(object).to_string());
+    };
+    if !call.arg.is_empty() {
+        return Err(Failure::usage("give the arguments by --args or by --arg, not both"));
+    }
+    let text = match text.strip_prefix('@') {
+        Some(path) => fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?,
+        None if text == "-" => {
+            let mut input = String::new();
+            std::io::stdin()
+                .read_to_string(&mut input)
+                .map_err(|error| Failure::usage(format!("cannot read standard input: {error}")))?;
+            input
+        }
+        None => text.clone(),
+    };
+    serde_json::from_str::<Value>(&text)
+        .map_err(|error| Failure::usage(format!("--args is not JSON: {error}")))?;
+    Ok(text)
+}
+
+fn files(files: &[String]) -> Result<Vec<Attachment>, Failure> {
+    let mut attachments = Vec::new();
+    for pair in files {
+        // A path alone is the tool's only binary argument.
+        let (name, path) = match pair.split_once('=') {
+            Some((name, path)) if !Path::new(pair).exists() => (name, path),
+            _ => ("", pair.as_str()),
+        };
+        let mut data = Vec::new();
+        let read = match path {
+            "-" => std::io::stdin().read_to_end(&mut data).map(drop),
+            path => fs::read(path).map(|bytes| data = bytes),
+        };
+        read.map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
+        attachments.push(Attachment {
+            name: name.to_owned(),
+            content_type: content_type(path).to_owned(),
+            data: data.into(),
+        });
+    }
+    Ok(attachments)
+}
+
+fn content_type(path: &str) -> &'static str {
+    let extension = Path::new(path).extension().and_then(|extension| extension.to_str());
+    match extension.unwrap_or_default().to_ascii_lowercase().as_str() {
+        "jpg" | "jpeg" => "image/jpeg",
+        "png" => "image/png",
+        "gif" => "image/gif",
+        "webp" => "image/webp",
+        "json" => "application/json",
+        "txt" => "text/plain",
+        "mp4" => "video/mp4",
+        "wav" => "audio/wav",
+        _ => "application/octet-stream",
+    }
+}
+
+/// Progress on the terminal; nothing where nobody looks.
+fn bar(call: &Call) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(1000).with_prefix(format!("{} {}", call.plugin, call.tool));
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} {prefix} {bar:30} {percent}% {msg} {elapsed}")
+    {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+fn print_item(item: &CallItem) {
+    output::line(&String::from_utf8_lossy(&item.value));
+}
+
+fn finish(call: &Call, outcome: CallOutcome) -> Result<(), Failure> {
+    if call.outcome {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        output::json(&serde_json::json!({
+            "ok": outcome.ok,
+            "result": serde_json::from_slice::<Value>(&outcome.result).ok(),
+            "error": given(&outcome.error),
+            "error_type": given(&outcome.error_type),
+            "plugin": outcome.plugin,
+            "tool": outcome.tool,
+            "duration_ms": outcome.duration_ms,
+            "call_id": outcome.call_id,
+            "generation": outcome.generation,
+            "delivered": outcome.delivered,
+            "cause": given(&outcome.cause),
+        }));
+    }
+    if !outcome.ok {
+        return Err(failure(&outcome));
+    }
+    save(&outcome.attachments, call.output.as_deref(), 0)?;
+    if !call.outcome {
+        match serde_json::from_slice::<Value>(&outcome.result) {
+            Ok(result) => output::json(&result),
+            Err(_) => output::line(&String::from_utf8_lossy(&outcome.result)),
+        }
+    }
+    if call.output.is_none() {
+        for blob in &outcome.attachments {
+            let size = output::size(Some(blob.data.len() as u64));
+            eprintln!("attachment {} ({}, {size}): write it with -o FILE", blob.name, blob.content_type);
+        }
+    }
+    Ok(())
+}
+
+fn failure(outcome: &CallOutcome) -> Failure {
+    let text = format!("{}: {}", outcome.error_type, outcome.error);
+    match outcome.error_type.as_str() {
+        "PluginNotFound" | "ToolNotFound" => Failure::unknown(text),
+        "PluginUnavailable" => Failure::not_running(text),
+        "InvalidArguments" => Failure::usage(text),
+        _ => Failure::failed(text),
+    }
+}
+
+/// One attachment goes to the path itself; several, and those of items, into
+/// it as a directory.
+fn save(blobs: &[Attachment], path: Option<&Path>, item: usize) -> Result<(), Failure> {
+    let (Some(path), false) = (path, blobs.is_empty()) else { return Ok(()) };
+    let failed =
+        |path: &Path, error: std::io::Error| Failure::failed(format!("cannot write {}: {error}", path.display()));
+    if item == 0 && !path.is_dir() && let [only] = blobs {
+        if path == Path::new("-") {
+            return std::io::stdout().write_all(&only.data).map_err(|error| failed(path, error));
+        }
+        return fs::write(path, &only.data).map_err(|error| failed(path, error));
+    }
+    fs::create_dir_all(path).map_err(|error| failed(path, error))?;
+    for blob in blobs {
+        let extension = match blob.content_type.as_str() {
+            "image/jpeg" => ".jpg",
+            "image/png" => ".png",
+            "application/json" => ".json",
+            _ => "",
+        };
+        // The name is the plugin's: it stays inside the directory.
+        let name: String =
+            blob.name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
+        let number = if item == 0 { String::new() } else { format!("-{item}") };
+        let file = path.join(format!("{name}{number}{extension}"));
+        fs::write(&file, &blob.data).map_err(|error| failed(&file, error))?;
+    }
+    Ok(())
+}

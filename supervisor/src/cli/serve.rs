@@ -1,0 +1,182 @@
+//! `stockade serve`: the daemon.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use stockade::{
+    Config, Supervisor,
+    config::Source,
+    gateway::{self, Doors},
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use super::{Place, failure::Failure, systemd};
+
+/// Run the daemon
+#[derive(Args)]
+#[command(after_help = "Every flag is also a key of stockade.toml and a variable STOCKADE_…; see `stockade config show`.\n\nExamples:\n  stockade serve --plugins ./plugins --dev\n  stockade serve --plugins /srv/plugins --state-dir /srv/state --listen 127.0.0.1:7077")]
+pub(super) struct Serve {
+    /// A folder of plugin directories; may be given several times
+    #[arg(long, value_name = "DIR")]
+    plugins: Vec<String>,
+    /// Where counters, crash records and plugins' data are kept
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// Address of gRPC and HTTP; `none` = the socket only [default: 127.0.0.1:7077]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// What to log (`info`, `debug`, `stockade=trace`)
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Development: debug log with plugins' output
+    #[arg(long)]
+    dev: bool,
+}
+
+impl Place {
+    /// The flags that are also keys of the configuration.
+    pub(super) fn flags(&self) -> Vec<(&'static str, String)> {
+        self.socket.iter().map(|path| ("socket", text(path))).collect()
+    }
+}
+
+fn text(path: &PathBuf) -> String {
+    path.display().to_string()
+}
+
+pub(super) fn run(serve: Serve, place: Place) -> Result<(), Failure> {
+    let mut flags = place.flags();
+    flags.extend(serve.plugins.into_iter().map(|folder| ("plugins", folder)));
+    flags.extend(serve.state_dir.map(|folder| ("state_dir", folder)));
+    flags.extend(serve.listen.map(|address| ("listen", address)));
+    flags.extend(serve.log.map(|filter| ("log", filter)));
+    flags.extend(serve.dev.then(|| ("dev", "true".to_owned())));
+    let source = Source { file: place.config, flags };
+    let config = source.load().map_err(|problems| Failure::problems(&problems))?;
+    start_log(&config);
+    raise_descriptor_limit();
+    // One thread carries all calls: a hand-over between threads costs more
+    // than a call. Actors, checks and the store have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    let done = runtime.block_on(daemon(config));
+    runtime.shutdown_background();
+    done
+}
+
+fn start_log(config: &Config) {
+    let filter = match (config.dev, config.log.as_str()) {
+        (true, "info") => "stockade=debug,info",
+        (_, filter) => filter,
+    };
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !no_color;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false);
+    let _ = match config.log_json {
+        true => log.json().try_init(),
+        // journald has its own time.
+        false if systemd::journal() => log.without_time().try_init(),
+        false => log.try_init(),
+    };
+}
+
+/// Eight descriptors per plugin: as many as the system lets us have.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// The signals that end the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+async fn daemon(config: Config) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
+    let mut signals = Signals::new().map_err(|error| failed(&error))?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(|error| failed(&error))?;
+    let supervisor = Supervisor::start_daemon(config).await.map_err(|error| failed(&error))?;
+    let doors = match gateway::open(&supervisor).await {
+        Ok(doors) => doors,
+        Err(error) => {
+            supervisor.shutdown().await;
+            return Err(failed(&error));
+        }
+    };
+    greet(&supervisor, &doors);
+    let service = systemd::Service::start(&supervisor, &doors.socket);
+    loop {
+        tokio::select! {
+            name = signals.end() => {
+                info!("{name}: stopping every plugin");
+                break;
+            }
+            _ = hang_up.recv() => {
+                info!("SIGHUP: reloading");
+                service.reloading();
+                let reloaded = supervisor.reload_all().await;
+                for problem in &reloaded.problems {
+                    warn!("{problem}");
+                }
+                service.ready();
+            }
+        }
+    }
+    service.stopping();
+    let ended = tokio::select! {
+        left = supervisor.shutdown() => Some(left),
+        name = signals.end() => {
+            warn!("{name} again: killing what is left");
+            None
+        }
+    };
+    // What is still there is killed with its launcher, which sees us go.
+    if let Some(left) = ended.filter(|left| !left.is_empty()) {
+        warn!("killed with the daemon, still there at the end: {}", left.join(", "));
+    }
+    drop(doors);
+    Ok(())
+}
+
+fn greet(supervisor: &Supervisor, doors: &Doors) {
+    let config = supervisor.config();
+    let folders: Vec<String> = config.plugin_dirs.iter().map(text).collect();
+    let address = doors.address.map(|address| format!(", http and gRPC on {address}"));
+    info!(
+        "stockade {} serves {} plugins of {}: socket {}{}",
+        env!("CARGO_PKG_VERSION"),
+        supervisor.plugins().len(),
+        folders.join(", "),
+        doors.socket.display(),
+        address.unwrap_or_default()
+    );
+    for problem in supervisor.problems() {
+        warn!("{problem}");
+    }
+}

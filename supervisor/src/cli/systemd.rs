@@ -1,0 +1,115 @@
+//! What systemd is told: ready, status, watchdog. Without systemd, nothing.
+
+use std::{path::Path, time::Duration};
+
+use sd_notify::NotifyState;
+use stockade::{Supervisor, gateway::health};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    task::JoinHandle,
+};
+
+/// Between looks at the status text.
+const STATUS: Duration = Duration::from_secs(1);
+
+/// Standard error goes to the journal.
+pub(super) fn journal() -> bool {
+    std::env::var_os("JOURNAL_STREAM").is_some()
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}
+
+/// The daemon as a unit.
+pub(super) struct Service {
+    tasks: Vec<JoinHandle<()>>,
+    supervisor: Supervisor,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Service {
+    /// Says READY and keeps status and watchdog going.
+    pub(super) fn start(supervisor: &Supervisor, socket: &Path) -> Self {
+        let mut service = Service { tasks: Vec::new(), supervisor: supervisor.clone() };
+        service.ready();
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            service.tasks.push(tokio::spawn(report_status(supervisor.clone())));
+        }
+        if let Some(period) = sd_notify::watchdog_enabled() {
+            service.tasks.push(tokio::spawn(feed_watchdog(period / 2, socket.to_owned())));
+        }
+        service
+    }
+
+    pub(super) fn ready(&self) {
+        tell(&[NotifyState::Ready, NotifyState::Status(&status(&self.supervisor))]);
+    }
+
+    pub(super) fn reloading(&self) {
+        tell(&[NotifyState::Reloading, NotifyState::Status("reloading")]);
+    }
+
+    pub(super) fn stopping(&self) {
+        tell(&[NotifyState::Stopping, NotifyState::Status("stopping every plugin")]);
+    }
+}
+
+/// The counts and the worst reason.
+fn status(supervisor: &Supervisor) -> String {
+    let list = health::list(&supervisor.registry().snapshot());
+    let mut text = format!(
+        "{} plugins: {} available, {} failed, {} unavailable",
+        list.total, list.available, list.failed, list.unavailable
+    );
+    let worst = ["FAILED", "UNAVAILABLE"]
+        .into_iter()
+        .find_map(|state| list.plugins.iter().find(|plugin| plugin.state == state));
+    if let Some(plugin) = worst {
+        let reason = plugin.reason.as_deref().unwrap_or(&plugin.substate);
+        text += &format!("; {}: {}", plugin.name, reason.lines().next().unwrap_or_default());
+    }
+    text
+}
+
+async fn report_status(supervisor: Supervisor) {
+    let mut last = String::new();
+    loop {
+        let now = status(&supervisor);
+        if now != last {
+            tell(&[NotifyState::Status(&now)]);
+            last = now;
+        }
+        tokio::time::sleep(STATUS).await;
+    }
+}
+
+/// Fed only when a request through the socket has been answered: by the same
+/// listener, the same runtime and the same routes as everybody's.
+async fn feed_watchdog(period: Duration, socket: std::path::PathBuf) {
+    loop {
+        let asked = tokio::time::timeout(period, ask(&socket)).await;
+        if matches!(asked, Ok(Ok(true))) {
+            tell(&[NotifyState::Watchdog]);
+        }
+        tokio::time::sleep(period).await;
+    }
+}
+
+async fn ask(socket: &Path) -> std::io::Result<bool> {
+    let mut stream = UnixStream::connect(socket).await?;
+    stream
+        .write_all(b"GET /v1/plugins HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await?;
+    Ok(&head == b"HTTP/1.1 200")
+}

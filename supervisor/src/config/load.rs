@@ -1,0 +1,470 @@
+//! Reads the file and its drop-ins, the environment and the flags.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use super::{Config, paths};
+use crate::{
+    document::{Bytes, Problem, Problems, Severity, Table, parse_bytes, parse_duration, parse_toml},
+    manifest::{Manifest, read_limits, read_restart, read_timeouts},
+};
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// Nobody said otherwise.
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This environment variable.
+    Env(String),
+    /// This flag of the command line.
+    Flag(String),
+}
+
+impl std::fmt::Display for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Layer::Default => f.write_str("default"),
+            Layer::File(path) => write!(f, "file {}", path.display()),
+            Layer::Env(name) => write!(f, "env {name}"),
+            Layer::Flag(name) => write!(f, "flag --{name}"),
+        }
+    }
+}
+
+/// One line of `stockade config show`.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The key in stockade.toml.
+    pub key: &'static str,
+    /// The value in force, as text.
+    pub value: String,
+    /// Where it came from.
+    pub layer: Layer,
+}
+
+/// What the operator lays over one plugin: `[plugin.NAME]`.
+#[derive(Clone, Debug, Default)]
+pub struct Overlay {
+    /// False: it is DISABLED.
+    pub enabled: Option<bool>,
+    /// The files' text, applied to each manifest that bears the name.
+    text: Vec<(String, String)>,
+}
+
+impl Overlay {
+    /// Lays limits, time-outs and restart policy over the manifest.
+    pub fn apply(&self, manifest: &mut Manifest) {
+        let gpu = manifest.requires.gpu.is_some();
+        for (file, text) in &self.text {
+            let mut problems = Problems::new(file.clone(), text.clone());
+            let document = parse_toml(text, &mut problems);
+            let root = Table::root(&document, &mut problems);
+            let plugin = root.table("plugin").and_then(|plugins| plugins.table_of(&manifest.name));
+            let Some(plugin) = plugin else { continue };
+            if let Some(table) = plugin.table("limits") {
+                read_limits(table, &mut manifest.limits, gpu);
+            }
+            if let Some(table) = plugin.table("timeouts") {
+                read_timeouts(table, &mut manifest.timeouts);
+            }
+            if let Some(table) = plugin.table("restart") {
+                read_restart(table, &mut manifest.restart);
+            }
+        }
+    }
+}
+
+/// The environment variable of a key.
+const ENV_PREFIX: &str = "STOCKADE_";
+
+/// Where a configuration is read from; kept, so that it can be read again.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// A file that must exist; None = the default one, which may be absent.
+    pub file: Option<PathBuf>,
+    /// `(key, value)` pairs as typed.
+    pub flags: Vec<(&'static str, String)>,
+}
+
+impl Source {
+    /// Reads files, environment and flags.
+    ///
+    /// # Errors
+    /// Every problem of all of them.
+    pub fn load(&self) -> Result<Config, Vec<Problem>> {
+        load(self, |name| std::env::var(name).ok())
+    }
+}
+
+fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config, Vec<Problem>> {
+    let (file, flags) = (source.file.as_deref(), &source.flags);
+    let default_file = paths::default_config_file();
+    let path = file.unwrap_or(&default_file);
+    let mut loader = Loader { values: BTreeMap::new(), problems: Vec::new(), overlays: BTreeMap::new() };
+    let mut files = Vec::new();
+    for path in with_drop_ins(path) {
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                loader.file(&path, &text);
+                files.push(path);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {}
+            Err(error) => loader.problem(path.display().to_string(), format!("cannot be read: {error}")),
+        }
+    }
+    for key in KEYS {
+        let name = format!("{ENV_PREFIX}{}", key.to_uppercase());
+        if let Some(value) = env(&name) {
+            loader.values.insert(key, (Raw::Text(value), Layer::Env(name)));
+        }
+    }
+    let mut folders = Vec::new();
+    for (key, value) in flags {
+        if *key == "plugins" {
+            folders.push(value.clone());
+        } else {
+            let layer = Layer::Flag(key.replace('_', "-"));
+            loader.values.insert(key, (Raw::Text(value.clone()), layer));
+        }
+    }
+    if !folders.is_empty() {
+        loader.values.insert("plugins", (Raw::List(folders), Layer::Flag("plugins".into())));
+    }
+    let mut config = loader.finish(files)?;
+    config.source = Some(source.clone());
+    Ok(config)
+}
+
+/// The file, then `stockade.toml.d/*.toml` beside it in order.
+fn with_drop_ins(path: &Path) -> Vec<PathBuf> {
+    let mut files = vec![path.to_owned()];
+    let mut folder = path.as_os_str().to_owned();
+    folder.push(".d");
+    let mut drop_ins: Vec<PathBuf> = fs::read_dir(PathBuf::from(folder))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    drop_ins.sort();
+    files.extend(drop_ins);
+    files
+}
+
+/// Every key of stockade.toml but `plugin`.
+const KEYS: [&str; 18] = [
+    "plugins",
+    "state_dir",
+    "listen",
+    "socket",
+    "worker",
+    "allowed_hosts",
+    "dev",
+    "log",
+    "log_json",
+    "max_starting",
+    "shutdown_timeout",
+    "max_request",
+    "max_result",
+    "max_connections",
+    "log_lines",
+    "crash_records",
+    "watch",
+    "nvml",
+];
+
+/// A value before it is read as what it should be.
+#[derive(Clone)]
+enum Raw {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl std::fmt::Display for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Raw::Text(text) => f.write_str(text),
+            Raw::List(items) => f.write_str(&items.join(":")),
+        }
+    }
+}
+
+struct Loader {
+    values: BTreeMap<&'static str, (Raw, Layer)>,
+    problems: Vec<Problem>,
+    overlays: BTreeMap<String, Overlay>,
+}
+
+impl Loader {
+    fn problem(&mut self, file: String, message: String) {
+        self.problems.push(Problem {
+            severity: Severity::Error,
+            file,
+            line: 0,
+            column: 0,
+            message,
+            suggestion: None,
+        });
+    }
+
+    fn file(&mut self, path: &Path, text: &str) {
+        let mut problems = Problems::new(path.display().to_string(), text);
+        let document = parse_toml(text, &mut problems);
+        if !problems.fatal() {
+            let root = Table::root(&document, &mut problems);
+            for key in KEYS {
+                if let Some(raw) = raw(&root, key) {
+                    self.values.insert(key, (raw, Layer::File(path.to_owned())));
+                }
+            }
+            if let Some(plugins) = root.table("plugin") {
+                for (name, table) in plugins.tables() {
+                    let overlay = self.overlays.entry(name).or_default();
+                    overlay.enabled = table.boolean("enabled").or(overlay.enabled);
+                    overlay.text.push((path.display().to_string(), text.to_owned()));
+                    check_overlay(table);
+                }
+            }
+            root.finish();
+        }
+        self.problems.extend(problems.into_list());
+    }
+
+    fn take<T>(
+        &mut self,
+        settings: &mut Vec<Setting>,
+        key: &'static str,
+        expected: &str,
+        default: T,
+        show: impl Fn(&T) -> String,
+        read: impl Fn(&Raw) -> Option<T>,
+    ) -> T {
+        let (value, layer) = match self.values.get(key).cloned() {
+            None => (default, Layer::Default),
+            Some((raw, layer)) => match read(&raw) {
+                Some(value) => (value, layer),
+                None => {
+                    let message = format!("`{key}` must be {expected}, not \"{raw}\"");
+                    self.problem(layer.to_string(), message);
+                    (default, layer)
+                }
+            },
+        };
+        settings.push(Setting { key, value: show(&value), layer });
+        value
+    }
+
+    fn finish(mut self, files: Vec<PathBuf>) -> Result<Config, Vec<Problem>> {
+        let text = |raw: &Raw| match raw {
+            Raw::Text(text) => Some(text.clone()),
+            Raw::List(_) => None,
+        };
+        let path = |raw: &Raw| text(raw).filter(|t| !t.is_empty()).map(|t| absolute(&t));
+        let boolean = |raw: &Raw| match text(raw)?.as_str() {
+            "true" | "1" | "yes" => Some(true),
+            "false" | "0" | "no" | "" => Some(false),
+            _ => None,
+        };
+        let number = |raw: &Raw| text(raw)?.parse::<usize>().ok().filter(|n| *n > 0);
+        let size = |raw: &Raw| parse_bytes(&text(raw)?).map(|n| n as usize).filter(|n| *n >= 1024);
+        let list = |raw: &Raw| match raw {
+            Raw::List(items) => Some(items.clone()),
+            Raw::Text(text) => {
+                Some(text.split(':').filter(|t| !t.is_empty()).map(str::to_owned).collect())
+            }
+        };
+        let show_path = |path: &PathBuf| path.display().to_string();
+        let show_size = |size: &usize| Bytes(*size as u64).to_string();
+        let show_paths = |paths: &Vec<PathBuf>| {
+            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(":")
+        };
+        let mut s = Vec::new();
+        let config = Config {
+            plugin_dirs: self.take(
+                &mut s,
+                "plugins",
+                "a list of folders",
+                paths::default_plugin_dirs(),
+                show_paths,
+                |raw| Some(list(raw)?.iter().map(|path| absolute(path)).collect()),
+            ),
+            state_dir: self.take(
+                &mut s,
+                "state_dir",
+                "a folder",
+                paths::default_state_dir(),
+                show_path,
+                path,
+            ),
+            listen: self.take(
+                &mut s,
+                "listen",
+                "ADDRESS:PORT, or \"none\"",
+                Some(SocketAddr::from(([127, 0, 0, 1], 7077))),
+                |listen| listen.map_or_else(|| "none".into(), |address| address.to_string()),
+                |raw| match text(raw)?.as_str() {
+                    "none" | "" => Some(None),
+                    address => address.replace("localhost", "127.0.0.1").parse().ok().map(Some),
+                },
+            ),
+            socket: self.take(&mut s, "socket", "a path", paths::default_socket(), show_path, path),
+            worker: self.take(&mut s, "worker", "a path", paths::default_worker(), show_path, path),
+            allowed_hosts: self.take(
+                &mut s,
+                "allowed_hosts",
+                "a list of host names",
+                Vec::new(),
+                |hosts: &Vec<String>| hosts.join(":"),
+                list,
+            ),
+            dev: self.take(&mut s, "dev", "true or false", false, bool::to_string, boolean),
+            log: self.take(&mut s, "log", "a log filter", "info".into(), String::clone, text),
+            log_json: self.take(&mut s, "log_json", "true or false", false, bool::to_string, boolean),
+            max_starting: self.take(&mut s, "max_starting", "a number", 4, usize::to_string, number),
+            shutdown_timeout: self.take(
+                &mut s,
+                "shutdown_timeout",
+                "a duration such as \"30s\"",
+                std::time::Duration::from_secs(30),
+                |duration| humantime::format_duration(*duration).to_string(),
+                |raw| parse_duration(&text(raw)?),
+            ),
+            max_request: self.take(&mut s, "max_request", "a size", 64 << 20, show_size, size),
+            max_result: self.take(&mut s, "max_result", "a size", 32 << 20, show_size, size),
+            max_connections: self.take(
+                &mut s,
+                "max_connections",
+                "a number",
+                1024,
+                usize::to_string,
+                number,
+            ),
+            log_lines: self.take(&mut s, "log_lines", "a number", 1000, usize::to_string, number),
+            crash_records: self.take(
+                &mut s,
+                "crash_records",
+                "a number",
+                50,
+                usize::to_string,
+                number,
+            ),
+            watch: self.take(&mut s, "watch", "true or false", true, bool::to_string, boolean),
+            nvml: self.take(
+                &mut s,
+                "nvml",
+                "a path",
+                None,
+                |path| path.as_ref().map(show_path).unwrap_or_default(),
+                |raw| Some(path(raw)),
+            ),
+            plugins: std::mem::take(&mut self.overlays),
+            settings: s,
+            files,
+            source: None,
+        };
+        if let Some(address) = config.listen.filter(|address| !address.ip().is_loopback()) {
+            self.problem(
+                "listen".into(),
+                format!(
+                    "`{address}` is not a loopback address: access from outside needs \
+                     authentication, which is not in this release yet; use 127.0.0.1"
+                ),
+            );
+        }
+        if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
+            return Err(self.problems);
+        }
+        Ok(config)
+    }
+}
+
+/// A key's value as text, whatever TOML kind it has.
+fn raw(root: &Table<'_>, key: &'static str) -> Option<Raw> {
+    use toml::de::DeValue;
+    if !root.has(key) {
+        return None;
+    }
+    match root.value_of(key)? {
+        DeValue::String(text) => Some(Raw::Text(text.to_string())),
+        DeValue::Integer(number) => Some(Raw::Text(number.as_str().to_owned())),
+        DeValue::Float(number) => Some(Raw::Text(number.as_str().to_owned())),
+        DeValue::Boolean(value) => Some(Raw::Text(value.to_string())),
+        DeValue::Array(_) => root.texts(key).map(Raw::List),
+        DeValue::Datetime(_) | DeValue::Table(_) => {
+            root.error(key, format!("`{key}` must be a plain value"));
+            None
+        }
+    }
+}
+
+/// Finds the problems of one `[plugin.NAME]`; the values are applied later.
+fn check_overlay(table: Table<'_>) {
+    if let Some(limits) = table.table("limits") {
+        read_limits(limits, &mut Default::default(), false);
+    }
+    if let Some(timeouts) = table.table("timeouts") {
+        read_timeouts(timeouts, &mut Default::default());
+    }
+    if let Some(restart) = table.table("restart") {
+        read_restart(restart, &mut Default::default());
+    }
+    table.finish();
+}
+
+fn absolute(path: &str) -> PathBuf {
+    let expanded = match path.strip_prefix("~/") {
+        Some(rest) => std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default().join(rest),
+        None => PathBuf::from(path),
+    };
+    std::path::absolute(&expanded).unwrap_or(expanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flag_beats_env_beats_file_beats_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("stockade.toml");
+        fs::write(&file, "listen = \"127.0.0.1:1\"\nlog = \"warn\"\nmax_starting = 2\n").unwrap();
+        let flags = vec![("listen", "127.0.0.1:3".to_owned())];
+        let env = |name: &str| match name {
+            "STOCKADE_LISTEN" => Some("127.0.0.1:2".to_owned()),
+            "STOCKADE_LOG" => Some("debug".to_owned()),
+            _ => None,
+        };
+        let config = load(&Source { file: Some(file.clone()), flags }, env).unwrap();
+        let layer = |key: &str| {
+            config.settings.iter().find(|s| s.key == key).map(|s| s.layer.to_string()).unwrap()
+        };
+        assert_eq!(config.listen.unwrap().port(), 3);
+        assert_eq!(layer("listen"), "flag --listen");
+        assert_eq!((config.log.as_str(), layer("log")), ("debug", "env STOCKADE_LOG".into()));
+        assert_eq!(config.max_starting, 2);
+        assert_eq!(layer("max_starting"), format!("file {}", file.display()));
+        assert_eq!(layer("max_result"), "default");
+        assert_eq!(config.settings.len(), KEYS.len());
+    }
+
+    #[test]
+    fn all_problems_of_all_layers_are_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("stockade.toml");
+        fs::write(&file, "lisen = \"x\"\nmax_starting = 0\n[plugin.ocr.limits]\nmemry = 1\n").unwrap();
+        let flags = vec![("listen", "0.0.0.0:1".to_owned())];
+        let problems = load(&Source { file: Some(file), flags }, |_| None).unwrap_err();
+        let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(text.contains("unknown key `lisen`; did you mean `listen`?"), "{text}");
+        assert!(text.contains("unknown key `plugin.ocr.limits.memry`; did you mean `memory`?"), "{text}");
+        assert!(text.contains("`max_starting` must be a number, not \"0\""), "{text}");
+        assert!(text.contains("not a loopback address"), "{text}");
+    }
+}

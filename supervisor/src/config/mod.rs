@@ -1,0 +1,90 @@
+//! `stockade.toml` → [`Config`]. Flag > environment > file > default, each
+//! value with where it came from.
+
+mod load;
+mod paths;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use load::{Layer, Overlay, Setting, Source};
+pub use paths::{default_config_file, default_socket};
+
+/// The daemon's configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folders that hold one directory per plugin.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// State: counters, crash records, data directories of plugins.
+    pub state_dir: PathBuf,
+    /// gRPC and HTTP; None = the unix socket only.
+    pub listen: Option<SocketAddr>,
+    /// The unix socket; it also serves admin actions.
+    pub socket: PathBuf,
+    /// The launcher.
+    pub worker: PathBuf,
+    /// Host names that may stand in a Host header, besides loopback.
+    pub allowed_hosts: Vec<String>,
+    /// Development: verbose, colourful.
+    pub dev: bool,
+    /// Log filter (`info`, `stockade=debug`).
+    pub log: String,
+    /// Log lines as JSON.
+    pub log_json: bool,
+    /// Starts at once.
+    pub max_starting: usize,
+    /// From SIGTERM until the daemon kills what is left.
+    pub shutdown_timeout: Duration,
+    /// Largest request (arguments and attachments).
+    pub max_request: usize,
+    /// Largest result.
+    pub max_result: usize,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Captured log lines kept per plugin.
+    pub log_lines: usize,
+    /// Crash records kept per plugin.
+    pub crash_records: usize,
+    /// Watch the plugin folders.
+    pub watch: bool,
+    /// Another NVML library than libnvidia-ml.so.1.
+    pub nvml: Option<PathBuf>,
+    /// What the operator lays over single plugins.
+    pub plugins: BTreeMap<String, Overlay>,
+    /// Where each value came from, for `stockade config show`.
+    pub settings: Vec<Setting>,
+    /// The files that were read.
+    pub files: Vec<PathBuf>,
+    /// How to read it all again; None for one made in code.
+    pub source: Option<Source>,
+}
+
+impl Config {
+    /// The defaults with these folders: for embedding and for tests.
+    pub fn new(plugin_dir: impl Into<PathBuf>, state_dir: impl Into<PathBuf>) -> Self {
+        let state_dir = state_dir.into();
+        Config {
+            plugin_dirs: vec![plugin_dir.into()],
+            socket: state_dir.join("stockade.sock"),
+            state_dir,
+            listen: None,
+            worker: paths::default_worker(),
+            allowed_hosts: Vec::new(),
+            dev: false,
+            log: "info".into(),
+            log_json: false,
+            max_starting: 4,
+            shutdown_timeout: Duration::from_secs(30),
+            max_request: 64 << 20,
+            max_result: 32 << 20,
+            max_connections: 1024,
+            log_lines: 1000,
+            crash_records: 50,
+            watch: true,
+            nvml: None,
+            plugins: BTreeMap::new(),
+            settings: Vec::new(),
+            files: Vec::new(),
+            source: None,
+        }
+    }
+}

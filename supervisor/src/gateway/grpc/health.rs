@@ -1,0 +1,86 @@
+//! `grpc.health.v1`: one service name per plugin, "" for the daemon.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_server::Health,
+};
+
+use crate::{Supervisor, gateway::health};
+
+/// A watcher is told of a change this soon.
+const TICK: Duration = Duration::from_millis(50);
+
+pub(super) struct HealthService {
+    supervisor: Supervisor,
+}
+
+impl HealthService {
+    pub(super) fn new(supervisor: &Supervisor) -> Self {
+        HealthService { supervisor: supervisor.clone() }
+    }
+}
+
+/// None for a name that is not known.
+fn check(supervisor: &Supervisor, service: &str) -> Option<ServingStatus> {
+    let status = |serving| match serving {
+        true => ServingStatus::Serving,
+        false => ServingStatus::NotServing,
+    };
+    if service.is_empty() {
+        return Some(status(!supervisor.registry().snapshot().draining));
+    }
+    let handle = supervisor.plugin(service)?;
+    Some(status(health::serving(&handle.snapshot())))
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status as i32 }
+}
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = request.into_inner().service;
+        let status = check(&self.supervisor, &service)
+            .ok_or_else(|| Status::not_found(format!("Plugin '{service}' not found")))?;
+        Ok(Response::new(response(status)))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let service = request.into_inner().service;
+        let supervisor = self.supervisor.clone();
+        let (sender, receiver) = mpsc::channel(16);
+        tokio::spawn(async move {
+            let mut last = None;
+            loop {
+                // A name that is not known yet may come: SERVICE_UNKNOWN.
+                let now = check(&supervisor, &service).unwrap_or(ServingStatus::ServiceUnknown);
+                if last != Some(now) {
+                    last = Some(now);
+                    if sender.send(Ok(response(now))).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(TICK) => {}
+                    () = sender.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

@@ -1,0 +1,53 @@
+//! The gRPC services of `stockade.v1`, grpc.health.v1 and reflection.
+
+mod admin;
+mod events;
+mod health;
+mod plugins;
+mod tools;
+
+use stockade_proto::{
+    DESCRIPTORS,
+    v1::{
+        admin_server::AdminServer, events_server::EventsServer, plugins_server::PluginsServer,
+        tools_server::ToolsServer,
+    },
+};
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::Supervisor;
+
+pub(super) use tools::ToolsService;
+
+/// Messages are a little larger than the payloads they hold.
+const ENVELOPE: usize = 1 << 20;
+
+/// The service of calls, apart from the others: its path is the shortest.
+pub(super) fn tools(supervisor: &Supervisor) -> ToolsServer<ToolsService> {
+    let config = supervisor.config();
+    ToolsServer::new(ToolsService::new(supervisor))
+        .max_decoding_message_size(config.max_request + ENVELOPE)
+        .max_encoding_message_size(config.max_result + ENVELOPE)
+}
+
+/// Everything else.
+pub(super) fn routes(supervisor: &Supervisor) -> Routes {
+    let mut routes = Routes::default()
+        .add_service(PluginsServer::new(plugins::PluginsService::new(supervisor)))
+        .add_service(AdminServer::new(admin::AdminService::new(supervisor)))
+        .add_service(EventsServer::new(events::EventsService::new(supervisor)))
+        .add_service(HealthServer::new(health::HealthService::new(supervisor)));
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    if let Ok(service) = reflection().build_v1() {
+        routes = routes.add_service(service);
+    }
+    if let Ok(service) = reflection().build_v1alpha() {
+        routes = routes.add_service(service);
+    }
+    routes
+}

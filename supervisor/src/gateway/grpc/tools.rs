@@ -1,0 +1,243 @@
+//! `stockade.v1.Tools`: one call, one call with updates, many on one stream.
+
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use stockade_proto::v1::{
+    Attachment as WireAttachment, CallItem, CallOutcome, CallProgress, CallRequest, CallResponse,
+    CallUpdate, CallsRequest, CallsResponse, call_update, calls_request,
+    tools_server::Tools,
+};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    Supervisor,
+    calls::{Calls, Outcome, ToolCall},
+    gateway::status,
+    plugin::{Attachment, Update},
+};
+
+/// Updates that may wait for a client.
+const UPDATES: usize = 16;
+/// Answers of one stream that may wait for its client; more calls wait unread.
+const ANSWERS: usize = 1024;
+
+pub(crate) struct ToolsService {
+    calls: Calls,
+}
+
+impl ToolsService {
+    pub(super) fn new(supervisor: &Supervisor) -> Self {
+        ToolsService { calls: supervisor.calls().clone() }
+    }
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Tools for ToolsService {
+    type CallStreamStream = Replies<CallUpdate>;
+    type CallsStream = Replies<CallsResponse>;
+
+    async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
+        let timeout = header_timeout(&request);
+        let outcome = self.calls.run(to_call(request.into_inner(), timeout)).await;
+        match &outcome.result {
+            Ok(_) => Ok(Response::new(to_response(outcome))),
+            Err(error) => Err(status::grpc(&outcome, error)),
+        }
+    }
+
+    async fn call_stream(
+        &self,
+        request: Request<CallRequest>,
+    ) -> Result<Response<Self::CallStreamStream>, Status> {
+        let timeout = header_timeout(&request);
+        let call = to_call(request.into_inner(), timeout);
+        let (sender, receiver) = mpsc::channel(UPDATES);
+        let calls = self.calls.clone();
+        tokio::spawn(async move {
+            let forward = |update| CallUpdate { update: Some(update) };
+            let (updates, mut incoming) = mpsc::channel(UPDATES);
+            let mut run = std::pin::pin!(calls.run_streaming(call, updates));
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    Some(update) = incoming.recv() => {
+                        let update = match update {
+                            Update::Progress(fraction, message) => {
+                                call_update::Update::Progress(CallProgress { fraction, message })
+                            }
+                            Update::Item(value, blobs) => {
+                                call_update::Update::Item(to_item(value, blobs))
+                            }
+                        };
+                        if sender.send(Ok(forward(update))).await.is_err() {
+                            // The client is gone: dropping the call cancels it.
+                            return;
+                        }
+                    }
+                    outcome = &mut run => break outcome,
+                    () = sender.closed() => return,
+                }
+            };
+            let outcome = call_update::Update::Outcome(to_outcome(outcome));
+            let _ = sender.send(Ok(forward(outcome))).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn calls(
+        &self,
+        request: Request<Streaming<CallsRequest>>,
+    ) -> Result<Response<Self::CallsStream>, Status> {
+        let mut incoming = request.into_inner();
+        let (sender, receiver) = mpsc::channel(ANSWERS);
+        let calls = self.calls.clone();
+        tokio::spawn(async move {
+            let mut running: HashMap<u64, tokio::task::AbortHandle> = HashMap::new();
+            while let Some(Ok(request)) = incoming.next().await {
+                match request.frame {
+                    Some(calls_request::Frame::Call(call)) => {
+                        // Waits while the client does not take its answers.
+                        let Ok(place) = sender.clone().reserve_owned().await else { break };
+                        if running.len() >= 2 * ANSWERS {
+                            running.retain(|_, task| !task.is_finished());
+                        }
+                        let task = run_one(calls.clone(), request.id, call, place);
+                        running.insert(request.id, task);
+                    }
+                    Some(calls_request::Frame::Cancel(_)) => {
+                        if let Some(task) = running.remove(&request.id) {
+                            task.abort();
+                        }
+                    }
+                    None => {}
+                }
+            }
+            // The client is gone: what it asked for is wanted by nobody.
+            for task in running.into_values() {
+                task.abort();
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(Ok))))
+    }
+}
+
+/// One call of a multiplexed stream: its outcome alone.
+fn run_one(
+    calls: Calls,
+    id: u64,
+    call: CallRequest,
+    place: mpsc::OwnedPermit<CallsResponse>,
+) -> tokio::task::AbortHandle {
+    let task = tokio::spawn(async move {
+        let outcome = calls.run(to_call(call, None)).await;
+        place.send(CallsResponse { id, outcome: Some(to_outcome(outcome)) });
+    });
+    task.abort_handle()
+}
+
+/// The `grpc-timeout` header: a number and a unit.
+fn header_timeout<T>(request: &Request<T>) -> Option<Duration> {
+    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "H" => number.checked_mul(3600).map(Duration::from_secs),
+        "M" => number.checked_mul(60).map(Duration::from_secs),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+fn to_call(request: CallRequest, header: Option<Duration>) -> ToolCall {
+    let own = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms));
+    ToolCall {
+        plugin: request.plugin,
+        tool: request.tool,
+        args: request.args,
+        attachments: request.attachments.into_iter().map(from_wire).collect(),
+        timeout: match (own, header) {
+            (Some(own), Some(header)) => Some(own.min(header)),
+            (own, header) => own.or(header),
+        },
+        workspace: request.workspace,
+        loose: request.loose,
+    }
+}
+
+fn from_wire(wire: WireAttachment) -> Attachment {
+    Attachment { name: wire.name, content_type: wire.content_type, data: wire.data }
+}
+
+fn to_wire(blobs: Vec<Attachment>) -> Vec<WireAttachment> {
+    blobs
+        .into_iter()
+        .map(|blob| WireAttachment {
+            name: blob.name,
+            content_type: blob.content_type,
+            data: blob.data,
+        })
+        .collect()
+}
+
+fn to_item(value: bytes::Bytes, blobs: Vec<Attachment>) -> CallItem {
+    CallItem { value, attachments: to_wire(blobs) }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn to_response(outcome: Outcome) -> CallResponse {
+    let duration_ms = milliseconds(outcome.duration);
+    let (result, attachments) = match outcome.result {
+        Ok(success) => (success.result, to_wire(success.attachments)),
+        Err(_) => Default::default(),
+    };
+    CallResponse {
+        plugin: text(&outcome.plugin),
+        tool: text(&outcome.tool),
+        result,
+        attachments,
+        duration_ms,
+        call_id: text(&outcome.call_id),
+        generation: outcome.generation,
+    }
+}
+
+fn text(text: &Arc<str>) -> String {
+    text.as_ref().to_owned()
+}
+
+fn to_outcome(outcome: Outcome) -> CallOutcome {
+    let mut wire = CallOutcome {
+        ok: outcome.ok(),
+        plugin: text(&outcome.plugin),
+        tool: text(&outcome.tool),
+        duration_ms: milliseconds(outcome.duration),
+        call_id: text(&outcome.call_id),
+        generation: outcome.generation,
+        delivered: outcome.delivered,
+        ..CallOutcome::default()
+    };
+    match outcome.result {
+        Ok(success) => {
+            wire.result = success.result;
+            wire.attachments = to_wire(success.attachments);
+        }
+        Err(error) => {
+            wire.error = error.to_string();
+            wire.error_type = error.error_type().to_owned();
+            wire.cause = error.cause().map(|cause| cause.code.to_string()).unwrap_or_default();
+            wire.retry_after_ms = error.retry_after().map_or(0, |wait| wait.as_millis() as u64);
+        }
+    }
+    wire
+}

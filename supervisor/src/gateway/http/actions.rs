@@ -1,0 +1,66 @@
+//! Admin actions. By the unix socket only.
+
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use serde_json::json;
+
+use super::{detail, plugin_not_found};
+use crate::{
+    Supervisor,
+    gateway::{
+        door::{Caller, NOT_HERE},
+        health,
+    },
+    plugin::Command,
+};
+
+pub(super) async fn act(
+    State(supervisor): State<Supervisor>,
+    Extension(caller): Extension<Caller>,
+    Path((name, action)): Path<(String, String)>,
+) -> Response {
+    let Caller::Socket(who) = caller else { return detail(StatusCode::FORBIDDEN, NOT_HERE) };
+    let who = who.to_string();
+    let command = match action.as_str() {
+        "start" => Command::Start(who),
+        "stop" => Command::Stop(who),
+        "restart" => Command::Restart(who),
+        "reset" => Command::Reset(who),
+        "enable" => Command::Enable(who),
+        "disable" => Command::Disable(who),
+        "reload" => {
+            supervisor.reload().await;
+            return match supervisor.plugin(&name) {
+                Some(handle) => Json(health::health(&handle)).into_response(),
+                None => plugin_not_found(&name),
+            };
+        }
+        _ => return detail(StatusCode::NOT_FOUND, "Not Found"),
+    };
+    let Some(handle) = supervisor.plugin(&name) else { return plugin_not_found(&name) };
+    match handle.command(command) {
+        Ok(()) => (StatusCode::ACCEPTED, Json(health::health(&handle))).into_response(),
+        Err(error) => detail(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
+    }
+}
+
+pub(super) async fn reload_all(
+    State(supervisor): State<Supervisor>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
+    if matches!(caller, Caller::Port) {
+        return detail(StatusCode::FORBIDDEN, NOT_HERE);
+    }
+    let reloaded = supervisor.reload_all().await;
+    Json(json!({
+        "added": reloaded.added,
+        "changed": reloaded.changed,
+        "removed": reloaded.removed,
+        "problems": reloaded.problems,
+    }))
+    .into_response()
+}

@@ -1,0 +1,108 @@
+//! Questions: health, manifest, tools, events. Always answered, never late.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::plugin_not_found;
+use crate::{
+    Supervisor,
+    gateway::health::{self, PluginList},
+};
+
+pub(super) async fn list(State(supervisor): State<Supervisor>) -> Json<PluginList> {
+    Json(health::list(&supervisor.registry().snapshot()))
+}
+
+pub(super) async fn health(
+    State(supervisor): State<Supervisor>,
+    Path(name): Path<String>,
+) -> Response {
+    match supervisor.plugin(&name) {
+        Some(handle) => Json(health::health(&handle)).into_response(),
+        None => plugin_not_found(&name),
+    }
+}
+
+pub(super) async fn manifest(
+    State(supervisor): State<Supervisor>,
+    Path(name): Path<String>,
+) -> Response {
+    let Some(handle) = supervisor.plugin(&name) else { return plugin_not_found(&name) };
+    let snapshot = handle.snapshot();
+    match &snapshot.manifest {
+        Some(manifest) => Json(&**manifest).into_response(),
+        None => {
+            let reason = snapshot.cause.as_ref().map(|cause| cause.reason.clone());
+            super::detail(StatusCode::NOT_FOUND, &reason.unwrap_or_default())
+        }
+    }
+}
+
+pub(super) async fn tools(
+    State(supervisor): State<Supervisor>,
+    Path(name): Path<String>,
+) -> Response {
+    let Some(handle) = supervisor.plugin(&name) else { return plugin_not_found(&name) };
+    let snapshot = handle.snapshot();
+    let schema = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
+    let tools: Vec<Value> = snapshot.session.iter().flat_map(|session| {
+        session.tools.iter().map(|tool| {
+            json!({
+                "name": tool.spec.name,
+                "title": tool.spec.title,
+                "description": tool.spec.description,
+                "input_schema": schema(&tool.spec.input_schema),
+                "output_schema": schema(&tool.spec.output_schema),
+                "streams": tool.spec.streams,
+            })
+        }).collect::<Vec<_>>()
+    }).collect();
+    Json(json!({ "plugin": name, "state": snapshot.state().as_str(), "tools": tools }))
+        .into_response()
+}
+
+/// The daemon answers.
+pub(super) async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// The folders have been read and calls are taken.
+pub(super) async fn readyz(State(supervisor): State<Supervisor>) -> Response {
+    let registry = supervisor.registry().snapshot();
+    let ready = registry.scanned && !registry.draining;
+    let (status, word) = match ready {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    (status, Json(json!({ "status": word, "problems": supervisor.problems() }))).into_response()
+}
+
+/// Events as they happen (server-sent events).
+pub(super) async fn events(State(supervisor): State<Supervisor>) -> Response {
+    let (_, events) = supervisor.journal().follow(0);
+    let lines = ReceiverStream::new(events).map(|event| {
+        let data = json!({
+            "sequence": event.sequence,
+            "time": event.time.to_string(),
+            "plugin": &*event.plugin,
+            "generation": event.generation,
+            "kind": event.kind.as_str(),
+            "state": event.state,
+            "substate": event.substate,
+            "message": event.message,
+            "cause": event.cause,
+        });
+        let kind = event.kind.as_str();
+        Ok::<_, std::convert::Infallible>(format!("id: {}\nevent: {kind}\ndata: {data}\n\n", event.sequence))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    (headers, Body::from_stream(lines)).into_response()
+}

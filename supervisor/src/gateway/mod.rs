@@ -1,0 +1,12 @@
+//! The doors to the outside: one port and one unix socket, each with gRPC and
+//! HTTP. Requests come in, become calls or questions, and go out as answers;
+//! nothing is decided here.
+
+mod door;
+mod grpc;
+pub mod health;
+mod http;
+mod server;
+mod status;
+
+pub use server::{Doors, open};

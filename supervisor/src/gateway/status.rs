@@ -1,0 +1,125 @@
+//! The one table from outcomes to gRPC and HTTP statuses.
+
+use axum::http::StatusCode;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::calls::{CallError, Outcome};
+
+/// HTTP status of a call.
+pub(super) fn http(result: &Result<crate::Success, CallError>) -> StatusCode {
+    match result {
+        Ok(_) => StatusCode::OK,
+        Err(error) => table(error).0,
+    }
+}
+
+/// The client gave up (nginx's number; there is no standard one).
+const CLIENT_CLOSED: u16 = 499;
+
+fn table(error: &CallError) -> (StatusCode, Code) {
+    let status = |code: u16| StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
+    match error {
+        CallError::PluginNotFound(_) | CallError::ToolNotFound { .. } => {
+            (StatusCode::NOT_FOUND, Code::NotFound)
+        }
+        CallError::InvalidArguments(_) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, Code::InvalidArgument)
+        }
+        CallError::PluginUnavailable { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable)
+        }
+        CallError::QueueFull(_) => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted),
+        CallError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded),
+        CallError::MemoryLimitExceeded(_) | CallError::WorkerCrashed(_) => {
+            (StatusCode::BAD_GATEWAY, Code::Aborted)
+        }
+        CallError::InvalidResult(_) => (StatusCode::BAD_GATEWAY, Code::Internal),
+        CallError::Cancelled => (status(CLIENT_CLOSED), Code::Cancelled),
+        CallError::Raised { .. } => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
+        CallError::PayloadTooLarge(_) => {
+            (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted)
+        }
+    }
+}
+
+/// gRPC status of a failed call, with google.rpc details.
+pub(super) fn grpc(outcome: &Outcome, error: &CallError) -> Status {
+    let mut details = ErrorDetails::new();
+    let mut metadata = vec![
+        ("plugin", outcome.plugin.to_string()),
+        ("tool", outcome.tool.to_string()),
+        ("delivered", outcome.delivered.to_string()),
+        ("call_id", outcome.call_id.to_string()),
+        ("generation", outcome.generation.to_string()),
+        ("duration_ms", format!("{:.3}", outcome.duration.as_secs_f64() * 1000.0)),
+    ];
+    metadata.extend(error.cause().map(|cause| ("cause", cause.code.to_string())));
+    let metadata: std::collections::HashMap<String, String> =
+        metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    details.set_error_info(error.error_type(), "stockade", metadata);
+    if let Some(wait) = error.retry_after() {
+        details.set_retry_info(Some(wait));
+    }
+    if let CallError::InvalidArguments(message) = error {
+        details.add_bad_request_violation("args", message);
+    }
+    Status::with_error_details(table(error).1, error.to_string(), details)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lifecycle::{Cause, CauseCode, State};
+
+    #[test]
+    fn the_table_is_the_documented_one() {
+        let cause = || Cause::new(CauseCode::Crash, "x");
+        let x = || "x".to_owned();
+        let unavailable = CallError::PluginUnavailable {
+            state: State::Failed,
+            reason: x(),
+            retry_after: Some(Duration::from_secs(1)),
+        };
+        let rows = [
+            (CallError::PluginNotFound(x()), 404, Code::NotFound, "PluginNotFound"),
+            (
+                CallError::ToolNotFound { tool: x(), plugin: x(), available: x() },
+                404,
+                Code::NotFound,
+                "ToolNotFound",
+            ),
+            (CallError::InvalidArguments(x()), 422, Code::InvalidArgument, "InvalidArguments"),
+            (unavailable, 503, Code::Unavailable, "PluginUnavailable"),
+            (CallError::QueueFull(x()), 429, Code::ResourceExhausted, "QueueFull"),
+            (
+                CallError::Timeout { message: x(), cause: None },
+                504,
+                Code::DeadlineExceeded,
+                "TimeoutError",
+            ),
+            (
+                CallError::MemoryLimitExceeded(cause()),
+                502,
+                Code::Aborted,
+                "MemoryLimitExceeded",
+            ),
+            (CallError::WorkerCrashed(cause()), 502, Code::Aborted, "WorkerCrashed"),
+            (CallError::InvalidResult(x()), 502, Code::Internal, "InvalidResult"),
+            (CallError::Cancelled, 499, Code::Cancelled, "Cancelled"),
+            (
+                CallError::Raised { kind: "ValueError".into(), message: x() },
+                500,
+                Code::Internal,
+                "ValueError",
+            ),
+            (CallError::PayloadTooLarge(x()), 413, Code::ResourceExhausted, "PayloadTooLarge"),
+        ];
+        for (error, http, grpc, kind) in rows {
+            assert_eq!((table(&error).0.as_u16(), table(&error).1), (http, grpc), "{kind}");
+            assert_eq!(error.error_type(), kind);
+        }
+    }
+}

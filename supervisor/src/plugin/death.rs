@@ -1,0 +1,187 @@
+//! From a death to its cause and its record.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use stockade_proto::launch::Exited;
+
+use super::{
+    logs::Logs,
+    notice::Notice,
+    session::{CallInfo, Session},
+};
+use crate::{
+    document::Bytes,
+    lifecycle::{self, Cause, CauseCode, Evidence, ExitStatus, KillFacts},
+    machine::OomWatch,
+    manifest::Limits,
+    preflight::LaunchPlan,
+    store::{CrashRecord, InFlight},
+};
+
+/// Standard error kept in a record.
+const STDERR: usize = 2048;
+
+/// What the actor knows of the process that died.
+pub(super) struct Deceased<'a> {
+    pub(super) plugin: &'a str,
+    pub(super) version: &'a str,
+    pub(super) generation: u64,
+    pub(super) pid: Option<u32>,
+    pub(super) plan: Option<&'a LaunchPlan>,
+    pub(super) session: Option<&'a Session>,
+    pub(super) logs: &'a Logs,
+    pub(super) spawned: Instant,
+    pub(super) greeted: bool,
+    pub(super) asked: bool,
+    pub(super) intent: Option<&'a Cause>,
+    pub(super) notice: Option<&'a Notice>,
+    pub(super) peak: u64,
+    pub(super) init_progress: Option<&'a str>,
+}
+
+impl Deceased<'_> {
+    fn limits(&self) -> Limits {
+        self.plan.map_or_else(Limits::default, |plan| plan.limits)
+    }
+
+    /// The tool that ran on the crashed thread, else the only one in flight.
+    fn tool(&self, calls: &[CallInfo]) -> Option<String> {
+        let named = self.notice.and_then(|notice| notice.call_id);
+        let call = match named {
+            Some(id) => calls.iter().find(|call| call.id == id),
+            None => match calls {
+                [only] => Some(only),
+                _ => None,
+            },
+        };
+        call.map(|call| call.tool.to_string())
+    }
+
+    fn evidence(&self, status: ExitStatus, kill: KillFacts, calls: &[CallInfo]) -> Evidence {
+        let limits = self.limits();
+        let bytes = |name: &str, value: u64| format!("limits.{name} = {}", Bytes(value));
+        Evidence {
+            status,
+            intent: self.intent.cloned(),
+            asked: self.asked,
+            up: self.spawned.elapsed(),
+            greeted: self.greeted,
+            notice_signal: self.notice.map(|notice| notice.signal),
+            syscall: self.notice.and_then(|notice| notice.syscall).map(|nr| format!("number {nr}")),
+            tool: self.tool(calls),
+            kill,
+            stderr: self.logs.stderr_tail(self.generation, STDERR),
+            memory_limit: limits
+                .address_space
+                .map(|value| bytes("address_space", value))
+                .or_else(|| limits.data.map(|value| bytes("data", value))),
+            cpu_limit: limits
+                .cpu_time
+                .map(|seconds| humantime::format_duration(Duration::from_secs(seconds)).to_string()),
+            file_size_limit: limits.file_size.map(|value| Bytes(value).to_string()),
+            memory: (Bytes(limits.memory).to_string(), Bytes(self.peak).to_string()),
+            core: core_place(self.plan),
+            program: self.plan.map_or_else(String::new, |plan| plan.program.display().to_string()),
+        }
+    }
+
+    /// What callers are told when only the notice is known.
+    pub(super) fn cause_of_notice(&self, notice: &Notice) -> Cause {
+        let calls = self.session.map(Session::calls).unwrap_or_default();
+        let status = ExitStatus::Signal { signal: notice.signal, core: false };
+        let evidence = Evidence {
+            notice_signal: Some(notice.signal),
+            intent: None,
+            ..self.evidence(status, KillFacts::default(), &calls)
+        };
+        lifecycle::infer(&evidence)
+    }
+
+    /// The cause, and the record that is kept of it.
+    pub(super) fn examine(&self, exited: Option<&Exited>, oom: &OomWatch) -> (Cause, CrashRecord) {
+        // A launcher that was killed reports nothing: its plugin went with it.
+        let status = exited.map_or(ExitStatus::Signal { signal: 9, core: false }, |exited| {
+            ExitStatus::from_wait(exited.wait_status)
+        });
+        let cpu = exited.map_or(0, |exited| exited.user_usec + exited.system_usec);
+        let kill = KillFacts {
+            own_oom: false,
+            host_oom: status.signal() == Some(9) && oom.recent(),
+            cpu_spent: self.limits().cpu_time.is_some_and(|limit| cpu >= limit * 1_000_000),
+        };
+        let calls = self.session.map(Session::calls).unwrap_or_default();
+        let evidence = self.evidence(status, kill, &calls);
+        let cause = lifecycle::infer(&evidence);
+        let record = CrashRecord {
+            id: 0,
+            plugin: self.plugin.to_owned(),
+            version: self.version.to_owned(),
+            generation: self.generation,
+            pid: self.pid.unwrap_or(0),
+            time: Timestamp::now().to_string(),
+            cause: cause.code.to_string(),
+            reason: cause.reason.clone(),
+            exit_code: status.code(),
+            signal: status.signal().map(lifecycle::signal_name),
+            core_dumped: matches!(status, ExitStatus::Signal { core: true, .. }),
+            uptime_seconds: evidence.up.as_secs_f64(),
+            peak_memory_bytes: self.peak.max(exited.map_or(0, |exited| exited.max_rss_kib * 1024)),
+            cpu_seconds: cpu as f64 / 1e6,
+            calls: calls.iter().map(in_flight).collect(),
+            last_progress: self
+                .session
+                .map(Session::last_progress)
+                .filter(|text| !text.is_empty())
+                .or_else(|| self.init_progress.map(str::to_owned))
+                .unwrap_or_default(),
+            stderr_tail: evidence.stderr,
+            backtrace: self.notice.map(|notice| notice.backtrace.clone()).unwrap_or_default(),
+        };
+        (cause, record)
+    }
+}
+
+/// Where the kernel puts a core of this plugin.
+fn core_place(plan: Option<&LaunchPlan>) -> String {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    let pattern = pattern.trim();
+    match pattern.strip_prefix('|') {
+        Some(handler) => format!("handed to {handler}"),
+        None if pattern.starts_with('/') => pattern.to_owned(),
+        None => {
+            let directory = plan.map(|plan| plan.directory.display().to_string());
+            format!("{}/{pattern}", directory.unwrap_or_default())
+        }
+    }
+}
+
+fn in_flight(call: &CallInfo) -> InFlight {
+    let mut hasher = Sha256::new();
+    hasher.update(&call.args);
+    for attachment in &call.attachments {
+        hasher.update(attachment);
+    }
+    let digest = hasher.finalize();
+    InFlight {
+        call_id: call.public_id.to_string(),
+        tool: call.tool.to_string(),
+        input_digest: digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
+        running_ms: call.started.elapsed().as_secs_f64() * 1000.0,
+    }
+}
+
+/// The reason of an UNKILLABLE plugin.
+pub(super) fn unkillable(pid: u32, gpus: &[String]) -> Cause {
+    let place = crate::machine::wchan(pid);
+    let gpu = match gpus {
+        [] => String::new(),
+        gpus => format!(" Its GPU {} stays reserved.", gpus.join(", ")),
+    };
+    let reason = format!(
+        "Process {pid} is stuck in the kernel ({place}) after SIGKILL.{gpu} \
+         It is not started again until the process is gone."
+    );
+    Cause::new(CauseCode::Unkillable, reason)
+}

@@ -1,0 +1,309 @@
+//! From a launched process to a session: connect, Hello, Init, Calls.
+
+use std::{
+    collections::HashMap,
+    os::unix::net::UnixStream as StdStream,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use stockade_proto::{
+    PROTOCOL_VERSIONS, host as host_wire,
+    host::host_server::HostServer,
+    inherited::{self, Channel},
+    worker::{
+        HelloRequest, InitFailed, InitRequest, ToPlugin, init_failed::Kind, init_update,
+        worker_client::WorkerClient,
+    },
+};
+use tokio::{
+    net::UnixStream,
+    runtime::Handle as Runtime,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    actor::HANGUP_GRACE,
+    guard::Activity,
+    mailbox::{Internal, Sink},
+    ping, pump,
+    session::{Parts, Session},
+    tool::Tools,
+};
+use crate::{
+    lifecycle::{Cause, CauseCode},
+    manifest::Manifest,
+    preflight::LaunchPlan,
+};
+
+/// The client of one process.
+pub(super) type Client = WorkerClient<Channel>;
+
+/// Largest single message that a plugin may send.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// Serves a plugin's host channel (fd 4). The identity is the channel's own.
+pub trait HostHandler: Send + Sync + 'static {
+    /// Answers `GetSelf` for the plugin of this channel.
+    fn get_self(&self, caller: &Caller) -> host_wire::GetSelfResponse;
+}
+
+/// Who is at the other end of a host channel.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The manifest it runs under.
+    pub manifest: Arc<Manifest>,
+    /// Which process of the plugin.
+    pub generation: u64,
+    /// Its data directory.
+    pub data_dir: std::path::PathBuf,
+}
+
+/// What a handshake needs.
+pub(super) struct Handshake {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) plan: Arc<LaunchPlan>,
+    pub(super) generation: u64,
+    pub(super) calls: StdStream,
+    pub(super) host: StdStream,
+    pub(super) host_handler: Arc<dyn HostHandler>,
+    pub(super) events: Sink,
+    pub(super) activity: Activity,
+    pub(super) max_result: usize,
+    pub(super) gpu_tokens: GpuTokens,
+    /// Where calls are carried.
+    pub(super) data: Runtime,
+}
+
+/// A start that did not succeed: the cause and what is missing.
+type Failed = (Cause, Vec<String>);
+
+fn breach(phase: &str, what: impl std::fmt::Display) -> Failed {
+    let reason = format!("Broke the protocol in {phase}: {what}.");
+    (Cause::new(CauseCode::ProtocolError, reason), Vec::new())
+}
+
+/// One token per GPU, by UUID.
+#[derive(Clone, Debug, Default)]
+pub struct GpuTokens(Arc<Mutex<HashMap<String, Arc<Semaphore>>>>);
+
+impl GpuTokens {
+    fn of(&self, uuid: &str) -> Arc<Semaphore> {
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.entry(uuid.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
+    }
+
+    /// Takes the tokens of all `uuids`, always in one order. Waiting is
+    /// progress: another plugin's long load is not this one's time-out.
+    async fn take(
+        &self,
+        uuids: &[String],
+        events: &Sink,
+        generation: u64,
+    ) -> Vec<OwnedSemaphorePermit> {
+        let mut sorted = uuids.to_vec();
+        sorted.sort();
+        let mut held = Vec::new();
+        for uuid in sorted {
+            let mut waiting = Box::pin(self.of(&uuid).acquire_owned());
+            loop {
+                let pause = std::time::Duration::from_secs(1);
+                match tokio::time::timeout(pause, &mut waiting).await {
+                    Ok(token) => break held.extend(token),
+                    Err(_) => {
+                        let text = format!("waits for another plugin to load onto GPU {uuid}");
+                        events.tell(Internal::Progress(generation, text));
+                    }
+                }
+            }
+        }
+        held
+    }
+}
+
+/// Runs the handshake to its end and reports each step. The client, for the
+/// later shutdown, is handed out as soon as there is one.
+pub(super) async fn run(handshake: Handshake, client: tokio::sync::oneshot::Sender<Client>) {
+    let (events, generation) = (handshake.events.clone(), handshake.generation);
+    match shake(handshake, client).await {
+        Ok(session) => events.tell(Internal::Ready(generation, session)),
+        Err((cause, missing)) => {
+            // A channel that broke is usually a death, which tells more.
+            if cause.code == CauseCode::ProtocolError {
+                tokio::time::sleep(HANGUP_GRACE).await;
+            }
+            events.tell(Internal::StartFailed(generation, cause, missing));
+        }
+    }
+}
+
+async fn shake(
+    handshake: Handshake,
+    hand_out: tokio::sync::oneshot::Sender<Client>,
+) -> Result<Arc<Session>, Failed> {
+    let Handshake { manifest, plan, generation, calls, host, host_handler, events, .. } = handshake;
+    let (activity, data) = (handshake.activity, handshake.data);
+    let caller =
+        Caller { manifest: manifest.clone(), generation, data_dir: plan.data_dir.clone() };
+    serve_host(&data, host, host_handler, caller);
+    let mut client = connect(&data, calls).await.map_err(|e| breach("connect", e))?;
+    let _ = hand_out.send(client.clone());
+    hello(&mut client, &manifest, generation).await?;
+    events.tell(Internal::Greeted(generation));
+    let _gpus = handshake.gpu_tokens.take(&plan.gpus, &events, generation).await;
+    let specs = init(&mut client, &manifest, &plan, generation, &events).await?;
+    let tools = Tools::compile(specs)
+        .map_err(|why| (Cause::new(CauseCode::InitError, format!("InitError: {why}")), Vec::new()))?;
+    let (outbox, frames) = mpsc::unbounded_channel::<ToPlugin>();
+    let stream = client
+        .calls(UnboundedReceiverStream::new(frames))
+        .await
+        .map_err(|status| breach("calls", status.message()))?
+        .into_inner();
+    let session = Session::new(Parts {
+        plugin: manifest.name.as_str().into(),
+        generation,
+        tools,
+        manifest,
+        max_result: handshake.max_result,
+        outbox,
+        events: events.clone(),
+        activity,
+        runtime: data.clone(),
+    });
+    data.spawn(pump::run(stream, session.clone(), events.clone()));
+    data.spawn(ping::run(session.clone(), events.clone()));
+    Ok(session)
+}
+
+/// HTTP/2 over our end of the calls socket, driven on the data runtime.
+async fn connect(data: &Runtime, calls: StdStream) -> Result<Client, String> {
+    let connected = data.spawn(async move {
+        let io = UnixStream::from_std(calls).map_err(|error| error.to_string())?;
+        let (channel, connection) =
+            Channel::connect(io).await.map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        Ok::<_, String>(channel)
+    });
+    let channel = connected.await.map_err(|error| error.to_string())??;
+    Ok(WorkerClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(inherited::MAX_MESSAGE))
+}
+
+async fn hello(client: &mut Client, manifest: &Manifest, generation: u64) -> Result<(), Failed> {
+    let nonce = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let request = HelloRequest {
+        protocol_versions: PROTOCOL_VERSIONS.to_vec(),
+        nonce: nonce.clone(),
+        plugin: manifest.name.clone(),
+        generation,
+        supervisor_version: env!("CARGO_PKG_VERSION").to_owned(),
+        features: Vec::new(),
+    };
+    let reply = client.hello(request).await;
+    let reply = reply.map_err(|status| breach("hello", status.message()))?.into_inner();
+    if reply.nonce != nonce {
+        return Err(breach("hello", "wrong nonce"));
+    }
+    if PROTOCOL_VERSIONS.contains(&reply.protocol_version) {
+        return Ok(());
+    }
+    let spoken: Vec<u32> = match reply.protocol_version {
+        0 => reply.supported_versions,
+        version => vec![version],
+    };
+    let (first, last) = (PROTOCOL_VERSIONS[0], PROTOCOL_VERSIONS[PROTOCOL_VERSIONS.len() - 1]);
+    let newer = spoken.iter().all(|version| *version > last);
+    let list = spoken.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let reason = format!(
+        "Speaks protocol {list}; this supervisor speaks {first}–{last}. Upgrade {}.",
+        if newer { "the supervisor" } else { "the plugin (its SDK)" }
+    );
+    Err((Cause::new(CauseCode::ProtocolVersion, reason), Vec::new()))
+}
+
+async fn init(
+    client: &mut Client,
+    manifest: &Manifest,
+    plan: &LaunchPlan,
+    generation: u64,
+    events: &Sink,
+) -> Result<Vec<stockade_proto::worker::ToolSpec>, Failed> {
+    let models: HashMap<String, String> =
+        plan.models.iter().map(|(name, path)| (name.clone(), path.display().to_string())).collect();
+    let request = InitRequest {
+        plugin: manifest.name.clone(),
+        directory: plan.directory.display().to_string(),
+        data_dir: plan.data_dir.display().to_string(),
+        concurrency: manifest.concurrency,
+        models,
+        generation,
+    };
+    let broken = |status: Status| breach("init", status.message());
+    let mut updates = client.init(request).await.map_err(broken)?.into_inner();
+    while let Some(update) = updates.message().await.map_err(broken)? {
+        match update.update {
+            Some(init_update::Update::Progress(progress)) => {
+                let text = format!("{:.0} % {}", progress.fraction * 100.0, progress.message);
+                events.tell(Internal::Progress(generation, text));
+            }
+            Some(init_update::Update::Ready(ready)) => return Ok(ready.tools),
+            Some(init_update::Update::Failed(failed)) => return Err(refused(failed)),
+            None => {}
+        }
+    }
+    Err(breach("init", "ended without a result"))
+}
+
+/// The seeds' wording, which operators grep for.
+fn refused(failed: InitFailed) -> Failed {
+    let kind = failed.kind();
+    let InitFailed { error_type, message, missing, .. } = failed;
+    let cause = match kind {
+        Kind::Import => {
+            Cause::new(CauseCode::ImportError, format!("ImportError: {error_type}: {message}"))
+        }
+        Kind::Validate => {
+            Cause::new(CauseCode::InitError, format!("Plugin validation failed: {message}"))
+        }
+        Kind::Missing => Cause::new(
+            CauseCode::DependencyMissing,
+            format!("Missing dependencies: {}. {message}", missing.join(", ")),
+        ),
+        Kind::Init | Kind::Unspecified => {
+            Cause::new(CauseCode::InitError, format!("InitError: {error_type}: {message}"))
+        }
+    };
+    (cause, missing)
+}
+
+/// Serves fd 4. An HTTP/2 server is made only once the plugin says something.
+fn serve_host(data: &Runtime, host: StdStream, handler: Arc<dyn HostHandler>, caller: Caller) {
+    data.spawn(async move {
+        let Ok(io) = UnixStream::from_std(host) else { return };
+        if io.readable().await.is_err() {
+            return;
+        }
+        let service = HostServer::new(HostService { handler, caller })
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let _ = inherited::serve(io, service).await;
+    });
+}
+
+struct HostService {
+    handler: Arc<dyn HostHandler>,
+    caller: Caller,
+}
+
+#[tonic::async_trait]
+impl host_wire::host_server::Host for HostService {
+    async fn get_self(
+        &self,
+        _: Request<host_wire::GetSelfRequest>,
+    ) -> Result<Response<host_wire::GetSelfResponse>, Status> {
+        Ok(Response::new(self.handler.get_self(&self.caller)))
+    }
+}

@@ -1,0 +1,243 @@
+//! Starts a launcher with its plan and listens to what it reports.
+
+use std::{
+    collections::HashSet,
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    path::Path,
+    process::Child,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+use prost::Message as _;
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+        sockopt,
+    },
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+use stockade_proto::launch::{
+    KillTree, LaunchCommand, LaunchPlan as WirePlan, LaunchReport, Rlimit, launch_command,
+    launch_report::Report,
+};
+use tokio::{io::unix::AsyncFd, net::unix::pipe};
+
+use super::{readiness, spawner::Spawner};
+use crate::{manifest::Limits, preflight::LaunchPlan};
+
+/// Large messages go out in one flight.
+const SOCKET_BUFFER: usize = 1 << 20;
+
+/// Pids of launchers that live: children of ours that are no orphans.
+static LAUNCHERS: LazyLock<Mutex<HashSet<u32>>> = LazyLock::new(Mutex::default);
+
+/// Pids of the launchers that this process has started and not yet reaped.
+pub(super) fn known_launchers() -> HashSet<u32> {
+    LAUNCHERS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Our ends of everything that connects to one process.
+pub(super) struct Launched {
+    pub(super) launcher: u32,
+    pub(super) reports: Reports,
+    pub(super) calls: StdStream,
+    pub(super) host: StdStream,
+    pub(super) notice: pipe::Receiver,
+    pub(super) stdout: pipe::Receiver,
+    pub(super) stderr: pipe::Receiver,
+}
+
+/// Starts the launcher; the plan waits in its socket before it runs.
+///
+/// # Errors
+/// Descriptors, processes or memory ran out, or the launcher is not there.
+pub(super) async fn launch(
+    spawner: &Spawner,
+    worker: &Path,
+    plan: &LaunchPlan,
+) -> io::Result<Launched> {
+    let pair = |kind| socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+    let (calls, calls_child) = pair(SocketType::STREAM)?;
+    let (host, host_child) = pair(SocketType::STREAM)?;
+    for socket in [&calls, &calls_child] {
+        sockopt::set_socket_send_buffer_size(socket, SOCKET_BUFFER)?;
+    }
+    let (notice, notice_child) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stdout, stdout_child) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, stderr_child) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (launch, launch_child) = pair(SocketType::SEQPACKET)?;
+    send_plan(&launch, plan, [&calls_child, &host_child, &notice_child])?;
+    drop((calls_child, host_child, notice_child));
+    let child =
+        spawner.spawn(worker.to_owned(), launch_child, stdout_child, stderr_child).await?;
+    let launcher = child.id();
+    LAUNCHERS.lock().unwrap_or_else(PoisonError::into_inner).insert(launcher);
+    // Reaped with the last value that holds it, whatever happens from here on.
+    let reaper = Reaper { child: Some(child) };
+    let stream = |fd: OwnedFd| -> io::Result<StdStream> {
+        let stream = StdStream::from(fd);
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    };
+    let receiver = |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd);
+    rustix::io::ioctl_fionbio(&launch, true)?;
+    Ok(Launched {
+        launcher,
+        reports: Reports { socket: readiness::watch(launch)?, _reaper: reaper },
+        calls: stream(calls)?,
+        host: stream(host)?,
+        notice: receiver(notice)?,
+        stdout: receiver(stdout)?,
+        stderr: receiver(stderr)?,
+    })
+}
+
+fn send_plan(socket: &OwnedFd, plan: &LaunchPlan, fds: [&OwnedFd; 3]) -> io::Result<()> {
+    let message = WirePlan {
+        path: plan.program.display().to_string(),
+        argv: plan.argv.clone(),
+        env: plan.env.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+        directory: plan.directory.display().to_string(),
+        rlimits: rlimits(&plan.limits),
+        nice: 0,
+        supervisor_pid: std::process::id(),
+    };
+    let bytes = message.encode_to_vec();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = fds.map(|fd| fd.as_fd());
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    match sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
+        Ok(_) => Ok(()),
+        Err(Errno::MSGSIZE) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "run.args and run.env are larger than 190 KiB together",
+        )),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn rlimits(limits: &Limits) -> Vec<Rlimit> {
+    // Soft below hard for the processor, so that SIGXCPU comes before SIGKILL.
+    let both = |resource: i32, value: u64| Rlimit { resource: resource as u32, soft: value, hard: value };
+    let mut list = vec![both(7, limits.open_files), both(4, limits.core)];
+    list.extend(limits.data.map(|value| both(2, value)));
+    list.extend(limits.address_space.map(|value| both(9, value)));
+    list.extend(limits.file_size.map(|value| both(1, value)));
+    list.extend(limits.cpu_time.map(|value| Rlimit { resource: 0, soft: value, hard: value + 1 }));
+    list
+}
+
+/// The launcher's side of the story, one report at a time.
+pub(super) struct Reports {
+    socket: AsyncFd<OwnedFd>,
+    _reaper: Reaper,
+}
+
+/// One report and the descriptor that came with it.
+pub(super) type Incoming = (Report, Option<OwnedFd>);
+
+impl Reports {
+    /// The next report; None when the launcher has hung up.
+    pub(super) async fn next(&self) -> Option<Incoming> {
+        loop {
+            let mut ready = self.socket.readable().await.ok()?;
+            match receive(self.socket.get_ref()) {
+                Ok(received) => return received,
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// A second handle to the socket, for commands.
+    pub(super) fn killer(&self) -> io::Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(self.socket.get_ref(), 3)?)
+    }
+}
+
+fn receive(socket: &OwnedFd) -> Result<Option<Incoming>, Errno> {
+    let mut buffer = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags)?;
+    let fd = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let report = LaunchReport::decode(&buffer[..received.bytes]).unwrap_or_default();
+    Ok(report.report.map(|report| (report, fd)))
+}
+
+/// Kills the whole tree: the main process at once, the rest by the launcher.
+pub(super) fn kill_tree(killer: &OwnedFd, main: Option<&OwnedFd>) {
+    if let Some(main) = main {
+        let _ = pidfd_send_signal(main, Signal::KILL);
+    }
+    let command = LaunchCommand { command: Some(launch_command::Command::KillTree(KillTree {})) };
+    let _ = rustix::net::send(killer, &command.encode_to_vec(), SendFlags::NOSIGNAL);
+}
+
+/// SIGTERM for the main process.
+pub(super) fn terminate(main: &OwnedFd) {
+    let _ = pidfd_send_signal(main, Signal::TERM);
+}
+
+/// Collects the launcher's exit status off the path of everything else.
+struct Reaper {
+    child: Option<Child>,
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let pid = child.id();
+        let forget = move || {
+            LAUNCHERS.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+        };
+        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            forget();
+            return;
+        }
+        let pidfd = Pid::from_raw(pid as i32)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+            .and_then(|fd| readiness::watch(fd).ok());
+        match (tokio::runtime::Handle::try_current(), pidfd) {
+            (Ok(runtime), Some(pidfd)) => {
+                runtime.spawn(async move {
+                    let _ = pidfd.readable().await;
+                    let _ = child.wait();
+                    forget();
+                });
+            }
+            _ => drop(std::thread::spawn(move || {
+                let _ = child.wait();
+                forget();
+            })),
+        }
+    }
+}
+
+/// Kills what is left below a launcher that does not get on with it.
+pub(super) fn help_launcher(launcher: u32) {
+    let kill = |pid: u32, signal| {
+        if let Some(pid) = Pid::from_raw(pid as i32) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    };
+    for pid in crate::machine::descendants(launcher) {
+        kill(pid, Signal::KILL);
+    }
+    // It may have been stopped; it must reap.
+    kill(launcher, Signal::CONT);
+}

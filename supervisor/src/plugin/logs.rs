@@ -1,0 +1,309 @@
+//! A plugin's output: always drained, kept in a bounded ring, drops counted.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use tokio::{
+    net::unix::pipe,
+    sync::{mpsc, oneshot},
+};
+
+/// Longest line that is kept; the rest of it is cut.
+const MAX_LINE: usize = 8 * 1024;
+/// Lines that a slow follower may be behind.
+const FOLLOWER_LINES: usize = 1024;
+/// Read at once.
+const CHUNK: usize = 64 * 1024;
+
+/// Which descriptor a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error; SDK log lines come here.
+    Stderr,
+    /// The supervisor's own remarks.
+    Supervisor,
+}
+
+impl Stream {
+    /// `stdout`, `stderr`, `supervisor`
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+            Stream::Supervisor => "supervisor",
+        }
+    }
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogLine {
+    /// When it was read.
+    pub time: Timestamp,
+    /// Which process wrote it.
+    pub generation: u64,
+    /// Where.
+    pub stream: Stream,
+    /// `debug` … `error`, None for plain output.
+    pub level: Option<&'static str>,
+    /// Without control characters.
+    pub text: Arc<str>,
+    /// Lines lost before this one.
+    pub dropped: u64,
+}
+
+/// The ring of one plugin, through all its processes.
+#[derive(Debug)]
+pub struct Logs {
+    capacity: usize,
+    ring: Mutex<VecDeque<LogLine>>,
+    followers: Mutex<Vec<mpsc::Sender<LogLine>>>,
+    dropped: AtomicU64,
+}
+
+impl Logs {
+    pub(super) fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Logs {
+            capacity,
+            ring: Mutex::default(),
+            followers: Mutex::default(),
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    fn ring(&self) -> MutexGuard<'_, VecDeque<LogLine>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last lines, oldest first; 0 = all that are kept.
+    pub fn last(&self, lines: usize) -> Vec<LogLine> {
+        let ring = self.ring();
+        let skip = if lines == 0 { 0 } else { ring.len().saturating_sub(lines) };
+        ring.iter().skip(skip).cloned().collect()
+    }
+
+    /// Each new line from now on; a follower that is far behind loses lines.
+    pub fn follow(&self) -> mpsc::Receiver<LogLine> {
+        let (sender, receiver) = mpsc::channel(FOLLOWER_LINES);
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        receiver
+    }
+
+    /// Lines that fell out of the ring unread or were cut.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The end of what a process wrote to standard error, `bytes` at most.
+    pub(super) fn stderr_tail(&self, generation: u64, bytes: usize) -> String {
+        let ring = self.ring();
+        let mut lines: Vec<&str> = Vec::new();
+        let mut left = bytes;
+        let own = |line: &&LogLine| line.generation == generation && line.stream == Stream::Stderr;
+        for line in ring.iter().rev().filter(own) {
+            if line.text.len() + 1 > left {
+                break;
+            }
+            left -= line.text.len() + 1;
+            lines.push(&line.text);
+        }
+        lines.reverse();
+        lines.join("\n")
+    }
+
+    pub(super) fn push(&self, generation: u64, stream: Stream, level: Option<&'static str>, text: &str) {
+        let mut line = LogLine {
+            time: Timestamp::now(),
+            generation,
+            stream,
+            level,
+            text: text.into(),
+            dropped: 0,
+        };
+        let mut ring = self.ring();
+        if ring.len() >= self.capacity {
+            ring.pop_front();
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        line.dropped = self.dropped();
+        ring.push_back(line.clone());
+        drop(ring);
+        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        followers.retain(|follower| match follower.try_send(line.clone()) {
+            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        });
+    }
+}
+
+/// Asks a pump to read what is in the pipe now, and to say when it has.
+pub(super) type Drain = mpsc::UnboundedSender<oneshot::Sender<()>>;
+
+/// Reads the pipe to its end into the ring. The task ends with the pipe, or
+/// when the handle is dropped (a grandchild may hold the pipe for ever).
+pub(super) fn pump(
+    pipe: pipe::Receiver,
+    stream: Stream,
+    generation: u64,
+    logs: Arc<Logs>,
+    name: Arc<str>,
+) -> Drain {
+    let (drain, mut requests) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
+    tokio::spawn(async move {
+        let mut lines = Lines::new(stream, generation, logs, name);
+        loop {
+            tokio::select! {
+                ready = pipe.readable() => {
+                    if ready.is_err() || !lines.read_some(&pipe) {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                request = requests.recv() => {
+                    // 16 × 64 KiB: more than a pipe holds.
+                    let open = (0..16).all(|_| lines.read_some(&pipe));
+                    lines.finish();
+                    let Some(done) = request else { break };
+                    let _ = done.send(());
+                    if !open {
+                        break;
+                    }
+                }
+            }
+        }
+        lines.finish();
+        // Late requests are answered by the closed channel.
+    });
+    drain
+}
+
+/// Cuts bytes into lines.
+struct Lines {
+    stream: Stream,
+    generation: u64,
+    logs: Arc<Logs>,
+    name: Arc<str>,
+    partial: Vec<u8>,
+    cut: bool,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    fn new(stream: Stream, generation: u64, logs: Arc<Logs>, name: Arc<str>) -> Self {
+        Lines { stream, generation, logs, name, partial: Vec::new(), cut: false, buffer: Vec::new() }
+    }
+
+    /// One read; false at the end of the pipe.
+    fn read_some(&mut self, pipe: &pipe::Receiver) -> bool {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(CHUNK, 0);
+        let open = match pipe.try_read(&mut buffer) {
+            Ok(0) => false,
+            Ok(n) => {
+                self.take(&buffer[..n]);
+                // An idle plugin holds no buffer.
+                self.buffer = if n == CHUNK { buffer } else { Vec::new() };
+                true
+            }
+            Err(error) => matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ),
+        };
+        open
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.add(&bytes[..end]);
+            self.finish();
+            bytes = &bytes[end + 1..];
+        }
+        self.add(bytes);
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        if self.cut {
+            return;
+        }
+        let room = MAX_LINE - self.partial.len();
+        self.partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if bytes.len() > room {
+            // Said at once: the line may never end.
+            self.cut = true;
+            self.logs.dropped.fetch_add(1, Ordering::Relaxed);
+            let text = std::mem::take(&mut self.partial);
+            self.emit(&text, " … (cut)");
+        }
+    }
+
+    fn finish(&mut self) {
+        if !std::mem::take(&mut self.cut) && !self.partial.is_empty() {
+            let text = std::mem::take(&mut self.partial);
+            self.emit(&text, "");
+        }
+    }
+
+    fn emit(&self, bytes: &[u8], suffix: &str) {
+        let (level, bytes) = priority(bytes);
+        let text = String::from_utf8_lossy(bytes);
+        let mut clean: String = text.chars().map(|c| if c.is_control() && c != '\t' { '·' } else { c }).collect();
+        clean.push_str(suffix);
+        let clean = clean.trim_end();
+        self.logs.push(self.generation, self.stream, level, clean);
+        tracing::debug!(plugin = %self.name, generation = self.generation, "{clean}");
+    }
+}
+
+/// `<6>text` → info.
+fn priority(bytes: &[u8]) -> (Option<&'static str>, &[u8]) {
+    match bytes {
+        [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] => {
+            let level = match digit - b'0' {
+                0..=3 => "error",
+                4 => "warn",
+                5 | 6 => "info",
+                _ => "debug",
+            };
+            (Some(level), rest)
+        }
+        _ => (None, bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_cleaned_and_counted() {
+        let logs = Logs::new(3);
+        let mut lines = Lines::new(Stream::Stderr, 7, logs.clone(), "p".into());
+        lines.take(b"<4>warned\npart");
+        lines.take(b"ial\n\x1b[31mred\0\xff\n");
+        lines.take(&vec![b'x'; 20_000]);
+        lines.take(b"tail\nlast");
+        lines.finish();
+        let kept = logs.last(0);
+        let texts: Vec<&str> = kept.iter().map(|line| &*line.text).collect();
+        assert_eq!(texts.len(), 3);
+        assert_eq!(texts[0], "·[31mred·\u{fffd}");
+        assert!(texts[1].starts_with("xxx") && texts[1].ends_with("… (cut)"));
+        assert_eq!(texts[2], "last");
+        // One cut line, two that fell out of the ring.
+        assert_eq!(logs.dropped(), 3);
+        assert_eq!(logs.stderr_tail(7, 4), "");
+        assert_eq!(logs.stderr_tail(7, 5), "last");
+        assert_eq!(logs.stderr_tail(8, 99), "");
+        assert_eq!(priority(b"<3>x").0, Some("error"));
+    }
+}

@@ -1,0 +1,37 @@
+//! One actor per plugin: event → step → effects. It is the only writer of the
+//! plugin's state; everybody else reads [`Snapshot`]s.
+//!
+//! Control goes through the actor's mailbox; calls go around it, by a lease on
+//! the [`Session`] that the snapshot holds.
+
+mod actor;
+mod death;
+mod effects;
+mod guard;
+mod handshake;
+mod journal;
+mod launch;
+mod logs;
+mod mailbox;
+mod notice;
+mod orphans;
+mod ping;
+mod pump;
+mod readiness;
+mod session;
+mod snapshot;
+mod spawner;
+mod tool;
+
+pub use actor::{Context, spawn};
+pub(crate) use actor::call_timeout;
+pub use guard::{Guard, Sample};
+pub use handshake::{Caller, GpuTokens, HostHandler};
+pub use journal::{Event, EventKind, Journal};
+
+pub use logs::{LogLine, Logs, Stream};
+pub use mailbox::{Command, Handle, MailboxError};
+pub use session::{Attachment, Invocation, Lease, LeaseError, Reply, Running, Session, Update};
+pub use snapshot::{LastExit, Recent, Snapshot};
+pub use spawner::Spawner;
+pub use tool::{Binary, Tool, Tools};

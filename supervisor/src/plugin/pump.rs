@@ -1,0 +1,79 @@
+//! Reads the frames of one process into its session.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stockade_proto::worker::FromPlugin;
+use tonic::Streaming;
+
+use super::{
+    mailbox::{Internal, Sink},
+    session::Session,
+};
+
+/// Frames that answer nothing (progress, pongs, strays), per second.
+const IDLE_TALK: u32 = 20_000;
+/// Frames between two yields, so that one plugin's flood is no one else's.
+const TURN: u32 = 64;
+
+/// Runs until the stream ends or the session is closed.
+pub(super) async fn run(mut frames: Streaming<FromPlugin>, session: Arc<Session>, events: Sink) {
+    let generation = session.generation();
+    let mut talk = Talk { since: Instant::now(), count: 0 };
+    let mut turn = 0;
+    loop {
+        let received = tokio::select! {
+            received = frames.message() => received,
+            () = session.over() => return,
+        };
+        let breach = match received {
+            Ok(Some(FromPlugin { frame: Some(frame) })) => match session.take(frame) {
+                Ok(true) => None,
+                Ok(false) => talk.judge(),
+                Err(what) => Some(what),
+            },
+            // A frame of a kind that we do not know is ignored.
+            Ok(Some(FromPlugin { frame: None })) => talk.judge(),
+            Ok(None) => {
+                events.tell(Internal::Hangup(generation, "closed its calls channel".to_owned()));
+                return;
+            }
+            // Never a cause by itself: the evidence of a death may follow.
+            Err(status) => {
+                let what = format!("its calls channel broke: {}", status.message());
+                events.tell(Internal::Hangup(generation, what));
+                return;
+            }
+        };
+        if let Some(what) = breach {
+            events.tell(Internal::Breach(generation, what));
+            return;
+        }
+        turn += 1;
+        if turn == TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Counts what answers nothing.
+struct Talk {
+    since: Instant,
+    count: u32,
+}
+
+impl Talk {
+    fn judge(&mut self) -> Option<String> {
+        self.count += 1;
+        if self.count < IDLE_TALK {
+            return None;
+        }
+        let took = self.since.elapsed();
+        *self = Talk { since: Instant::now(), count: 0 };
+        (took < Duration::from_secs(1))
+            .then(|| format!("message flood: {IDLE_TALK} frames in {} ms", took.as_millis()))
+    }
+}

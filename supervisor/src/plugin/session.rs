@@ -1,0 +1,646 @@
+//! The calls of one process: who runs, who waits, who is answered. Shared by
+//! every caller; nothing here waits for lifecycle work.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use stockade_proto::worker as wire;
+use tokio::{
+    runtime::Handle as Runtime,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+};
+
+use super::{
+    guard::Activity,
+    mailbox::{Internal, Sink},
+    tool::Tools,
+};
+use crate::{lifecycle::Cause, manifest::{Manifest, OnError}};
+
+/// Items that a tool may send before the client has taken one.
+const CREDIT: u32 = 16;
+/// Progress reports that may wait for a client.
+const PROGRESS_WAITING: u32 = 64;
+
+/// A binary argument or result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attachment {
+    /// Name of the property.
+    pub name: String,
+    /// Empty when unknown.
+    pub content_type: String,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+impl From<wire::Attachment> for Attachment {
+    fn from(wire: wire::Attachment) -> Self {
+        Attachment { name: wire.name, content_type: wire.content_type, data: wire.data }
+    }
+}
+
+impl From<Attachment> for wire::Attachment {
+    fn from(attachment: Attachment) -> Self {
+        wire::Attachment {
+            name: attachment.name,
+            content_type: attachment.content_type,
+            data: attachment.data,
+        }
+    }
+}
+
+/// A call that is about to be sent.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The tool's name.
+    pub tool: Arc<str>,
+    /// JSON object text.
+    pub args: Bytes,
+    /// Binary arguments.
+    pub attachments: Vec<Attachment>,
+    /// Empty when the call has none.
+    pub workspace: String,
+    /// What is left of the deadline.
+    pub timeout: Duration,
+}
+
+/// What a process answered.
+#[derive(Debug)]
+pub enum Reply {
+    /// JSON text and attachments.
+    Done(Bytes, Vec<Attachment>),
+    /// The tool raised: type and message.
+    Failed(String, String),
+    /// The result is this many bytes long, more than allowed.
+    TooLarge(usize),
+    /// The process is gone (or going), for this cause.
+    Closed(Cause),
+}
+
+/// What comes before the answer.
+#[derive(Debug)]
+pub enum Update {
+    /// Fraction 0 to 1 and a message.
+    Progress(f64, String),
+    /// One item: JSON text and attachments.
+    Item(Bytes, Vec<Attachment>),
+}
+
+/// Why a call got no slot.
+#[derive(Debug)]
+pub enum LeaseError {
+    /// As many wait as may.
+    QueueFull,
+    /// It waited as long as it may.
+    QueueTimeout,
+    /// The session is closed or drains.
+    Closed(Option<Cause>),
+}
+
+struct Pending {
+    reply: Option<oneshot::Sender<Reply>>,
+    updates: Option<(mpsc::UnboundedSender<Update>, Arc<AtomicU32>)>,
+    items_allowed: u32,
+    call: CallInfo,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What a crash record tells of a call.
+#[derive(Clone, Debug)]
+pub(super) struct CallInfo {
+    pub(super) id: u64,
+    pub(super) public_id: Arc<str>,
+    pub(super) tool: Arc<str>,
+    pub(super) args: Bytes,
+    pub(super) attachments: Vec<Bytes>,
+    pub(super) started: Instant,
+}
+
+/// One process, as callers see it.
+pub struct Session {
+    plugin: Arc<str>,
+    generation: u64,
+    /// The tools it registered.
+    pub tools: Tools,
+    /// The manifest it runs under.
+    pub manifest: Arc<Manifest>,
+    max_result: usize,
+    outbox: mpsc::UnboundedSender<wire::ToPlugin>,
+    pending: Mutex<HashMap<u64, Pending>>,
+    in_flight: AtomicU32,
+    queued: AtomicU32,
+    next_id: AtomicU64,
+    slots: Arc<Semaphore>,
+    closed: OnceLock<Cause>,
+    over: Notify,
+    draining: AtomicBool,
+    errors_in_row: AtomicU32,
+    last_pong: AtomicU64,
+    ponged: Notify,
+    last_progress: Mutex<String>,
+    last_dead: Mutex<Vec<CallInfo>>,
+    events: Sink,
+    activity: Activity,
+    runtime: Runtime,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({} generation {})", self.plugin, self.generation)
+    }
+}
+
+/// What a session is made of.
+pub(super) struct Parts {
+    pub(super) plugin: Arc<str>,
+    pub(super) generation: u64,
+    pub(super) tools: Tools,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) max_result: usize,
+    pub(super) outbox: mpsc::UnboundedSender<wire::ToPlugin>,
+    pub(super) events: Sink,
+    pub(super) activity: Activity,
+    pub(super) runtime: Runtime,
+}
+
+impl Session {
+    pub(super) fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Session {
+            slots: Arc::new(Semaphore::new(parts.manifest.concurrency as usize)),
+            plugin: parts.plugin,
+            generation: parts.generation,
+            tools: parts.tools,
+            manifest: parts.manifest,
+            max_result: parts.max_result,
+            outbox: parts.outbox,
+            pending: Mutex::default(),
+            in_flight: AtomicU32::new(0),
+            queued: AtomicU32::new(0),
+            next_id: AtomicU64::new(1),
+            closed: OnceLock::new(),
+            over: Notify::new(),
+            draining: AtomicBool::new(false),
+            errors_in_row: AtomicU32::new(0),
+            last_pong: AtomicU64::new(0),
+            ponged: Notify::new(),
+            last_progress: Mutex::default(),
+            last_dead: Mutex::default(),
+            events: parts.events,
+            activity: parts.activity,
+            runtime: parts.runtime,
+        })
+    }
+
+    /// Which process of the plugin.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Calls that the process works on.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Calls that wait for a slot.
+    pub fn queued(&self) -> u32 {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were sent to it so far.
+    pub(super) fn calls_made(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed) - 1
+    }
+
+    /// Slots that are free.
+    pub(super) fn free_slots(&self) -> usize {
+        self.slots.available_permits()
+    }
+
+    /// Why it is over, once it is.
+    pub fn closed(&self) -> Option<&Cause> {
+        self.closed.get()
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a slot, waiting in the bounded queue for one.
+    ///
+    /// # Errors
+    /// The queue is full, the wait too long, or the session over.
+    pub async fn lease(self: &Arc<Self>, patience: Duration) -> Result<Lease, LeaseError> {
+        if self.draining.load(Ordering::Acquire) || self.closed.get().is_some() {
+            return Err(LeaseError::Closed(self.closed.get().cloned()));
+        }
+        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
+            return Ok(Lease { session: self.clone(), permit });
+        }
+        let queue = self.manifest.queue;
+        let _place = Place::take(self, queue.size).ok_or(LeaseError::QueueFull)?;
+        let patience = patience.min(queue.timeout);
+        match tokio::time::timeout(patience, self.slots.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Lease { session: self.clone(), permit }),
+            Ok(Err(_)) => Err(LeaseError::Closed(self.closed.get().cloned())),
+            Err(_) => Err(LeaseError::QueueTimeout),
+        }
+    }
+
+    /// No new leases; [`Internal::Drained`] follows when nothing is left.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.tell_if_drained();
+    }
+
+    fn tell_if_drained(&self) {
+        if self.draining.load(Ordering::Acquire)
+            && self.queued() == 0
+            && self.pending().is_empty()
+        {
+            self.events.tell(Internal::Drained(self.generation));
+        }
+    }
+
+    /// Fails every call in flight with the cause; none is taken any more.
+    pub(super) fn close(&self, cause: &Cause) {
+        if self.closed.set(cause.clone()).is_err() {
+            return;
+        }
+        self.slots.close();
+        let pending: Vec<Pending> = self.pending().drain().map(|(_, pending)| pending).collect();
+        self.in_flight.store(0, Ordering::Relaxed);
+        let mut dead = self.last_dead.lock().unwrap_or_else(PoisonError::into_inner);
+        for one in pending {
+            dead.push(one.call.clone());
+            if let Some(reply) = one.reply {
+                let _ = reply.send(Reply::Closed(cause.clone()));
+            }
+        }
+        drop(dead);
+        self.over.notify_waiters();
+    }
+
+    /// Resolves when the session is closed.
+    pub(super) async fn over(&self) {
+        loop {
+            let over = self.over.notified();
+            if self.closed.get().is_some() {
+                return;
+            }
+            over.await;
+        }
+    }
+
+    /// The calls in flight now, or those that the closing ended.
+    pub(super) fn calls(&self) -> Vec<CallInfo> {
+        let mut calls = self.last_dead.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        calls.extend(self.pending().values().map(|pending| pending.call.clone()));
+        calls
+    }
+
+    /// The last progress that a tool reported.
+    pub(super) fn last_progress(&self) -> String {
+        self.last_progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    // ── frames to the plugin ────────────────────────────────────────────────
+
+    fn send(&self, frame: wire::to_plugin::Frame) {
+        let _ = self.outbox.send(wire::ToPlugin { frame: Some(frame) });
+    }
+
+    pub(super) fn send_ping(&self, id: u64, serving: bool) {
+        self.send(wire::to_plugin::Frame::Ping(wire::Ping { id, serving }));
+    }
+
+    /// Waits for the answer to a ping.
+    pub(super) async fn pong(&self, id: u64) {
+        loop {
+            let ponged = self.ponged.notified();
+            if self.last_pong.load(Ordering::Acquire) >= id {
+                return;
+            }
+            ponged.await;
+        }
+    }
+
+    // ── frames from the plugin ──────────────────────────────────────────────
+
+    /// Takes one frame. False when it belongs to nothing (a flood is judged by
+    /// the pump); an error is a breach of the protocol.
+    pub(super) fn take(&self, frame: wire::from_plugin::Frame) -> Result<bool, String> {
+        use wire::from_plugin::Frame;
+        match frame {
+            Frame::Done(done) => {
+                let size = done.result.len()
+                    + done.attachments.iter().map(|blob| blob.data.len()).sum::<usize>();
+                let reply = match size > self.max_result {
+                    true => Reply::TooLarge(size),
+                    false => Reply::Done(done.result, convert(done.attachments)),
+                };
+                self.errors_in_row.store(0, Ordering::Relaxed);
+                Ok(self.finish(done.call_id, reply))
+            }
+            Frame::Failed(failed) => {
+                self.count_error(&failed);
+                let reply = Reply::Failed(failed.error_type, failed.message);
+                Ok(self.finish(failed.call_id, reply))
+            }
+            Frame::Progress(progress) => {
+                self.progress(progress);
+                Ok(false)
+            }
+            Frame::Item(item) => self.item(item),
+            Frame::Pong(pong) => {
+                self.last_pong.fetch_max(pong.id, Ordering::AcqRel);
+                self.ponged.notify_waiters();
+                Ok(false)
+            }
+        }
+    }
+
+    fn finish(&self, id: u64, reply: Reply) -> bool {
+        let Some(pending) = self.pending().remove(&id) else { return false };
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(waiting) = pending.reply {
+            let _ = waiting.send(reply);
+        }
+        drop(pending._permit);
+        if self.draining.load(Ordering::Relaxed) {
+            self.tell_if_drained();
+        }
+        true
+    }
+
+    /// What a tool raises counts; what is the caller's doing does not.
+    fn count_error(&self, failed: &wire::Failed) {
+        if ["InvalidArguments", "Cancelled", "ToolNotFound"].contains(&failed.error_type.as_str()) {
+            return;
+        }
+        let row = self.errors_in_row.fetch_add(1, Ordering::Relaxed) + 1;
+        let policy = &self.manifest.restart;
+        let limit = match policy.on_error {
+            OnError::Fail => 1,
+            OnError::Count => policy.max_errors,
+        };
+        if limit > 0 && row == limit {
+            let tool = self.pending().get(&failed.call_id).map(|one| one.call.tool.to_string());
+            let last = format!("{}: {}", failed.error_type, failed.message);
+            self.events.tell(Internal::ToolErrors(self.generation, row, tool, last));
+        }
+    }
+
+    fn progress(&self, progress: wire::Progress) {
+        let mut message = progress.message;
+        if message.len() > 1024 {
+            let mut end = 1024;
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
+        }
+        *self.last_progress.lock().unwrap_or_else(PoisonError::into_inner) =
+            format!("{:.0} % {message}", progress.fraction * 100.0);
+        let pending = self.pending();
+        let Some(Pending { updates: Some((updates, waiting)), .. }) =
+            pending.get(&progress.call_id)
+        else {
+            return;
+        };
+        // A client that is behind misses progress, never items.
+        if waiting.load(Ordering::Relaxed) < PROGRESS_WAITING {
+            waiting.fetch_add(1, Ordering::Relaxed);
+            let _ = updates.send(Update::Progress(progress.fraction, message));
+        }
+    }
+
+    fn item(&self, item: wire::Item) -> Result<bool, String> {
+        let size =
+            item.value.len() + item.attachments.iter().map(|blob| blob.data.len()).sum::<usize>();
+        let mut pending = self.pending();
+        let Some(one) = pending.get_mut(&item.call_id) else { return Ok(false) };
+        if one.items_allowed == 0 {
+            return Err(format!("tool {} sent items beyond its credit", one.call.tool));
+        }
+        if size > self.max_result {
+            return Err(format!("tool {} sent an item of {size} bytes", one.call.tool));
+        }
+        match &one.updates {
+            Some((updates, _)) => {
+                one.items_allowed -= 1;
+                let _ = updates.send(Update::Item(item.value, convert(item.attachments)));
+            }
+            // Nobody listens: the tool may go on.
+            None => {
+                drop(pending);
+                self.send_credit(item.call_id, 1);
+            }
+        }
+        Ok(true)
+    }
+
+    fn send_credit(&self, call_id: u64, items: u32) {
+        self.send(wire::to_plugin::Frame::Credit(wire::Credit { call_id, items }));
+    }
+
+    // ── leaving a call ──────────────────────────────────────────────────────
+
+    fn cancel(&self, id: u64, reason: &str) {
+        let cancel = wire::Cancel { call_id: id, reason: reason.to_owned() };
+        self.send(wire::to_plugin::Frame::Cancel(cancel));
+    }
+
+    /// Nobody waits for this call any more. It is told so; its slot stays
+    /// occupied until it returns or `timeouts.call` is over.
+    fn abandon(self: &Arc<Self>, id: u64) {
+        let Some(started) = self.pending().get_mut(&id).map(|one| {
+            one.reply = None;
+            one.updates = None;
+            one.call.started
+        }) else {
+            return;
+        };
+        self.cancel(id, "the caller is gone");
+        let timeouts = self.manifest.timeouts;
+        let session = self.clone();
+        self.runtime.spawn(async move {
+            let deadline = started + timeouts.call + timeouts.cancel_grace;
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline.into()) => session.overran(id),
+                () = session.over() => {}
+            }
+        });
+    }
+
+    /// The call has used up `timeouts.call` and its grace: the process must go.
+    fn overran(&self, id: u64) {
+        let Some(tool) = self.pending().get(&id).map(|one| one.call.tool.clone()) else { return };
+        self.events.tell(Internal::CallOverran(self.generation, tool));
+    }
+}
+
+fn convert(attachments: Vec<wire::Attachment>) -> Vec<Attachment> {
+    attachments.into_iter().map(Attachment::from).collect()
+}
+
+/// A place in the queue, given back when dropped.
+struct Place<'s>(&'s Session);
+
+impl<'s> Place<'s> {
+    fn take(session: &'s Session, size: u32) -> Option<Self> {
+        let taken = session.queued.fetch_add(1, Ordering::AcqRel);
+        let place = Place(session);
+        (taken < size).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.queued.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A slot of a process.
+#[derive(Debug)]
+pub struct Lease {
+    session: Arc<Session>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    /// Sends the call. With `updates`, progress and items are wanted.
+    ///
+    /// # Errors
+    /// The session was closed in between; the plugin has not seen the call.
+    pub fn invoke(self, call: Invocation, updates: bool) -> Result<Running, Cause> {
+        let session = self.session;
+        let id = session.next_id.fetch_add(1, Ordering::Relaxed);
+        let public_id: Arc<str> =
+            format!("{}-{}-{id}", session.plugin, session.generation).into();
+        let (reply, answer) = oneshot::channel();
+        let (sender, receiver) = if updates {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            (Some((sender, Arc::new(AtomicU32::new(0)))), Some(receiver))
+        } else {
+            (None, None)
+        };
+        let waiting = sender.as_ref().map(|(_, waiting)| waiting.clone());
+        let started = Instant::now();
+        let pending = Pending {
+            reply: Some(reply),
+            updates: sender,
+            items_allowed: CREDIT,
+            call: CallInfo {
+                id,
+                public_id: public_id.clone(),
+                tool: call.tool.clone(),
+                args: call.args.clone(),
+                attachments: call.attachments.iter().map(|blob| blob.data.clone()).collect(),
+                started,
+            },
+            _permit: self.permit,
+        };
+        {
+            let mut all = session.pending();
+            // Under the lock, so that `close` sees either the entry or us its mark.
+            if let Some(cause) = session.closed.get() {
+                return Err(cause.clone());
+            }
+            all.insert(id, pending);
+            session.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        session.activity.touch();
+        session.send(wire::to_plugin::Frame::Invoke(wire::Invoke {
+            call_id: id,
+            tool: call.tool.to_string(),
+            args: call.args,
+            attachments: call.attachments.into_iter().map(wire::Attachment::from).collect(),
+            timeout_ms: call.timeout.as_millis() as u64,
+            credit: CREDIT,
+            workspace: call.workspace,
+            public_id: public_id.to_string(),
+        }));
+        Ok(Running { session, id, public_id, started, answer, updates: receiver, waiting, over: false })
+    }
+}
+
+/// A call that the process works on. Dropping it cancels the call.
+#[derive(Debug)]
+pub struct Running {
+    session: Arc<Session>,
+    id: u64,
+    /// The id that clients and logs know.
+    pub public_id: Arc<str>,
+    /// When it was sent.
+    pub started: Instant,
+    answer: oneshot::Receiver<Reply>,
+    updates: Option<mpsc::UnboundedReceiver<Update>>,
+    waiting: Option<Arc<AtomicU32>>,
+    over: bool,
+}
+
+impl Running {
+    /// The answer. Cancel-safe.
+    pub async fn reply(&mut self) -> Reply {
+        let reply = (&mut self.answer).await;
+        self.over = true;
+        reply.unwrap_or_else(|_| {
+            let cause = self.session.closed.get().cloned();
+            Reply::Closed(cause.unwrap_or_else(|| {
+                Cause::new(crate::lifecycle::CauseCode::ProtocolError, "The session was dropped.")
+            }))
+        })
+    }
+
+    /// The next update; None when no more can come or none are wanted.
+    /// Cancel-safe.
+    pub async fn update(&mut self) -> Option<Update> {
+        let update = self.updates.as_mut()?.recv().await;
+        self.taken(update.as_ref());
+        update
+    }
+
+    fn taken(&self, update: Option<&Update>) {
+        match update {
+            Some(Update::Item(..)) => {
+                let allowed = self.session.pending().get_mut(&self.id).map(|one| {
+                    one.items_allowed += 1;
+                });
+                if allowed.is_some() {
+                    self.session.send_credit(self.id, 1);
+                }
+            }
+            Some(Update::Progress(..)) => {
+                if let Some(waiting) = &self.waiting {
+                    waiting.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Asks the tool to stop.
+    pub fn cancel(&self, reason: &str) {
+        self.session.cancel(self.id, reason);
+    }
+
+    /// It did not stop: its process must.
+    pub fn overran(&self) {
+        self.session.overran(self.id);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.over {
+            self.session.abandon(self.id);
+        }
+    }
+}

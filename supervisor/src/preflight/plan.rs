@@ -1,0 +1,164 @@
+//! Everything the launcher must know, and nothing that it must decide.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Refusal, requirements};
+use crate::{
+    lifecycle::{Cause, CauseCode},
+    machine::Gpus,
+    manifest::{Limits, Manifest, Run},
+};
+
+/// What a plugin's process is to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchPlan {
+    /// Absolute path of the program.
+    pub program: PathBuf,
+    /// argv[0] included.
+    pub argv: Vec<String>,
+    /// The whole environment, sorted.
+    pub env: BTreeMap<String, String>,
+    /// Working directory: the plugin's own.
+    pub directory: PathBuf,
+    /// Writable, survives restarts.
+    pub data_dir: PathBuf,
+    /// Checked model files by name.
+    pub models: BTreeMap<String, PathBuf>,
+    /// UUIDs of the GPUs assigned.
+    pub gpus: Vec<String>,
+    /// What the launcher and the guard enforce.
+    pub limits: Limits,
+}
+
+/// What the plan depends on besides the manifest.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The daemon's state directory.
+    pub state_dir: PathBuf,
+    /// The machine's GPUs.
+    pub gpus: Arc<Gpus>,
+    /// Digests of model files already read.
+    pub digests: Arc<requirements::Sha256Cache>,
+}
+
+/// Checks everything and plans the launch. Reads files; may block.
+///
+/// # Errors
+/// The first group of things that is not as it must be.
+pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Refusal> {
+    let binary = match &manifest.run {
+        Run::Binary(path) => path,
+        Run::Python { .. } => return Err(unsupported("Python plugins")),
+        Run::Library(_) => return Err(unsupported("Shared-library plugins")),
+        Run::Remote { .. } => return Err(unsupported("Remote plugins")),
+    };
+    let models = requirements::files(manifest, &around.digests)?;
+    let gpus = requirements::gpus(manifest, &around.gpus)?;
+    let program = program(&manifest.directory, binary)?;
+    let data_dir = data_dir(&around.state_dir, &manifest.name)?;
+    let mut argv = vec![program.display().to_string()];
+    argv.extend(manifest.args.iter().cloned());
+    Ok(LaunchPlan {
+        env: environment(manifest, &data_dir, &gpus),
+        program,
+        argv,
+        directory: manifest.directory.clone(),
+        data_dir,
+        models,
+        gpus,
+        limits: manifest.limits,
+    })
+}
+
+fn unsupported(what: &str) -> Refusal {
+    let reason = format!("{what} are not supported by this release yet.");
+    Refusal {
+        cause: Cause::new(CauseCode::Unsupported, reason),
+        missing: Vec::new(),
+        watch: Vec::new(),
+    }
+}
+
+/// The program exists, is a file and may be executed.
+fn program(directory: &Path, binary: &Path) -> Result<PathBuf, Refusal> {
+    let path = directory.join(binary);
+    let shown = binary.display();
+    let refuse = |what: String, fix: &str| {
+        let reason = format!("Cannot execute {shown}: {what}. {fix}");
+        Refusal {
+            cause: Cause::new(CauseCode::ExecFailed, reason),
+            missing: vec![binary.display().to_string()],
+            watch: vec![path.clone()],
+        }
+    };
+    let metadata = match std::fs::metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let fix = "Build the plugin, or correct run.binary.";
+            return Err(refuse("no such file (ENOENT)".into(), fix));
+        }
+        Err(error) => {
+            return Err(refuse(error.to_string(), "Give the daemon's user access to it."));
+        }
+    };
+    if !metadata.is_file() {
+        return Err(refuse("not a regular file".into(), "Correct run.binary."));
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        let fix = format!("Run: chmod +x {}", path.display());
+        return Err(refuse("permission denied (EACCES)".into(), &fix));
+    }
+    Ok(path)
+}
+
+/// `STATE/data/NAME`, mode 0700.
+fn data_dir(state_dir: &Path, name: &str) -> Result<PathBuf, Refusal> {
+    let path = state_dir.join("data").join(name);
+    let made = std::fs::create_dir_all(&path).and_then(|()| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))
+    });
+    made.map(|()| path.clone()).map_err(|error| Refusal {
+        cause: Cause::new(
+            CauseCode::SpawnResources,
+            format!(
+                "Could not start: data directory {}: {error}. Free space or correct its mode.",
+                path.display()
+            ),
+        ),
+        missing: Vec::new(),
+        watch: Vec::new(),
+    })
+}
+
+/// PATH, HOME, TMPDIR, LANG, TZ, the processors, the GPUs, the manifest's own;
+/// nothing else.
+fn environment(
+    manifest: &Manifest,
+    data_dir: &Path,
+    gpus: &[String],
+) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
+    set("PATH", "/usr/local/bin:/usr/bin:/bin".into());
+    set("HOME", data_dir.display().to_string());
+    set("TMPDIR", "/tmp".into());
+    set("LANG", "C.UTF-8".into());
+    if let Ok(zone) = std::env::var("TZ") {
+        set("TZ", zone);
+    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let granted = manifest.limits.cpu.map_or(processors, |cpu| cpu.ceil() as usize).max(1);
+    set("OMP_NUM_THREADS", granted.to_string());
+    set("OPENBLAS_NUM_THREADS", granted.to_string());
+    if manifest.requires.gpu.is_some() {
+        set("CUDA_VISIBLE_DEVICES", gpus.join(","));
+    }
+    env.extend(manifest.env.iter().map(|(key, value)| (key.clone(), value.clone())));
+    env
+}

@@ -1,0 +1,328 @@
+//! The registry actor: scans, compares, starts and ends plugin actors.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use super::{RegistrySnapshot, watcher::FolderWatcher};
+use crate::{
+    config::Overlay,
+    lifecycle::{Cause, CauseCode},
+    manifest::{self, Found, Run},
+    plugin::{self, Command, Context, EventKind, Handle},
+};
+
+/// A burst of changes (a copy, a build) is over after this silence.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+
+/// What a reload found.
+#[derive(Clone, Debug, Default)]
+pub struct Reloaded {
+    /// New plugins.
+    pub added: Vec<String>,
+    /// Plugins whose directory changed.
+    pub changed: Vec<String>,
+    /// Plugins whose directory is gone.
+    pub removed: Vec<String>,
+    /// What was not taken, and why.
+    pub problems: Vec<String>,
+}
+
+/// What the registry depends on in the configuration.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// Searched in this order.
+    pub folders: Vec<PathBuf>,
+    /// Laid over single plugins.
+    pub overlays: BTreeMap<String, Overlay>,
+}
+
+enum Request {
+    Reload(Option<Folders>, oneshot::Sender<Reloaded>),
+    Shutdown(Duration, oneshot::Sender<Vec<String>>),
+}
+
+/// Handle of the registry actor.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    requests: mpsc::Sender<Request>,
+    snapshots: watch::Receiver<Arc<RegistrySnapshot>>,
+}
+
+impl Registry {
+    /// The list now. Never waits.
+    pub fn snapshot(&self) -> Arc<RegistrySnapshot> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Changes of the list.
+    pub fn watch(&self) -> watch::Receiver<Arc<RegistrySnapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// Reads every folder again; with `folders`, other ones from now on.
+    pub async fn reload(&self, folders: Option<Folders>) -> Reloaded {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.requests.send(Request::Reload(folders, reply)).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// Stops every plugin; returns those that were still there at the end.
+    pub async fn shutdown(&self, timeout: Duration) -> Vec<String> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.requests.send(Request::Shutdown(timeout, reply)).await;
+        answer.await.unwrap_or_default()
+    }
+}
+
+struct Entry {
+    handle: Handle,
+    fingerprint: u64,
+}
+
+struct Actor {
+    context: Context,
+    folders: Folders,
+    /// By directory.
+    entries: HashMap<PathBuf, Entry>,
+    watcher: FolderWatcher,
+    watch_problem: Option<String>,
+    snapshots: watch::Sender<Arc<RegistrySnapshot>>,
+    draining: bool,
+}
+
+/// Starts the actor on the current runtime; it scans the folders first.
+pub fn start(context: Context, folders: Folders, watch_folders: bool) -> Registry {
+    let (requests, inbox) = mpsc::channel(16);
+    let (snapshots, receiver) = watch::channel(Arc::default());
+    let (watcher, changes, watch_problem) = FolderWatcher::new(watch_folders);
+    let actor = Actor {
+        context,
+        folders,
+        entries: HashMap::new(),
+        watcher,
+        watch_problem,
+        snapshots,
+        draining: false,
+    };
+    tokio::spawn(actor.run(inbox, changes));
+    Registry { requests, snapshots: receiver }
+}
+
+impl Actor {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut changes: mpsc::Receiver<()>) {
+        self.rescan().await;
+        loop {
+            // Both arms only take from a queue: cancel-safe.
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(Request::Reload(folders, reply)) => {
+                        if let Some(folders) = folders {
+                            self.folders = folders;
+                        }
+                        let _ = reply.send(self.rescan().await);
+                    }
+                    Some(Request::Shutdown(timeout, reply)) => {
+                        let _ = reply.send(self.shutdown(timeout).await);
+                        return;
+                    }
+                    None => {
+                        self.shutdown(Duration::from_secs(10)).await;
+                        return;
+                    }
+                },
+                Some(()) = changes.recv() => {
+                    while tokio::time::timeout(DEBOUNCE, changes.recv()).await.is_ok_and(|c| c.is_some()) {}
+                    self.rescan().await;
+                }
+            }
+        }
+    }
+
+    async fn rescan(&mut self) -> Reloaded {
+        let folders = self.folders.folders.clone();
+        let scanned = tokio::task::spawn_blocking(move || manifest::scan(&folders)).await;
+        let Ok((found, mut problems)) = scanned else { return Reloaded::default() };
+        problems.extend(self.watch_problem.clone());
+        let mut reloaded = Reloaded { problems: problems.clone(), ..Reloaded::default() };
+        self.remove_gone(&found, &mut reloaded).await;
+        self.watch_all(&found);
+        for mut one in found {
+            self.overlay(&mut one);
+            self.take(one, &mut reloaded);
+        }
+        self.say(&reloaded);
+        self.publish(problems);
+        reloaded
+    }
+
+    /// The operator's limits, time-outs and restart policy.
+    fn overlay(&self, found: &mut Found) {
+        if let Ok(manifest) = &mut found.manifest
+            && let Some(overlay) = self.folders.overlays.get(&manifest.name)
+        {
+            overlay.apply(manifest);
+        }
+    }
+
+    async fn remove_gone(&mut self, found: &[Found], reloaded: &mut Reloaded) {
+        let present: HashMap<&PathBuf, &Found> =
+            found.iter().map(|one| (&one.directory, one)).collect();
+        let gone: Vec<PathBuf> = self
+            .entries
+            .iter()
+            .filter(|(directory, entry)| match present.get(directory) {
+                None => true,
+                // A directory whose plugin has another name is another plugin.
+                Some(one) => one.manifest.is_ok() && *one.name != **entry.handle.name(),
+            })
+            .map(|(directory, _)| directory.clone())
+            .collect();
+        for directory in gone {
+            let Some(entry) = self.entries.remove(&directory) else { continue };
+            reloaded.removed.push(entry.handle.name().to_string());
+            end(&entry.handle, "the removal of its directory", Duration::from_secs(30)).await;
+        }
+    }
+
+    /// One found directory: new, changed, or as it was.
+    fn take(&mut self, found: Found, reloaded: &mut Reloaded) {
+        if let Some(entry) = self.entries.get_mut(&found.directory) {
+            if entry.fingerprint != found.fingerprint {
+                entry.fingerprint = found.fingerprint;
+                reloaded.changed.push(entry.handle.name().to_string());
+                if let Err(problems) = &found.manifest {
+                    reloaded.problems.push(format!("{}: {}", found.name, Found::reason(problems)));
+                }
+                if let Err(error) = entry.handle.command(Command::Replace(Box::new(found))) {
+                    reloaded.problems.push(format!("{}: {error}", entry.handle.name()));
+                }
+            }
+            return;
+        }
+        let mut found = found;
+        let usable = self.usable(&mut found);
+        if let Err(cause) = &usable {
+            reloaded.problems.push(format!("{}: {}", found.name, cause.reason));
+        }
+        reloaded.added.push(found.name.clone());
+        let (directory, fingerprint) = (found.directory.clone(), found.fingerprint);
+        let enabled = self.folders.overlays.get(&found.name).and_then(|overlay| overlay.enabled);
+        let handle = plugin::spawn(self.context.clone(), found, usable, enabled.unwrap_or(true));
+        self.entries.insert(directory, Entry { handle, fingerprint });
+    }
+
+    /// The manifest, or why it cannot be used. A name that is taken is one of
+    /// those reasons: the first stays, the second is listed under another.
+    fn usable(&self, found: &mut Found) -> Result<Arc<manifest::Manifest>, Cause> {
+        let taken = |name: &str| {
+            self.entries.iter().find(|(_, entry)| **entry.handle.name() == *name).map(|(d, _)| d)
+        };
+        let first = taken(&found.name).cloned();
+        if first.is_some() {
+            let base = found.name.clone();
+            let mut n = 2;
+            while taken(&found.name).is_some() {
+                found.name = format!("{base}-{n}");
+                n += 1;
+            }
+        }
+        match (&found.manifest, first) {
+            (Err(problems), _) => {
+                Err(Cause::new(CauseCode::ManifestError, Found::reason(problems)))
+            }
+            (Ok(manifest), Some(first)) => {
+                let reason = format!(
+                    "Manifest error: the name \"{}\" is used twice: {} and {}. Rename one.",
+                    manifest.name,
+                    first.display(),
+                    found.directory.display()
+                );
+                Err(Cause::new(CauseCode::ManifestError, reason))
+            }
+            (Ok(manifest), None) => Ok(Arc::new(manifest.clone())),
+        }
+    }
+
+    fn watch_all(&mut self, found: &[Found]) {
+        let mut paths: HashSet<PathBuf> = self.folders.folders.iter().cloned().collect();
+        for one in found {
+            paths.insert(one.directory.clone());
+            if let Ok(manifest) = &one.manifest
+                && let Run::Binary(program) = &manifest.run
+                && let Some(parent) = one.directory.join(program).parent()
+            {
+                paths.insert(parent.to_owned());
+            }
+        }
+        self.watcher.set(paths);
+    }
+
+    fn say(&self, reloaded: &Reloaded) {
+        let names = |names: &[String]| names.join(", ");
+        for problem in &reloaded.problems {
+            warn!("{problem}");
+        }
+        let Reloaded { added, changed, removed, .. } = reloaded;
+        if added.is_empty() && changed.is_empty() && removed.is_empty() {
+            return;
+        }
+        let text = format!(
+            "plugins added: [{}], changed: [{}], removed: [{}]",
+            names(added),
+            names(changed),
+            names(removed)
+        );
+        info!("{text}");
+        self.context.journal.say("", EventKind::Reload, text);
+    }
+
+    fn publish(&self, problems: Vec<String>) {
+        let plugins =
+            self.entries.values().map(|entry| (entry.handle.name().clone(), entry.handle.clone()));
+        self.snapshots.send_replace(Arc::new(RegistrySnapshot {
+            plugins: plugins.collect(),
+            scanned: true,
+            draining: self.draining,
+            problems,
+        }));
+    }
+
+    async fn shutdown(&mut self, timeout: Duration) -> Vec<String> {
+        self.draining = true;
+        let problems = self.snapshots.borrow().problems.clone();
+        self.publish(problems);
+        let handles: Vec<Handle> = self.entries.values().map(|entry| entry.handle.clone()).collect();
+        for handle in &handles {
+            let _ = handle.command(Command::Remove("the end of the daemon".into()));
+        }
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut left = BTreeSet::new();
+        for handle in &handles {
+            if tokio::time::timeout_at(deadline, gone(handle)).await.is_err() {
+                left.insert(handle.name().to_string());
+            }
+        }
+        left.into_iter().collect()
+    }
+}
+
+/// Ends one plugin and waits until nothing of it is left.
+async fn end(handle: &Handle, why: &str, patience: Duration) {
+    let _ = handle.command(Command::Remove(why.to_owned()));
+    if tokio::time::timeout(patience, gone(handle)).await.is_err() {
+        warn!(plugin = %handle.name(), "still there {} s after {why}", patience.as_secs());
+    }
+}
+
+/// Resolves when the plugin's actor has ended.
+async fn gone(handle: &Handle) {
+    let mut snapshots = handle.watch();
+    while snapshots.changed().await.is_ok() {}
+}

@@ -1,0 +1,57 @@
+//! Tells when something changed in the plugin folders.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
+/// Watches folders, plugin directories and the folders of their programs; not
+/// deeper (a virtual environment has ten thousand files).
+pub(super) struct FolderWatcher {
+    watcher: Option<RecommendedWatcher>,
+    watched: HashSet<PathBuf>,
+}
+
+impl FolderWatcher {
+    /// The receiver gets a token for each burst of changes.
+    pub(super) fn new(enabled: bool) -> (Self, mpsc::Receiver<()>, Option<String>) {
+        let (changes, receiver) = mpsc::channel(1);
+        if !enabled {
+            return (FolderWatcher { watcher: None, watched: HashSet::new() }, receiver, None);
+        }
+        let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let relevant = event.is_ok_and(|event| !event.kind.is_access());
+            if relevant {
+                // A token that waits already stands for this change too.
+                let _ = changes.try_send(());
+            }
+        });
+        let (watcher, problem) = match made {
+            Ok(watcher) => (Some(watcher), None),
+            Err(error) => {
+                let text = format!(
+                    "cannot watch the plugin folders: {error}; use `stockade reload` after changes"
+                );
+                (None, Some(text))
+            }
+        };
+        (FolderWatcher { watcher, watched: HashSet::new() }, receiver, problem)
+    }
+
+    /// Watches exactly these from now on.
+    pub(super) fn set(&mut self, wanted: HashSet<PathBuf>) {
+        let Some(watcher) = &mut self.watcher else { return };
+        for gone in self.watched.difference(&wanted) {
+            let _ = watcher.unwatch(gone);
+        }
+        let watch = |path: &Path| {
+            self.watched.contains(path)
+                || watcher.watch(path, RecursiveMode::NonRecursive).is_ok()
+        };
+        let mut watch = watch;
+        self.watched = wanted.into_iter().filter(|path| watch(path)).collect();
+    }
+}

@@ -1,0 +1,105 @@
+//! The state directory: what must survive the daemon.
+//!
+//! | what | where | how it survives SIGKILL |
+//! |---|---|---|
+//! | success and error counts | `counters` | a shared mapping: an acknowledged call is counted in the page cache |
+//! | crash records, what operators want, generations | `stockade.db` | SQLite in WAL mode, one writer thread |
+//! | plugins' own data | `data/NAME/` | theirs |
+//! | one daemon per directory | `lock` | flock |
+
+mod counters;
+mod crash;
+mod database;
+mod lock;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use counters::Counters;
+pub use crash::{CrashRecord, InFlight};
+pub use database::{Database, Remembered};
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be made or read.
+    #[error("state directory {path}: {source}; correct its mode or choose another with --state-dir")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another daemon has it.
+    #[error(
+        "state directory {path} is in use by another stockade daemon (pid {pid}); \
+         stop it or choose another with --state-dir"
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who holds the lock, as it wrote.
+        pid: String,
+    },
+}
+
+/// An open state directory. Dropping it releases the lock.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    counters: counters::CounterFile,
+    /// Crash records and the rest.
+    pub database: Database,
+    /// What was wrong with the files found, and what was done about it.
+    pub problems: Vec<String>,
+    _lock: lock::Lock,
+}
+
+impl Store {
+    /// Opens (and makes) the directory. A file that cannot be read is put
+    /// aside under a name that ends in `.corrupt-…`; nothing is deleted.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or another daemon uses it.
+    pub fn open(directory: &Path, crash_records: usize) -> Result<Arc<Self>, StoreError> {
+        let failed = |source| StoreError::Directory { path: directory.to_owned(), source };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        let lock = lock::Lock::take(directory)?;
+        let mut problems = Vec::new();
+        let counters = counters::CounterFile::open(&directory.join("counters"), &mut problems);
+        let database =
+            Database::open(&directory.join("stockade.db"), crash_records, &mut problems);
+        for problem in &problems {
+            tracing::warn!("{problem}");
+        }
+        Ok(Arc::new(Store {
+            directory: directory.to_owned(),
+            counters,
+            database,
+            problems,
+            _lock: lock,
+        }))
+    }
+
+    /// The state directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The counters of a plugin, made when it is new.
+    pub fn counters(&self, plugin: &str) -> Arc<Counters> {
+        self.counters.of(plugin)
+    }
+}
+
+/// `NAME.corrupt-TIME`; what cannot be moved is left.
+fn put_aside(path: &Path) -> String {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".corrupt-{}", jiff::Timestamp::now().as_second()));
+    match std::fs::rename(path, &aside) {
+        Ok(()) => format!("kept as {}", PathBuf::from(aside).display()),
+        Err(error) => format!("could not be kept: {error}"),
+    }
+}

@@ -1,0 +1,297 @@
+//! The whole house as one value: started, asked, ended.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio::{
+    runtime::Handle as Runtime,
+    sync::{Semaphore, oneshot},
+};
+
+use crate::{
+    calls::Calls,
+    config::Config,
+    lifecycle::State,
+    machine::{Gpus, OomWatch},
+    plugin::{Context, EventKind, Guard, Handle, Journal, Spawner},
+    preflight::Surroundings,
+    registry::{self, Folders, Registry, Reloaded},
+    services::HostServices,
+    store::{Store, StoreError},
+};
+
+/// Why a supervisor could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The launcher is not there.
+    #[error(
+        "the launcher {0} is not there; install stockade-worker beside stockade or set `worker`"
+    )]
+    Worker(PathBuf),
+    /// The machine refuses threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A plugin that did not become ready.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// There is none of this name.
+    #[error("Plugin {0} not found")]
+    NotFound(String),
+    /// It is as the text says.
+    #[error("Plugin {name} is {state}: {reason}")]
+    NotServing {
+        /// Its name.
+        name: String,
+        /// Its state.
+        state: State,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Every plugin of some folders, supervised. Cheap to clone; the plugins end
+/// with the last clone, or with [`Supervisor::shutdown`].
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: RwLock<Arc<Config>>,
+    config_problems: Mutex<Vec<String>>,
+    store: Arc<Store>,
+    journal: Arc<Journal>,
+    registry: Registry,
+    calls: Calls,
+    started: Timestamp,
+    /// Ends the control thread when dropped.
+    _control: oneshot::Sender<()>,
+}
+
+impl Supervisor {
+    /// Opens the state directory, reads the plugin folders and starts what is
+    /// to be started; returns when every folder has been read. Calls are
+    /// carried on the runtime that this is called on (a current-thread one is
+    /// fastest); actors have a thread of their own.
+    ///
+    /// # Errors
+    /// The state directory is not ours to use, the launcher is not there, or
+    /// the machine refuses threads.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::launch(config, false).await
+    }
+
+    /// As [`Supervisor::start`], for a process that is nothing but this
+    /// supervisor: it becomes undumpable and the reaper of every orphan.
+    ///
+    /// # Errors
+    /// As [`Supervisor::start`].
+    pub async fn start_daemon(config: Config) -> Result<Self, StartError> {
+        use rustix::process::{DumpableBehavior, set_child_subreaper, set_dumpable_behavior};
+        // Nobody of the same user reads our memory or takes our descriptors.
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        let _ = set_child_subreaper(Some(rustix::process::getpid()));
+        Self::launch(config, true).await
+    }
+
+    async fn launch(config: Config, reaps_orphans: bool) -> Result<Self, StartError> {
+        if !config.worker.exists() {
+            return Err(StartError::Worker(config.worker.clone()));
+        }
+        let store = Store::open(&config.state_dir, config.crash_records)?;
+        let journal = Arc::new(Journal::default());
+        let context = Context {
+            store: store.clone(),
+            spawner: Spawner::start()?,
+            guard: Guard::start()?,
+            journal: journal.clone(),
+            surroundings: Surroundings {
+                state_dir: config.state_dir.clone(),
+                gpus: Gpus::new(config.nvml.clone()),
+                digests: Arc::default(),
+            },
+            oom: Arc::new(OomWatch::default()),
+            starts: Arc::new(Semaphore::new(config.max_starting)),
+            host: Arc::new(HostServices),
+            gpu_tokens: Default::default(),
+            data: Runtime::current(),
+            worker: config.worker.clone(),
+            max_result: config.max_result,
+            log_lines: config.log_lines,
+            reaps_orphans,
+            epoch: Instant::now(),
+        };
+        let (control, registry) = control_thread(context, folders(&config), config.watch)?;
+        let calls = Calls::new(registry.watch(), config.max_request);
+        let mut scanned = registry.watch();
+        let _ = scanned.wait_for(|list| list.scanned).await;
+        Ok(Supervisor {
+            inner: Arc::new(Inner {
+                config: RwLock::new(Arc::new(config)),
+                config_problems: Mutex::default(),
+                store,
+                journal,
+                registry,
+                calls,
+                started: Timestamp::now(),
+                _control: control,
+            }),
+        })
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.inner.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes calls.
+    pub fn calls(&self) -> &Calls {
+        &self.inner.calls
+    }
+
+    /// The list of plugins.
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// What happened.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.inner.journal
+    }
+
+    /// Crash records, counters.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.inner.store
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Timestamp {
+        self.inner.started
+    }
+
+    /// One plugin.
+    pub fn plugin(&self, name: &str) -> Option<Handle> {
+        self.inner.registry.snapshot().get(name).cloned()
+    }
+
+    /// All plugins by name.
+    pub fn plugins(&self) -> BTreeMap<Arc<str>, Handle> {
+        self.inner.registry.snapshot().plugins.clone()
+    }
+
+    /// Waits until a plugin takes calls.
+    ///
+    /// # Errors
+    /// It is not there, it cannot run, or the time is over.
+    pub async fn ready(&self, name: &str, timeout: Duration) -> Result<(), NotReady> {
+        let handle = self.plugin(name).ok_or_else(|| NotReady::NotFound(name.to_owned()))?;
+        let mut snapshots = handle.watch();
+        let settled = snapshots.wait_for(|snapshot| {
+            snapshot.session.is_some() || snapshot.resting == State::Unavailable
+        });
+        let _ = tokio::time::timeout(timeout, settled).await;
+        let snapshot = handle.snapshot();
+        if snapshot.session.is_some() {
+            return Ok(());
+        }
+        let reason = snapshot.cause.as_ref().map(|cause| cause.reason.clone());
+        Err(NotReady::NotServing {
+            name: name.to_owned(),
+            state: snapshot.state(),
+            reason: reason.unwrap_or_else(|| snapshot.substate.to_string()),
+        })
+    }
+
+    /// Reads every plugin folder again.
+    pub async fn reload(&self) -> Reloaded {
+        self.inner.registry.reload(None).await
+    }
+
+    /// Reads the configuration and every plugin folder again. A configuration
+    /// with problems is not taken: the old one stays.
+    pub async fn reload_all(&self) -> Reloaded {
+        let config = self.config();
+        let Some(source) = config.source.clone() else { return self.reload().await };
+        match source.load() {
+            Ok(fresh) => self.reconfigure(fresh).await,
+            Err(problems) => {
+                let mut reloaded = self.reload().await;
+                for problem in &problems {
+                    tracing::warn!("configuration not taken: {problem}");
+                    let text = format!("configuration not taken: {problem}");
+                    self.inner.journal.say("", EventKind::Reload, text.clone());
+                    reloaded.problems.push(text);
+                }
+                *self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner) =
+                    problems.iter().map(|problem| format!("configuration not taken: {problem}")).collect();
+                reloaded
+            }
+        }
+    }
+
+    /// What an operator should know of: folders that cannot be read, damaged
+    /// files, a configuration that was not taken, a disk that is full.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.inner.registry.snapshot().problems.clone();
+        problems.extend(self.inner.store.problems.iter().cloned());
+        problems.extend(self.inner.store.database.problem());
+        let config = self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.extend(config.iter().cloned());
+        problems
+    }
+
+    /// Takes over what can be changed while running: the folders and what is
+    /// laid over single plugins. The rest keeps its value until a restart.
+    pub async fn reconfigure(&self, config: Config) -> Reloaded {
+        let folders = folders(&config);
+        *self.inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.inner.registry.reload(Some(folders)).await
+    }
+
+    /// Stops every plugin, within `shutdown_timeout`. What is still there then
+    /// is killed with this process; its names are returned.
+    pub async fn shutdown(&self) -> Vec<String> {
+        let left = self.inner.registry.shutdown(self.config().shutdown_timeout).await;
+        self.inner.store.database.flush();
+        left
+    }
+}
+
+fn folders(config: &Config) -> Folders {
+    Folders { folders: config.plugin_dirs.clone(), overlays: config.plugins.clone() }
+}
+
+/// The thread of all actors: lifecycle work never waits for a call, nor a call
+/// for it.
+fn control_thread(
+    context: Context,
+    folders: Folders,
+    watch: bool,
+) -> io::Result<(oneshot::Sender<()>, Registry)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (end, ended) = oneshot::channel::<()>();
+    let (started, start) = mpsc::channel();
+    std::thread::Builder::new().name("control".into()).spawn(move || {
+        runtime.block_on(async move {
+            let _ = started.send(registry::start(context, folders, watch));
+            let _ = ended.await;
+        });
+        // Checks that hang in the kernel must not hold up the end.
+        runtime.shutdown_background();
+    })?;
+    let registry = start.recv().map_err(|_| io::Error::other("the control thread ended"))?;
+    Ok((end, registry))
+}
