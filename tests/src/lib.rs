@@ -1,1 +1,31 @@
-//! stub
+//! The test harness: real daemons in temporary folders, asked from outside.
+
+mod bystander;
+mod daemon;
+mod outcome;
+mod processes;
+
+pub use bystander::Bystander;
+pub use daemon::{Client, Daemon, Options, binary, manifest, target_dir};
+pub use outcome::Outcome;
+pub use processes::{left_in, open_files, wait_gone};
+
+use std::{future::Future, time::Duration};
+
+/// Long enough for a busy machine; a test waits for a state, not for a time.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks until the answer is Some.
+///
+/// # Panics
+/// It stayed None for a minute.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

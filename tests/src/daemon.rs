@@ -1,0 +1,458 @@
+//! A real daemon in a temporary folder.
+
+use std::{
+    collections::HashMap,
+    fs,
+    ops::Deref,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use stockade_proto::v1::{
+    Attachment, CallRequest, CrashRecord, GetPluginRequest, ListCrashesRequest, ListPluginsRequest,
+    ListPluginsResponse, LogLine, PluginActionRequest, PluginHealth, PluginState, ReadLogsRequest,
+    ReloadRequest, ReloadResponse, admin_client::AdminClient, call_update::Update,
+    events_client::EventsClient, plugins_client::PluginsClient, tools_client::ToolsClient,
+};
+use tempfile::TempDir;
+use tokio::{
+    net::UnixStream,
+    process::{Child, Command},
+};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{Outcome, PATIENCE, eventually, wait_gone};
+
+/// The folder that cargo builds into.
+pub fn target_dir() -> PathBuf {
+    let exe = std::env::current_exe().expect("own path");
+    // target/debug/deps/test-… → target/debug
+    let deps = exe.parent().expect("deps");
+    if deps.ends_with("deps") { deps.parent().expect("profile").to_owned() } else { deps.to_owned() }
+}
+
+/// A program of this workspace.
+///
+/// # Panics
+/// It has not been built.
+pub fn binary(name: &str) -> PathBuf {
+    let path = target_dir().join(name);
+    assert!(path.exists(), "{} is not built: run `cargo build --workspace` first", path.display());
+    path
+}
+
+/// How a daemon is set up.
+pub struct Options {
+    plugins: Vec<(String, String)>,
+    config: String,
+    env: HashMap<String, String>,
+    args: Vec<String>,
+    port: bool,
+    good: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            plugins: Vec::new(),
+            config: String::new(),
+            env: HashMap::new(),
+            args: Vec::new(),
+            port: false,
+            good: true,
+        }
+    }
+}
+
+impl Options {
+    /// With a plugin `good` that nobody disturbs.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Without it.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.good = false;
+        self
+    }
+
+    /// A plugin that runs the rogue; `more` goes behind `[run]` in its manifest
+    /// (its further keys first, then other tables).
+    #[must_use]
+    pub fn rogue(self, name: &str, more: &str) -> Self {
+        self.plugin(name, &manifest(name, more))
+    }
+
+    /// A plugin with this plugin.toml; `bin/rogue` is there.
+    #[must_use]
+    pub fn plugin(mut self, name: &str, toml: &str) -> Self {
+        self.plugins.push((name.to_owned(), toml.to_owned()));
+        self
+    }
+
+    /// Lines of stockade.toml.
+    #[must_use]
+    pub fn config(mut self, toml: &str) -> Self {
+        self.config.push_str(toml);
+        self.config.push('\n');
+        self
+    }
+
+    /// A variable of the daemon's environment.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A further argument of `stockade serve`.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Opens a port on loopback, too.
+    #[must_use]
+    pub fn port(mut self) -> Self {
+        self.port = true;
+        self
+    }
+
+    /// Starts it and waits until it answers.
+    pub async fn start(self) -> Daemon {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        self.start_in(folder).await
+    }
+
+    /// The same in a folder that is there (after a SIGKILL, say).
+    pub async fn start_in(self, folder: TempDir) -> Daemon {
+        let root = folder.path().to_owned();
+        let plugins = root.join("plugins");
+        fs::create_dir_all(&plugins).expect("plugins");
+        if self.good {
+            write_plugin(&plugins, "good", &manifest("good", "concurrency = 8"));
+        }
+        for (name, toml) in &self.plugins {
+            write_plugin(&plugins, name, toml);
+        }
+        let config = root.join("stockade.toml");
+        fs::write(&config, &self.config).expect("stockade.toml");
+        let log = fs::File::options().create(true).append(true).open(root.join("log")).expect("log");
+        let port = if self.port { "127.0.0.1:0" } else { "none" };
+        let child = Command::new(binary("stockade"))
+            .current_dir(&root)
+            .args(["serve", "--listen", port, "--plugins"])
+            .arg(&plugins)
+            .arg("--state-dir")
+            .arg(root.join("state"))
+            .arg("--socket")
+            .arg(root.join("s.sock"))
+            .arg("--config")
+            .arg(&config)
+            .args(&self.args)
+            .envs(&self.env)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("stockade");
+        let client = Client { socket: root.join("s.sock"), root, channel: None };
+        let mut daemon = Daemon { client, child, folder: Some(folder) };
+        daemon.client.channel = Some(daemon.connect().await);
+        if self.good {
+            daemon.serving("good").await;
+        }
+        daemon
+    }
+}
+
+/// `name`, `version`, `[run]` with the rogue, then `more`.
+pub fn manifest(name: &str, more: &str) -> String {
+    format!("name = \"{name}\"\nversion = \"1.2.3\"\n[run]\nbinary = \"bin/rogue\"\n{more}\n")
+}
+
+fn write_plugin(plugins: &Path, name: &str, toml: &str) {
+    let directory = plugins.join(name);
+    fs::create_dir_all(directory.join("bin")).expect("bin");
+    let program = directory.join("bin/rogue");
+    if !program.exists() && fs::hard_link(binary("rogue"), &program).is_err() {
+        fs::copy(binary("rogue"), &program).expect("rogue");
+    }
+    fs::write(directory.join("plugin.toml"), toml).expect("plugin.toml");
+}
+
+/// Asks a daemon. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// Its folder: `plugins/`, `state/`, `log`, `stockade.toml`.
+    pub root: PathBuf,
+    channel: Option<Channel>,
+}
+
+/// A daemon; killed (and everything of it checked to be gone) at the end.
+pub struct Daemon {
+    client: Client,
+    child: Child,
+    folder: Option<TempDir>,
+}
+
+impl Deref for Daemon {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Daemon {
+    /// A handle for another task.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("running")
+    }
+
+    async fn connect(&mut self) -> Channel {
+        for _ in 0..3000 {
+            if let Ok(channel) = connect(&self.client.socket).await {
+                return channel;
+            }
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                panic!("the daemon ended ({status}): {}", self.client.log());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the daemon never answered: {}", self.client.log());
+    }
+
+    /// Sends a signal to the daemon.
+    pub fn signal(&self, signal: i32) {
+        unsafe { libc::kill(self.pid() as i32, signal) };
+    }
+
+    /// Waits for its end; the exit code, None after a signal.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        status.expect("the daemon ends").expect("wait").code()
+    }
+
+    /// SIGTERM; it must end in order and leave nothing behind.
+    pub async fn stop(mut self) {
+        self.signal(libc::SIGTERM);
+        let code = self.ended().await;
+        assert_eq!(code, Some(0), "{}", self.log());
+        wait_gone(&self.root);
+        assert!(!self.socket.exists(), "the socket is left behind");
+    }
+
+    /// SIGKILL; the folder stays, for the next daemon. Nothing may survive.
+    pub async fn kill(mut self) -> TempDir {
+        self.signal(libc::SIGKILL);
+        self.ended().await;
+        wait_gone(&self.root);
+        self.folder.take().expect("folder")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("── daemon's log ──\n{}", self.client.log());
+        }
+    }
+}
+
+async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+}
+
+const MAX: usize = 512 << 20;
+
+impl Client {
+    /// The gRPC channel.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone().expect("connected")
+    }
+
+    /// What the daemon wrote.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.root.join("log")).unwrap_or_default()
+    }
+
+    /// A plugin's directory.
+    pub fn directory(&self, plugin: &str) -> PathBuf {
+        self.root.join("plugins").join(plugin)
+    }
+
+    /// Writes (or replaces) a plugin's directory.
+    pub fn write_plugin(&self, name: &str, toml: &str) {
+        write_plugin(&self.root.join("plugins"), name, toml);
+    }
+
+    /// The address of the port, from the log.
+    pub async fn address(&self) -> String {
+        eventually("the port", || async {
+            let log = self.log();
+            let (_, rest) = log.split_once("http and gRPC on ")?;
+            Some(rest.split_whitespace().next()?.to_owned())
+        })
+        .await
+    }
+
+    pub async fn list(&self) -> ListPluginsResponse {
+        let mut client = PluginsClient::new(self.channel());
+        client.list_plugins(ListPluginsRequest {}).await.expect("list").into_inner()
+    }
+
+    pub async fn health(&self, plugin: &str) -> PluginHealth {
+        let mut client = PluginsClient::new(self.channel());
+        let request = GetPluginRequest { name: plugin.to_owned() };
+        let reply = client.get_plugin(request).await.expect("get").into_inner();
+        reply.health.expect("health")
+    }
+
+    /// Waits until the health is as wanted.
+    pub async fn until(&self, plugin: &str, wanted: impl Fn(&PluginHealth) -> bool) -> PluginHealth {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let list = self.list().await;
+            let health = list.plugins.into_iter().find(|health| health.name == plugin);
+            if let Some(health) = health.clone().filter(|health| wanted(health)) {
+                return health;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{plugin} never became as wanted: {health:?}\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until it takes calls.
+    pub async fn serving(&self, plugin: &str) -> PluginHealth {
+        self.until(plugin, |health| health.state() == PluginState::Initialized).await
+    }
+
+    /// Waits for a state and substate.
+    pub async fn state(&self, plugin: &str, state: PluginState, substate: &str) -> PluginHealth {
+        self.until(plugin, |health| health.state() == state && health.substate == substate).await
+    }
+
+    /// Waits until a death of at least this generation is told.
+    pub async fn death(&self, plugin: &str, cause: &str) -> PluginHealth {
+        self.until(plugin, |health| {
+            health.last_exit.as_ref().is_some_and(|exit| exit.cause == cause)
+        })
+        .await
+    }
+
+    pub async fn call(&self, plugin: &str, tool: &str, args: Value) -> Outcome {
+        self.call_with(plugin, tool, args, &[], 0).await
+    }
+
+    pub async fn call_with(
+        &self,
+        plugin: &str,
+        tool: &str,
+        args: Value,
+        blobs: &[(&str, &[u8])],
+        timeout_ms: u64,
+    ) -> Outcome {
+        let request = CallRequest {
+            plugin: plugin.to_owned(),
+            tool: tool.to_owned(),
+            args: args.to_string().into(),
+            attachments: blobs
+                .iter()
+                .map(|(name, data)| Attachment {
+                    name: (*name).to_owned(),
+                    content_type: String::new(),
+                    data: data.to_vec().into(),
+                })
+                .collect(),
+            timeout_ms,
+            ..CallRequest::default()
+        };
+        let mut client = self.tools();
+        let mut stream = client.call_stream(request).await.expect("call").into_inner();
+        let (mut items, mut progress) = (Vec::new(), Vec::new());
+        while let Some(update) = stream.message().await.expect("update") {
+            match update.update.expect("update") {
+                Update::Progress(step) => progress.push((step.fraction, step.message)),
+                Update::Item(item) => {
+                    items.push(serde_json::from_slice(&item.value).expect("JSON item"));
+                }
+                Update::Outcome(outcome) => return Outcome::new(outcome, items, progress),
+            }
+        }
+        panic!("no outcome");
+    }
+
+    pub fn tools(&self) -> ToolsClient<Channel> {
+        ToolsClient::new(self.channel())
+            .max_decoding_message_size(MAX)
+            .max_encoding_message_size(MAX)
+    }
+
+    pub fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel())
+    }
+
+    /// An action (`start_plugin`, …) that waits for its effect.
+    pub fn action(&self, plugin: &str) -> PluginActionRequest {
+        PluginActionRequest { name: plugin.to_owned(), wait: true, timeout_ms: 60_000 }
+    }
+
+    pub async fn reload(&self) -> ReloadResponse {
+        self.admin().reload(ReloadRequest {}).await.expect("reload").into_inner()
+    }
+
+    /// Crash records of a plugin, newest first.
+    pub async fn crashes(&self, plugin: &str) -> Vec<CrashRecord> {
+        let mut client = EventsClient::new(self.channel());
+        let request = ListCrashesRequest { plugin: plugin.to_owned(), limit: 1000 };
+        client.list_crashes(request).await.expect("crashes").into_inner().crashes
+    }
+
+    /// What a plugin wrote.
+    pub async fn logs(&self, plugin: &str) -> Vec<LogLine> {
+        let mut client = EventsClient::new(self.channel());
+        let request = ReadLogsRequest { plugin: plugin.to_owned(), last: 0, follow: false };
+        let mut stream = client.read_logs(request).await.expect("logs").into_inner();
+        let mut lines = Vec::new();
+        while let Some(line) = stream.message().await.expect("line") {
+            lines.push(line);
+        }
+        lines
+    }
+
+    /// The command line against this daemon: exit code, stdout, stderr.
+    pub async fn cli(&self, args: &[&str]) -> (i32, String, String) {
+        let output = Command::new(binary("stockade"))
+            .current_dir(&self.root)
+            .args(args)
+            .env("STOCKADE_SOCKET", &self.socket)
+            .output()
+            .await
+            .expect("stockade");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+}

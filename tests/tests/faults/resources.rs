@@ -1,0 +1,190 @@
+//! Resources (faults 41 to 44, 81).
+
+use serde_json::json;
+use stockade_proto::v1::PluginState;
+use stockade_tests::{Options, eventually, open_files};
+
+use crate::scene::{QUICK, Scene};
+
+/// Fault 41, briefly here; `make soak` does ten thousand.
+#[tokio::test]
+async fn restarts_let_nothing_grow() {
+    let restarts: u32 =
+        std::env::var("STOCKADE_SOAK_RESTARTS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let scene = Scene::new(QUICK).await;
+    let pid = scene.daemon.pid();
+    let round = async |n: u32| {
+        for _ in 0..n {
+            let outcome = scene.call("exit", json!({"n": 1})).await;
+            assert_eq!(outcome.failed(), ("WorkerCrashed", "exit_code"));
+            // A call waits for the start that follows.
+            eventually("serves again", || async {
+                scene.call("pid", json!({})).await.ok.then_some(())
+            })
+            .await;
+        }
+    };
+    round(20).await;
+    let before = (open_files(pid), threads(pid), resident(pid));
+    round(restarts).await;
+    eventually("descriptors are back", || async {
+        (open_files(pid) <= before.0 + 2).then_some(())
+    })
+    .await;
+    let after = (threads(pid), resident(pid));
+    // Blocking threads come and go; they are bounded by the starts at once.
+    assert!(after.0 <= before.1 + 8, "threads: {} → {}", before.1, after.0);
+    assert!(after.1 < before.2 + (16 << 20), "memory: {} → {}", before.2, after.1);
+    scene.end().await;
+}
+
+fn status(pid: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("line");
+    line.split_whitespace().nth(1).expect("value").parse().expect("number")
+}
+
+fn threads(pid: u32) -> u64 {
+    status(pid, "Threads:")
+}
+
+fn resident(pid: u32) -> u64 {
+    status(pid, "VmRSS:") * 1024
+}
+
+/// Fault 42: children outlive whatever thread asked for them.
+#[tokio::test]
+async fn plugins_outlive_the_threads_that_started_them() {
+    let scene = Scene::new(QUICK).await;
+    let first = scene.daemon.serving("rogue").await.pid;
+    // tokio's blocking threads retire after ten seconds of rest.
+    tokio::time::sleep(std::time::Duration::from_secs(12)).await;
+    let health = scene.daemon.serving("rogue").await;
+    assert_eq!((health.pid, health.generation), (first, 1));
+    scene.end().await;
+}
+
+/// Fault 43.
+#[tokio::test]
+async fn a_plugin_sees_exactly_what_it_should() {
+    let daemon = Options::new()
+        .rogue("rogue", &format!("env = {{ MY = \"own\" }}\n{QUICK}"))
+        .env("SECRET_TOKEN", "canary")
+        .start()
+        .await;
+    let seen = daemon.call("rogue", "surroundings", json!({})).await.unwrap();
+    let texts = |key: &str| -> Vec<String> {
+        seen[key].as_array().expect(key).iter().map(|v| v.as_str().expect("text").to_owned()).collect()
+    };
+    // 0 null, 1 and 2 pipes, 3 and 4 sockets, 5 the notice pipe; the rest is
+    // the SDK's own runtime and the directory that lists them.
+    let kinds = texts("descriptors");
+    assert_eq!(kinds[..6], ["0 /dev/null", "1 pipe", "2 pipe", "3 socket", "4 socket", "5 pipe"]);
+    for other in &kinds[6..] {
+        let known = ["anon_inode", "socket", "pipe"].iter().any(|kind| other.ends_with(kind));
+        assert!(known || other.contains("/proc/"), "{other}");
+    }
+    assert_eq!(
+        texts("environment"),
+        ["HOME", "LANG", "MY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "TMPDIR"]
+    );
+    assert_eq!(seen["blocked_signals"], "0000000000000000");
+    // Rust's runtime ignores SIGPIPE itself; nothing else is inherited.
+    assert_eq!(seen["ignored_signals"], "0000000000001000");
+    assert_eq!(seen["umask"], "0022");
+    assert_eq!(seen["no_new_privs"], "1");
+    assert_eq!(seen["session_is_own"], true);
+    assert_eq!(seen["oom_score_adj"], "500");
+    assert_eq!(seen["nice"], 0);
+    assert_eq!(seen["working_directory"], daemon.directory("rogue").display().to_string());
+    let own = daemon.call("rogue", "self", json!({})).await.unwrap();
+    assert_eq!(own, "rogue 1.2.3 1");
+    daemon.stop().await;
+}
+
+/// Fault 44: at its descriptor limit the daemon stays up and says so.
+#[tokio::test]
+async fn a_daemon_out_of_descriptors_stays_up_and_says_so() {
+    let mut options = Options::new();
+    for n in 0..30 {
+        options = options.rogue(&format!("p{n:02}"), "activation = \"on_demand\"");
+    }
+    let daemon = options.start().await;
+    // As few as it has, and twenty more.
+    let limit = (open_files(daemon.pid()) + 20) as u64;
+    let value = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    let set = unsafe {
+        libc::prlimit(daemon.pid() as i32, libc::RLIMIT_NOFILE, &value, std::ptr::null_mut())
+    };
+    assert_eq!(set, 0);
+    let mut refused = None;
+    for n in 0..30 {
+        let name = format!("p{n:02}");
+        let outcome = daemon.call_with(&name, "pid", json!({}), &[], 3000).await;
+        if !outcome.ok {
+            refused = Some(name);
+            break;
+        }
+    }
+    let refused = refused.expect("some plugin finds no descriptors");
+    let health = daemon
+        .until(&refused, |health| {
+            health.last_error.as_ref().is_some_and(|error| error.starts_with("Could not start: "))
+        })
+        .await;
+    assert_eq!(health.state(), PluginState::Failed);
+    // Those that run go on.
+    daemon.call("good", "ping", json!({"text": "x"})).await.unwrap();
+    daemon.stop().await;
+}
+
+/// Fault 44: a state directory that cannot be written.
+#[tokio::test]
+async fn a_full_disk_is_said_and_survived() {
+    // A tiny file system of our own where we may mount one.
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).expect("state");
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+        .arg(&state)
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        eprintln!("not root: a full disk cannot be made here");
+        return;
+    }
+    let daemon = Options::new().rogue("rogue", QUICK).start_in(folder).await;
+    daemon.serving("rogue").await;
+    // Fill it to the last byte.
+    let mut filler = std::fs::File::create(state.join("filler")).expect("filler");
+    let block = [0u8; 4096];
+    while std::io::Write::write_all(&mut filler, &block).is_ok() {}
+    for _ in 0..50 {
+        daemon.call("rogue", "words_then_exit", json!({"text": "x".repeat(2000)})).await;
+        daemon.serving("rogue").await;
+    }
+    daemon.call("good", "ping", json!({"text": "x"})).await.unwrap();
+    let request = stockade_proto::v1::GetDaemonRequest {};
+    let said = daemon.admin().get_daemon(request).await.expect("daemon").into_inner().problems;
+    assert!(said.iter().any(|problem| problem.contains("free space on its disk")), "{said:?}");
+    daemon.signal(libc::SIGTERM);
+    let mut daemon = daemon;
+    assert_eq!(daemon.ended().await, Some(0));
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(&state).status();
+    assert!(unmounted.is_ok_and(|status| status.success()));
+}
+
+/// Fault 81: an idle plugin that spins is put behind the others and named.
+#[tokio::test]
+async fn an_idle_plugin_that_spins_is_named() {
+    let scene = Scene::new(&format!("args = [\"--spin\"]\n{QUICK}")).await;
+    let health = scene.daemon.until("rogue", |health| health.substate == "DEGRADED").await;
+    let reason = health.reason.expect("reason");
+    assert!(reason.contains("with no call in flight for 10 s: lowered its priority"), "{reason}");
+    let pid = health.pid.expect("pid");
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, pid) };
+    assert_eq!(nice, 19);
+    scene.call("pid", json!({})).await.unwrap();
+    scene.end().await;
+}

@@ -1,0 +1,210 @@
+//! The supervisor itself (faults 46 to 51).
+
+use std::time::Duration;
+
+use serde_json::json;
+use stockade_proto::v1::PluginState;
+use stockade_tests::{Options, manifest};
+
+use crate::scene::QUICK;
+
+/// Fault 46.
+#[tokio::test]
+async fn a_killed_daemon_leaves_no_process_and_loses_no_count() {
+    let rogue = || Options::new().rogue("rogue", QUICK);
+    let daemon = rogue().start().await;
+    daemon.serving("rogue").await;
+    for _ in 0..25 {
+        daemon.call("rogue", "pid", json!({})).await.unwrap();
+    }
+    daemon.call("rogue", "raise", json!({"text": "x"})).await;
+    daemon.call("rogue", "exit", json!({"n": 7})).await;
+    daemon.serving("rogue").await;
+    daemon.call("rogue", "orphans", json!({"n": 3})).await.unwrap();
+    daemon.admin().stop_plugin(daemon.action("good")).await.expect("stop");
+    let folder = daemon.kill().await;
+    // Nothing survived (kill() checks); what was acknowledged did.
+    let daemon = rogue().alone().start_in(folder).await;
+    let health = daemon.serving("rogue").await;
+    assert_eq!((health.success_count, health.error_count), (26, 2));
+    assert_eq!(health.last_exit.expect("exit").cause, "exit_code");
+    assert_eq!(health.generation, 3, "generations go on");
+    assert_eq!(daemon.crashes("rogue").await[0].cause, "exit_code");
+    let good = daemon.health("good").await;
+    assert_eq!((good.state(), good.substate.as_str()), (PluginState::Loaded, "STOPPED"));
+    daemon.stop().await;
+}
+
+/// Fault 47.
+#[tokio::test]
+async fn a_daemon_killed_while_starting_and_killing_leaves_nothing() {
+    // In the middle of many starts.
+    for delay in [0, 3, 10, 30] {
+        let mut options = Options::new().alone();
+        for n in 0..12 {
+            options = options.rogue(&format!("p{n}"), "args = [\"--before\", \"sleep:20\"]");
+        }
+        let daemon = options.start().await;
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        drop(daemon.kill().await);
+    }
+    // In the middle of a stop that hangs, with orphans about.
+    let more = "args = [\"--before\", \"ignore-term\", \"--hang-in-shutdown\"]";
+    let daemon = Options::new().rogue("rogue", more).start().await;
+    daemon.serving("rogue").await;
+    daemon.call("rogue", "orphans", json!({"n": 4})).await.unwrap();
+    let mut request = daemon.action("rogue");
+    request.wait = false;
+    daemon.admin().stop_plugin(request).await.expect("stop");
+    daemon.state("rogue", PluginState::Loaded, "STOPPING").await;
+    drop(daemon.kill().await);
+}
+
+/// Fault 48.
+#[tokio::test]
+async fn damaged_state_files_are_put_aside_and_told() {
+    let daemon = Options::new().rogue("rogue", QUICK).start().await;
+    daemon.serving("rogue").await;
+    daemon.call("rogue", "exit", json!({"n": 1})).await;
+    daemon.serving("rogue").await;
+    let folder = daemon.kill().await;
+    let state = folder.path().join("state");
+    for file in ["stockade.db", "counters"] {
+        std::fs::write(state.join(file), vec![0x5a; 5000]).expect("damage");
+    }
+    for side in ["stockade.db-wal", "stockade.db-shm"] {
+        let _ = std::fs::remove_file(state.join(side));
+    }
+    let daemon = Options::new().rogue("rogue", QUICK).start_in(folder).await;
+    daemon.serving("rogue").await;
+    assert_eq!(daemon.crashes("rogue").await, []);
+    let request = stockade_proto::v1::GetDaemonRequest {};
+    let said = daemon.admin().get_daemon(request).await.expect("daemon").into_inner().problems;
+    assert_eq!(said.iter().filter(|problem| problem.contains("damaged")).count(), 2, "{said:?}");
+    let kept = std::fs::read_dir(daemon.root.join("state")).expect("state").flatten();
+    let kept = kept.filter(|e| e.file_name().to_string_lossy().contains(".corrupt-")).count();
+    assert_eq!(kept, 2);
+    daemon.stop().await;
+}
+
+/// Fault 49.
+#[tokio::test]
+async fn a_second_daemon_on_the_same_state_refuses() {
+    let daemon = Options::new().start().await;
+    let (plugins, state) = (daemon.root.join("plugins"), daemon.root.join("state"));
+    let (plugins, state) = (plugins.display().to_string(), state.display().to_string());
+    let other = daemon.root.join("other.sock").display().to_string();
+    let args = ["serve", "--listen", "none", "--socket", &other];
+    let (code, _, text) =
+        daemon.cli(&[&args[..], &["--plugins", &plugins, "--state-dir", &state]].concat()).await;
+    assert_eq!(code, 1);
+    let said = format!("is in use by another stockade daemon (pid {})", daemon.pid());
+    assert!(text.contains(&said), "{text}");
+    // And one on the same socket, with a state of its own.
+    let socket = daemon.socket.display().to_string();
+    let state = daemon.root.join("state2").display().to_string();
+    let args = ["serve", "--listen", "none", "--socket", &socket, "--state-dir", &state];
+    let (code, _, text) = daemon.cli(&[&args[..], &["--plugins", &plugins]].concat()).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("another daemon answers on it"), "{text}");
+    daemon.stop().await;
+}
+
+/// Fault 50.
+#[tokio::test]
+async fn sigterm_ends_within_the_time_out_whatever_hangs() {
+    let more = "args = [\"--before\", \"ignore-term\", \"--hang-in-shutdown\"]\nconcurrency = 4\n\
+                [timeouts]\nstop = \"300ms\"";
+    let daemon = Options::new().rogue("a", more).rogue("b", more).start().await;
+    for name in ["a", "b"] {
+        daemon.serving(name).await;
+    }
+    let client = daemon.client();
+    let call = tokio::spawn(async move { client.call("a", "sleep", json!({"n": 600_000})).await });
+    daemon.until("a", |health| health.in_flight == 1).await;
+    daemon.stop().await;
+    let _ = call.await;
+    // A time-out shorter than the plugins': what is left goes with the daemon.
+    let more = more.replace("300ms", "60s");
+    let daemon =
+        Options::new().rogue("a", &more).config("shutdown_timeout = \"300ms\"").start().await;
+    daemon.serving("a").await;
+    daemon.stop().await;
+}
+
+/// Fault 51.
+#[tokio::test]
+async fn a_bad_configuration_on_reload_keeps_the_old_one() {
+    let daemon = Options::new()
+        .rogue("rogue", "")
+        .config("[plugin.rogue.timeouts]\ncall = \"300ms\"\ncancel_grace = \"100ms\"")
+        .start()
+        .await;
+    daemon.serving("rogue").await;
+    let outcome = daemon.call("rogue", "wait", json!({"n": 60_000})).await;
+    assert_eq!(outcome.error, "Tool wait ran past 300ms and was cancelled.");
+    std::fs::write(daemon.root.join("stockade.toml"), "max_starting = \"many\"\n").expect("write");
+    let reloaded = daemon.reload().await;
+    let said = "configuration not taken: ";
+    assert!(reloaded.problems.iter().any(|problem| problem.starts_with(said)), "{reloaded:?}");
+    daemon.signal(libc::SIGHUP);
+    stockade_tests::eventually("SIGHUP says so too", || async {
+        daemon.log().contains("configuration not taken").then_some(())
+    })
+    .await;
+    let outcome = daemon.call("rogue", "wait", json!({"n": 60_000})).await;
+    assert_eq!(outcome.error, "Tool wait ran past 300ms and was cancelled.");
+    let request = stockade_proto::v1::GetDaemonRequest {};
+    let said = daemon.admin().get_daemon(request).await.expect("daemon").into_inner().problems;
+    assert!(said.iter().any(|problem| problem.contains("max_starting")), "{said:?}");
+    daemon.stop().await;
+}
+
+/// A launcher that is killed takes its plugin along; orphans are not left.
+#[tokio::test]
+async fn a_killed_launcher_leaves_nothing_and_the_plugin_comes_back() {
+    let daemon = Options::new().rogue("rogue", QUICK).start().await;
+    let health = daemon.serving("rogue").await;
+    daemon.call("rogue", "orphans", json!({"n": 3})).await.unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", health.pid.expect("pid")));
+    let status = status.expect("status");
+    let parent = status.lines().find(|line| line.starts_with("PPid:")).expect("PPid");
+    let launcher: i32 = parent.split_whitespace().nth(1).expect("pid").parse().expect("pid");
+    unsafe { libc::kill(launcher, libc::SIGKILL) };
+    daemon.until("rogue", |now| now.generation > health.generation).await;
+    daemon.serving("rogue").await;
+    let sleeps = stockade_tests::left_in(&daemon.root);
+    assert!(!sleeps.iter().any(|name| name.ends_with(" sleep")), "{sleeps:?}");
+    daemon.stop().await;
+}
+
+/// A changed directory is taken over; a broken change is not.
+#[tokio::test]
+async fn changes_are_picked_up_and_broken_ones_are_not() {
+    let daemon = Options::new().rogue("rogue", QUICK).start().await;
+    let pid = daemon.serving("rogue").await.pid;
+    daemon.write_plugin("rogue", "name = \"rogue\"\nthis is no TOML");
+    let health = daemon.until("rogue", |health| health.pending_change.is_some()).await;
+    let why = health.pending_change.clone().expect("why");
+    assert!(why.starts_with("Manifest error: plugin.toml:2:"), "{why}");
+    assert_eq!((health.state(), health.pid), (PluginState::Initialized, pid), "it runs on");
+    let good = manifest("rogue", QUICK).replace("1.2.3", "2.0.0");
+    daemon.write_plugin("rogue", &good);
+    let health = daemon
+        .until("rogue", |health| {
+            health.version.as_deref() == Some("2.0.0") && health.state() == PluginState::Initialized
+        })
+        .await;
+    assert_eq!((health.pending_change, health.restarts), (None, 0));
+    assert_ne!(health.pid, pid);
+    // New, and removed.
+    daemon.write_plugin("late", &manifest("late", ""));
+    daemon.serving("late").await;
+    std::fs::remove_dir_all(daemon.directory("late")).expect("remove");
+    stockade_tests::eventually("it is gone", || async {
+        let list = daemon.list().await;
+        list.plugins.iter().all(|plugin| plugin.name != "late").then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}
