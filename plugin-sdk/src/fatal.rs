@@ -73,8 +73,11 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
         let previous = (&raw const PREVIOUS[index]).read();
         libc::sigaction(signal, previous.as_ptr(), std::ptr::null_mut());
         // A fault happens again on return. What was sent (raise, kill, abort)
-        // does not, and is sent again.
+        // does not, and is sent again: to the previous handler, and, when that
+        // one only steps aside (as std's does), to the kernel.
         if code <= 0 {
+            libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal);
+            libc::signal(signal, libc::SIG_DFL);
             libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal);
         }
     }

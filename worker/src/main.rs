@@ -17,7 +17,7 @@ mod start;
 mod sys;
 mod tree;
 
-use std::process::ExitCode;
+use std::{os::fd::AsFd as _, process::ExitCode};
 
 /// The launcher could not read its plan: nobody to report to.
 const EXIT_NO_PLAN: u8 = 96;
@@ -37,7 +37,10 @@ fn main() -> ExitCode {
     };
     let socket = match hygiene::clean(descriptors) {
         Ok(socket) => socket,
-        Err(_) => return ExitCode::from(EXIT_NO_PLAN),
+        Err(errno) => {
+            report::failed(rustix::stdio::stdin(), "descriptors", errno);
+            return ExitCode::from(EXIT_FAILED);
+        }
     };
     match launch(&plan, &socket) {
         Ok(child) => {
@@ -45,7 +48,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            report::failed(&socket, failure.step, failure.errno);
+            report::failed(socket.as_fd(), failure.step, failure.errno);
             ExitCode::from(EXIT_FAILED)
         }
     }

@@ -4,7 +4,7 @@
 use std::{
     io::IoSlice,
     mem::MaybeUninit,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use prost::Message as _;
@@ -15,7 +15,7 @@ use stockade_proto::launch::{
 
 use crate::sys::WaitResult;
 
-fn send(socket: &OwnedFd, report: Report, fd: Option<BorrowedFd<'_>>) {
+fn send(socket: BorrowedFd<'_>, report: Report, fd: Option<BorrowedFd<'_>>) {
     let bytes = LaunchReport { report: Some(report) }.encode_to_vec();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -28,11 +28,11 @@ fn send(socket: &OwnedFd, report: Report, fd: Option<BorrowedFd<'_>>) {
 
 /// The plugin is forked; `pidfd` refers to it.
 pub(crate) fn started(socket: &OwnedFd, pid: u32, pidfd: BorrowedFd<'_>) {
-    send(socket, Report::Started(Started { pid }), Some(pidfd));
+    send(socket.as_fd(), Report::Started(Started { pid }), Some(pidfd));
 }
 
 /// A step failed, the exec included.
-pub(crate) fn failed(socket: &OwnedFd, step: &str, errno: rustix::io::Errno) {
+pub(crate) fn failed(socket: BorrowedFd<'_>, step: &str, errno: rustix::io::Errno) {
     let failed = LaunchFailed { step: step.to_owned(), errno: errno.raw_os_error() };
     send(socket, Report::Failed(failed), None);
 }
@@ -45,10 +45,10 @@ pub(crate) fn exited(socket: &OwnedFd, result: &WaitResult) {
         user_usec: result.user_usec,
         system_usec: result.system_usec,
     };
-    send(socket, Report::Exited(exited), None);
+    send(socket.as_fd(), Report::Exited(exited), None);
 }
 
 /// The tree is empty, but for the processes named.
 pub(crate) fn tree_gone(socket: &OwnedFd, killed: u32, stuck: Vec<u32>) {
-    send(socket, Report::Gone(TreeGone { killed, stuck }), None);
+    send(socket.as_fd(), Report::Gone(TreeGone { killed, stuck }), None);
 }

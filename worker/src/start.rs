@@ -24,7 +24,7 @@ pub(crate) fn plugin(plan: &LaunchPlan, socket: &OwnedFd) -> Result<Child, Failu
             Ok(never) => match never {},
             Err(failure) => failure,
         };
-        report::failed(socket, failure.step, failure.errno);
+        report::failed(socket.as_fd(), failure.step, failure.errno);
         sys::exit_now(127);
     };
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(at("pidfd"))?;

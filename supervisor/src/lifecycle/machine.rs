@@ -696,10 +696,13 @@ impl Machine {
     }
 
     fn exhausted(&mut self, last: Option<Cause>, deaths: u32, now: Duration, out: &mut Effects) {
-        let last = last.map_or_else(String::new, |cause| format!(" Last: {}", cause.reason));
+        let last = last.map_or_else(String::new, |cause| {
+            format!(" Last: {}.", cause.reason.trim_end_matches('.'))
+        });
+        let word = if deaths == 1 { "death" } else { "deaths" };
         let window = humantime::format_duration(self.policy.window);
         let reason = format!(
-            "{deaths} deaths in {window}; not restarting.{last} \
+            "{deaths} {word} in {window}; not restarting.{last} \
              Fix it, then `stockade reset {}`.",
             self.plugin
         );

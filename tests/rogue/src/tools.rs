@@ -369,7 +369,7 @@ fn surroundings() -> Result<Surroundings> {
             Some(format!("{} {kind}", entry.file_name().to_string_lossy()))
         })
         .collect();
-    descriptors.sort();
+    descriptors.sort_by_key(|line| line.split(' ').next().and_then(|fd| fd.parse::<u32>().ok()));
     let mut environment: Vec<String> = std::env::vars().map(|(key, _)| key).collect();
     environment.sort();
     Ok(Surroundings {
