@@ -29,11 +29,7 @@ impl Error {
     /// package). The plugin becomes UNAVAILABLE, not FAILED, and is started
     /// again when the thing appears.
     pub fn missing(what: impl Into<String>, how_to_get_it: impl Into<String>) -> Self {
-        Error {
-            kind: "Missing".into(),
-            message: how_to_get_it.into(),
-            missing: vec![what.into()],
-        }
+        Error { kind: "Missing".into(), message: how_to_get_it.into(), missing: vec![what.into()] }
     }
 
     /// The type of the error.

@@ -56,9 +56,7 @@ impl Host {
     /// The supervisor is gone or refuses.
     pub async fn get_self(&self) -> Result<SelfInfo> {
         let reply = self.client().await?.get_self(GetSelfRequest {}).await;
-        let reply = reply
-            .map_err(|status| Error::new("HostError", status.message()))?
-            .into_inner();
+        let reply = reply.map_err(|status| Error::new("HostError", status.message()))?.into_inner();
         Ok(SelfInfo {
             plugin: reply.plugin,
             version: reply.version,

@@ -19,7 +19,8 @@ pub(crate) type Outcome = Result<Parts>;
 pub(crate) type AsyncOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 type Blocking<P> = dyn Fn(&P, &[u8], Vec<Attachment>, &Context) -> Outcome + Send + Sync;
-type Asynchronous<P> = dyn Fn(Arc<P>, &[u8], Vec<Attachment>, Context) -> AsyncOutcome + Send + Sync;
+type Asynchronous<P> =
+    dyn Fn(Arc<P>, &[u8], Vec<Attachment>, Context) -> AsyncOutcome + Send + Sync;
 
 /// How a tool runs.
 pub(crate) enum Handler<P> {

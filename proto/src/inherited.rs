@@ -62,11 +62,8 @@ impl Service<Request<Body>> for Channel {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // HTTP/2 wants an absolute URI; the authority is only a label here.
         let path = request.uri().path();
-        if let Ok(uri) = Uri::builder()
-            .scheme("http")
-            .authority("inherited")
-            .path_and_query(path)
-            .build()
+        if let Ok(uri) =
+            Uri::builder().scheme("http").authority("inherited").path_and_query(path).build()
         {
             *request.uri_mut() = uri;
         }

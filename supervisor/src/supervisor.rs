@@ -235,7 +235,10 @@ impl Supervisor {
                     reloaded.problems.push(text);
                 }
                 *self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner) =
-                    problems.iter().map(|problem| format!("configuration not taken: {problem}")).collect();
+                    problems
+                        .iter()
+                        .map(|problem| format!("configuration not taken: {problem}"))
+                        .collect();
                 reloaded
             }
         }

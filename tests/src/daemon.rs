@@ -31,7 +31,11 @@ pub fn target_dir() -> PathBuf {
     let exe = std::env::current_exe().expect("own path");
     // target/debug/deps/test-… → target/debug
     let deps = exe.parent().expect("deps");
-    if deps.ends_with("deps") { deps.parent().expect("profile").to_owned() } else { deps.to_owned() }
+    if deps.ends_with("deps") {
+        deps.parent().expect("profile").to_owned()
+    } else {
+        deps.to_owned()
+    }
 }
 
 /// A program of this workspace.
@@ -135,14 +139,16 @@ impl Options {
         let plugins = root.join("plugins");
         fs::create_dir_all(&plugins).expect("plugins");
         if self.good {
-            write_plugin(&plugins, "good", &manifest("good", "concurrency = 8"));
+            let queue = "concurrency = 8\nqueue = { size = 1000, timeout = \"60s\" }";
+            write_plugin(&plugins, "good", &manifest("good", queue));
         }
         for (name, toml) in &self.plugins {
             write_plugin(&plugins, name, toml);
         }
         let config = root.join("stockade.toml");
         fs::write(&config, &self.config).expect("stockade.toml");
-        let log = fs::File::options().create(true).append(true).open(root.join("log")).expect("log");
+        let log =
+            fs::File::options().create(true).append(true).open(root.join("log")).expect("log");
         let port = if self.port { "127.0.0.1:0" } else { "none" };
         let child = Command::new(binary("stockade"))
             .current_dir(&root)
@@ -328,7 +334,11 @@ impl Client {
     }
 
     /// Waits until the health is as wanted.
-    pub async fn until(&self, plugin: &str, wanted: impl Fn(&PluginHealth) -> bool) -> PluginHealth {
+    pub async fn until(
+        &self,
+        plugin: &str,
+        wanted: impl Fn(&PluginHealth) -> bool,
+    ) -> PluginHealth {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let list = self.list().await;

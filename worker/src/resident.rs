@@ -24,13 +24,9 @@ pub(crate) struct Child {
 pub(crate) fn run(socket: &OwnedFd, child: Child) {
     sys::set_name(c"stockade-init");
     // The plugin's ends are the plugin's: a copy here would hide its hang-up.
-    for fd in [
-        stockade_proto::fds::CALLS,
-        stockade_proto::fds::HOST,
-        stockade_proto::fds::NOTICE,
-        1,
-        2,
-    ] {
+    for fd in
+        [stockade_proto::fds::CALLS, stockade_proto::fds::HOST, stockade_proto::fds::NOTICE, 1, 2]
+    {
         sys::close(fd);
     }
     loop {
@@ -40,10 +36,8 @@ pub(crate) fn run(socket: &OwnedFd, child: Child) {
             report::tree_gone(socket, cleared.killed, cleared.stuck);
             return;
         }
-        let mut fds = [
-            PollFd::new(&child.signals, PollFlags::IN),
-            PollFd::new(socket, PollFlags::IN),
-        ];
+        let mut fds =
+            [PollFd::new(&child.signals, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return lost(&child),

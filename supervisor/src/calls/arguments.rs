@@ -26,7 +26,9 @@ pub(super) fn prepare(
     let args = if args.is_empty() { Bytes::from_static(b"{}") } else { args };
     let mut object = match serde_json::from_slice::<Value>(&args) {
         Ok(Value::Object(object)) => object,
-        Ok(other) => return invalid(format!("the arguments must be a JSON object, not {}", kind(&other))),
+        Ok(other) => {
+            return invalid(format!("the arguments must be a JSON object, not {}", kind(&other)));
+        }
         Err(error) => return invalid(format!("the arguments are not JSON: {error}")),
     };
     let mut problems = Vec::new();
@@ -120,7 +122,8 @@ fn take_base64(
                     content_type,
                     data: data.into(),
                 }),
-                None => problems.push(format!("{}: must be base64 text or an attachment", property.name)),
+                None => problems
+                    .push(format!("{}: must be base64 text or an attachment", property.name)),
             }
         }
     }
@@ -143,7 +146,9 @@ fn check_attachments(tool: &Tool, attachments: &[Attachment], problems: &mut Vec
         let names: Vec<_> = tool.binary.iter().map(|property| property.name.as_str()).collect();
         problems.push(match names.as_slice() {
             [] => format!("{}: this tool takes no binary arguments", blob.name),
-            names => format!("{}: no binary argument of this tool ({})", blob.name, names.join(", ")),
+            names => {
+                format!("{}: no binary argument of this tool ({})", blob.name, names.join(", "))
+            }
         });
     }
 }
@@ -161,7 +166,8 @@ pub(super) fn check_result(tool: &Tool, result: &[u8]) -> Result<(), CallError> 
     if output.is_valid(&value) {
         return Ok(());
     }
-    let errors: Vec<String> = output.iter_errors(&value).take(TOLD).map(|e| e.to_string()).collect();
+    let errors: Vec<String> =
+        output.iter_errors(&value).take(TOLD).map(|e| e.to_string()).collect();
     let message =
         format!("Tool {name} returned what its output schema forbids: {}", errors.join("; "));
     Err(CallError::InvalidResult(message))

@@ -8,4 +8,4 @@ mod run;
 
 pub use error::CallError;
 pub use outcome::{Outcome, Success};
-pub use run::{Calls, ToolCall};
+pub use run::{CallEvent, Calls, ToolCall};

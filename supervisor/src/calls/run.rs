@@ -57,10 +57,25 @@ struct Sent {
     delivered: bool,
 }
 
-type Sink = mpsc::Sender<Update>;
+/// What a streamed call tells, in order; the outcome is the last.
+#[derive(Debug)]
+pub enum CallEvent {
+    /// Progress or an item.
+    Update(Update),
+    /// What came of it.
+    Outcome(Box<Outcome>),
+}
+
+/// Events that may wait for their reader.
+const WAITING: usize = 16;
+
+type Sink = mpsc::Sender<CallEvent>;
 
 impl Calls {
-    pub(crate) fn new(registry: watch::Receiver<Arc<RegistrySnapshot>>, max_request: usize) -> Self {
+    pub(crate) fn new(
+        registry: watch::Receiver<Arc<RegistrySnapshot>>,
+        max_request: usize,
+    ) -> Self {
         Calls { registry, max_request }
     }
 
@@ -69,10 +84,20 @@ impl Calls {
         self.run_to(call, None).await
     }
 
-    /// Makes the call; progress and items go to `updates` before the outcome.
-    /// A receiver that is dropped cancels the call.
-    pub async fn run_streaming(&self, call: ToolCall, updates: Sink) -> Outcome {
-        self.run_to(call, Some(updates)).await
+    /// Makes the call on a task of its own and tells what happens. Dropping the
+    /// receiver cancels the call; a slow reader holds back the tool alone.
+    pub fn stream(&self, call: ToolCall) -> mpsc::Receiver<CallEvent> {
+        let (events, receiver) = mpsc::channel(WAITING);
+        let calls = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                outcome = calls.run_to(call, Some(events.clone())) => {
+                    let _ = events.send(CallEvent::Outcome(Box::new(outcome))).await;
+                }
+                () = events.closed() => {}
+            }
+        });
+        receiver
     }
 
     async fn run_to(&self, mut call: ToolCall, updates: Option<Sink>) -> Outcome {
@@ -135,7 +160,9 @@ impl Attempt<'_> {
         let size =
             call.args.len() + call.attachments.iter().map(|blob| blob.data.len()).sum::<usize>();
         if size > max_request {
-            let message = format!("The arguments are {size} bytes long; {max_request} are allowed (max_request).");
+            let message = format!(
+                "The arguments are {size} bytes long; {max_request} are allowed (max_request)."
+            );
             return Err(CallError::PayloadTooLarge(message));
         }
         let deadline = call.timeout.map(|timeout| self.started + timeout.max(LEAST));
@@ -148,10 +175,10 @@ impl Attempt<'_> {
             });
         };
         let (args, attachments) = prepare(tool, call.args, call.attachments, call.loose)?;
-        let patience = deadline.map_or(Duration::MAX, |deadline| {
-            deadline.saturating_duration_since(Instant::now())
-        });
-        let lease = session.lease(patience).await.map_err(|error| self.not_leased(&session, error))?;
+        let patience = deadline
+            .map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let lease =
+            session.lease(patience).await.map_err(|error| self.not_leased(&session, error))?;
         let own = Instant::now() + session.manifest.timeouts.call;
         let timeout = deadline.unwrap_or(own).min(own).saturating_duration_since(Instant::now());
         let invocation = Invocation {
@@ -227,7 +254,9 @@ impl Attempt<'_> {
         let name = &snapshot.name;
         let reason = match (&snapshot.cause, snapshot.substate) {
             (Some(cause), _) => cause.reason.clone(),
-            (None, Substate::Stopped) => format!("Stopped by an operator. Run `stockade start {name}`."),
+            (None, Substate::Stopped) => {
+                format!("Stopped by an operator. Run `stockade start {name}`.")
+            }
             (None, Substate::Disabled) => format!("Disabled. Run `stockade enable {name}`."),
             (None, Substate::Draining | Substate::Stopping) => "It is being stopped.".to_owned(),
             (None, substate) => format!("{substate}."),
@@ -289,10 +318,8 @@ impl Attempt<'_> {
             Ok(reply) => return self.judge(reply?),
             Err(_) if deadline.is_some_and(|deadline| deadline < own) => {
                 // Dropping it cancels it; the slot stays the tool's.
-                let message = format!(
-                    "Tool {} did not answer within the caller's deadline.",
-                    self.tool
-                );
+                let message =
+                    format!("Tool {} did not answer within the caller's deadline.", self.tool);
                 return Err(CallError::Timeout { message, cause: None });
             }
             Err(_) => running.cancel("timeouts.call is over"),
@@ -330,7 +357,7 @@ impl Attempt<'_> {
             // goes, and the sender with it), so nothing is left behind.
             match running.update().await {
                 Some(update) => {
-                    if updates.send(update).await.is_err() {
+                    if updates.send(CallEvent::Update(update)).await.is_err() {
                         return Err(CallError::Cancelled);
                     }
                 }

@@ -16,7 +16,9 @@ use super::{client::Client, failure::Failure, output};
 
 /// Call a tool
 #[derive(Args)]
-#[command(after_help = "Examples:\n  stockade call image thumbnail --arg width=128 --file image=photo.jpg -o thumb.jpg\n  stockade call image colors --file image=photo.jpg | jq .\n  stockade call demo greet --args '{\"name\": \"Ada\"}'")]
+#[command(
+    after_help = "Examples:\n  stockade call image thumbnail --arg width=128 --file image=photo.jpg -o thumb.jpg\n  stockade call image colors --file image=photo.jpg | jq .\n  stockade call demo greet --args '{\"name\": \"Ada\"}'"
+)]
 pub(super) struct Call {
     /// The plugin
     plugin: String,
@@ -202,7 +204,10 @@ fn finish(call: &Call, outcome: CallOutcome) -> Result<(), Failure> {
     if call.output.is_none() {
         for blob in &outcome.attachments {
             let size = output::size(Some(blob.data.len() as u64));
-            eprintln!("attachment {} ({}, {size}): write it with -o FILE", blob.name, blob.content_type);
+            eprintln!(
+                "attachment {} ({}, {size}): write it with -o FILE",
+                blob.name, blob.content_type
+            );
         }
     }
     Ok(())
@@ -222,9 +227,13 @@ fn failure(outcome: &CallOutcome) -> Failure {
 /// it as a directory.
 fn save(blobs: &[Attachment], path: Option<&Path>, item: usize) -> Result<(), Failure> {
     let (Some(path), false) = (path, blobs.is_empty()) else { return Ok(()) };
-    let failed =
-        |path: &Path, error: std::io::Error| Failure::failed(format!("cannot write {}: {error}", path.display()));
-    if item == 0 && !path.is_dir() && let [only] = blobs {
+    let failed = |path: &Path, error: std::io::Error| {
+        Failure::failed(format!("cannot write {}: {error}", path.display()))
+    };
+    if item == 0
+        && !path.is_dir()
+        && let [only] = blobs
+    {
         if path == Path::new("-") {
             return std::io::stdout().write_all(&only.data).map_err(|error| failed(path, error));
         }
@@ -239,8 +248,11 @@ fn save(blobs: &[Attachment], path: Option<&Path>, item: usize) -> Result<(), Fa
             _ => "",
         };
         // The name is the plugin's: it stays inside the directory.
-        let name: String =
-            blob.name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
+        let name: String = blob
+            .name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' })
+            .collect();
         let number = if item == 0 { String::new() } else { format!("-{item}") };
         let file = path.join(format!("{name}{number}{extension}"));
         fs::write(&file, &blob.data).map_err(|error| failed(&file, error))?;

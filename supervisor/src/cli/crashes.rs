@@ -12,7 +12,9 @@ use super::{
 
 /// Show why plugins died: the crash records, newest first
 #[derive(Args)]
-#[command(after_help = "Examples:\n  stockade crashes\n  stockade crashes ocr -n 1 -o wide\n  stockade crashes -o json")]
+#[command(
+    after_help = "Examples:\n  stockade crashes\n  stockade crashes ocr -n 1 -o wide\n  stockade crashes -o json"
+)]
 pub(super) struct Crashes {
     /// The plugin [default: all]
     name: Option<String>,
@@ -33,7 +35,9 @@ pub(super) async fn run(crashes: Crashes, client: Client) -> Result<(), Failure>
     let records = client.events().list_crashes(request).await?.into_inner().crashes;
     match crashes.output {
         Format::Json => output::json(&records.iter().map(to_json).collect::<Vec<_>>()),
-        Format::Jsonl => records.iter().for_each(|record| output::line(&to_json(record).to_string())),
+        Format::Jsonl => {
+            records.iter().for_each(|record| output::line(&to_json(record).to_string()))
+        }
         Format::Name => records.iter().for_each(|record| output::line(&record.plugin)),
         Format::Wide => records.iter().for_each(card),
         Format::Table if records.is_empty() => output::line("No plugin has died."),

@@ -14,7 +14,9 @@ use super::{
 
 /// Show everything about plugins: state, tools and their arguments, limits
 #[derive(Args)]
-#[command(after_help = "Examples:\n  stockade describe image\n  stockade describe image -o json | jq .tools")]
+#[command(
+    after_help = "Examples:\n  stockade describe image\n  stockade describe image -o json | jq .tools"
+)]
 pub(super) struct Describe {
     /// Names or globs
     #[arg(required = true)]

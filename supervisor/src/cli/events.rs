@@ -7,7 +7,9 @@ use super::{client::Client, failure::Failure, output};
 
 /// Show what happened: states, deaths, reloads, operators' actions
 #[derive(Args)]
-#[command(after_help = "Examples:\n  stockade events\n  stockade events -f ocr\n  stockade events -o jsonl")]
+#[command(
+    after_help = "Examples:\n  stockade events\n  stockade events -f ocr\n  stockade events -o jsonl"
+)]
 pub(super) struct Events {
     /// Plugins [default: all]
     names: Vec<String>,
@@ -26,11 +28,8 @@ pub(super) async fn run(events: Events, client: Client) -> Result<(), Failure> {
     if !events.names.is_empty() {
         client.select(&events.names).await?;
     }
-    let request = WatchEventsRequest {
-        plugins: events.names,
-        last: events.lines,
-        follow: events.follow,
-    };
+    let request =
+        WatchEventsRequest { plugins: events.names, last: events.lines, follow: events.follow };
     let mut stream = client.events().watch_events(request).await?.into_inner();
     while let Some(event) = stream.message().await? {
         if events.output == "jsonl" {
@@ -48,7 +47,7 @@ pub(super) async fn run(events: Events, client: Client) -> Result<(), Failure> {
             kind => kind.to_owned(),
         };
         let plugin = if event.plugin.is_empty() { "-" } else { &event.plugin };
-        output::line(&format!("{time}Z {plugin:<16} {what:<28} {}", event.message).trim_end().to_owned());
+        output::line(&format!("{time}Z {plugin:<16} {what:<28} {}", event.message).trim_end());
     }
     Ok(())
 }

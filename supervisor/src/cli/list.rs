@@ -14,7 +14,9 @@ use super::{
 
 /// List the plugins
 #[derive(Args)]
-#[command(after_help = "Examples:\n  stockade list\n  stockade list 'video-*' -o wide\n  stockade list -o json | jq '.[] | select(.state == \"FAILED\")'\n  stockade list --watch")]
+#[command(
+    after_help = "Examples:\n  stockade list\n  stockade list 'video-*' -o wide\n  stockade list -o json | jq '.[] | select(.state == \"FAILED\")'\n  stockade list --watch"
+)]
 pub(super) struct List {
     /// Names or globs [default: all]
     names: Vec<String>,
@@ -45,7 +47,9 @@ pub(super) async fn run(list: List, client: Client) -> Result<(), Failure> {
         let Some(health) = change.health else { continue };
         match list.output {
             Format::Json | Format::Jsonl => {
-                output::line(&serde_json::to_string(&PluginHealth::from(health)).unwrap_or_default());
+                output::line(
+                    &serde_json::to_string(&PluginHealth::from(health)).unwrap_or_default(),
+                );
             }
             // A terminal shows the list as it is; a pipe gets the changed row.
             Format::Table | Format::Wide | Format::Name if std::io::stdout().is_terminal() => {
@@ -73,7 +77,9 @@ fn print(plugins: &[v1::PluginHealth], format: Format) {
         }
         Format::Name => plugins.iter().for_each(|plugin| output::line(&plugin.name)),
         Format::Table | Format::Wide if plugins.is_empty() => {
-            output::line("No plugins. Put a plugin directory into a plugin folder, or: stockade new NAME");
+            output::line(
+                "No plugins. Put a plugin directory into a plugin folder, or: stockade new NAME",
+            );
         }
         Format::Table | Format::Wide => output::line(&rows(plugins, format)),
     }
@@ -83,7 +89,10 @@ fn rows(plugins: &[v1::PluginHealth], format: Format) -> String {
     let mut head =
         vec!["NAME", "STATE", "READY", "RESTARTS", "PID", "CPU", "RSS", "UPTIME", "LAST-ERROR"];
     if format == Format::Wide {
-        head.splice(8..8, ["SUBSTATE", "VERSION", "GEN", "CALLS", "QUEUED", "OK", "ERRORS", "AVG-MS"]);
+        head.splice(
+            8..8,
+            ["SUBSTATE", "VERSION", "GEN", "CALLS", "QUEUED", "OK", "ERRORS", "AVG-MS"],
+        );
     }
     let rows: Vec<Vec<String>> = plugins.iter().map(|plugin| row(plugin, format)).collect();
     output::table(&head, &rows, |column, raw, cell| match column {

@@ -7,7 +7,9 @@ use super::{client::Client, failure::Failure, output};
 
 /// Show a plugin's output and log lines
 #[derive(Args)]
-#[command(after_help = "Examples:\n  stockade logs ocr\n  stockade logs -f -n 20 ocr\n  stockade logs ocr -o jsonl")]
+#[command(
+    after_help = "Examples:\n  stockade logs ocr\n  stockade logs -f -n 20 ocr\n  stockade logs ocr -o jsonl"
+)]
 pub(super) struct Logs {
     /// The plugin
     name: String,
@@ -23,8 +25,7 @@ pub(super) struct Logs {
 }
 
 pub(super) async fn run(logs: Logs, client: Client) -> Result<(), Failure> {
-    let request =
-        ReadLogsRequest { plugin: logs.name, last: logs.lines, follow: logs.follow };
+    let request = ReadLogsRequest { plugin: logs.name, last: logs.lines, follow: logs.follow };
     let mut lines = client.events().read_logs(request).await?.into_inner();
     let mut dropped = None;
     while let Some(line) = lines.message().await? {

@@ -96,7 +96,9 @@ enum Command {
     /// Show the configuration
     Config(config::Config),
     /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  stockade completions bash > /etc/bash_completion.d/stockade")]
+    #[command(
+        after_help = "Example:\n  stockade completions bash > /etc/bash_completion.d/stockade"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,

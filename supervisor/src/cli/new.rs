@@ -12,7 +12,9 @@ use super::{failure::Failure, output};
 
 /// Make a new plugin's directory: it builds, runs and tests as it is
 #[derive(Args)]
-#[command(after_help = "Example:\n  stockade new my-plugin && make -C my-plugin test build\n  stockade serve --plugins .")]
+#[command(
+    after_help = "Example:\n  stockade new my-plugin && make -C my-plugin test build\n  stockade serve --plugins ."
+)]
 pub(super) struct New {
     /// The plugin's name
     name: String,
@@ -55,14 +57,19 @@ pub(super) fn run(new: &New) -> Result<(), Failure> {
     ];
     for (name, text) in files {
         let path = directory.join(name);
-        let made = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
+        let made =
+            path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
         made.map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
     }
     let shown = directory.display();
     output::line(&format!(
         "Made {shown}. Next:\n  make -C {shown} test build\n  stockade check {shown}\n  \
          stockade serve --plugins {}\n  stockade call {} greet --arg name=Ada",
-        directory.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")).display(),
+        directory
+            .parent()
+            .filter(|parent| *parent != Path::new(""))
+            .unwrap_or(Path::new("."))
+            .display(),
         new.name
     ));
     Ok(())

@@ -7,7 +7,9 @@ use super::{act::spinner, client::Client, failure::Failure, output};
 
 /// Read the configuration and the plugin directories again
 #[derive(Args)]
-#[command(after_help = "A change with problems is not taken: what runs goes on, and the exit code is 1.\n\nExample:\n  stockade reload")]
+#[command(
+    after_help = "A change with problems is not taken: what runs goes on, and the exit code is 1.\n\nExample:\n  stockade reload"
+)]
 pub(super) struct Reload {}
 
 pub(super) async fn run(_: Reload, client: Client) -> Result<(), Failure> {

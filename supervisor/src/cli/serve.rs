@@ -16,7 +16,9 @@ use super::{Place, failure::Failure, systemd};
 
 /// Run the daemon
 #[derive(Args)]
-#[command(after_help = "Every flag is also a key of stockade.toml and a variable STOCKADE_…; see `stockade config show`.\n\nExamples:\n  stockade serve --plugins ./plugins --dev\n  stockade serve --plugins /srv/plugins --state-dir /srv/state --listen 127.0.0.1:7077")]
+#[command(
+    after_help = "Every flag is also a key of stockade.toml and a variable STOCKADE_…; see `stockade config show`.\n\nExamples:\n  stockade serve --plugins ./plugins --dev\n  stockade serve --plugins /srv/plugins --state-dir /srv/state --listen 127.0.0.1:7077"
+)]
 pub(super) struct Serve {
     /// A folder of plugin directories; may be given several times
     #[arg(long, value_name = "DIR")]
@@ -42,7 +44,7 @@ impl Place {
     }
 }
 
-fn text(path: &PathBuf) -> String {
+fn text(path: &std::path::Path) -> String {
     path.display().to_string()
 }
 
@@ -166,7 +168,7 @@ async fn daemon(config: Config) -> Result<(), Failure> {
 
 fn greet(supervisor: &Supervisor, doors: &Doors) {
     let config = supervisor.config();
-    let folders: Vec<String> = config.plugin_dirs.iter().map(text).collect();
+    let folders: Vec<String> = config.plugin_dirs.iter().map(|path| text(path)).collect();
     let address = doors.address.map(|address| format!(", http and gRPC on {address}"));
     info!(
         "stockade {} serves {} plugins of {}: socket {}{}",

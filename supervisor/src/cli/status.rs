@@ -12,7 +12,9 @@ use super::{
 
 /// Show how one or more plugins are
 #[derive(Args)]
-#[command(after_help = "Exits 3 when one of them is not serving.\n\nExamples:\n  stockade status ocr\n  stockade status ocr -o json")]
+#[command(
+    after_help = "Exits 3 when one of them is not serving.\n\nExamples:\n  stockade status ocr\n  stockade status ocr -o json"
+)]
 pub(super) struct Status {
     /// Names or globs [default: all]
     names: Vec<String>,

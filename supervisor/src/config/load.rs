@@ -9,7 +9,9 @@ use std::{
 
 use super::{Config, paths};
 use crate::{
-    document::{Bytes, Problem, Problems, Severity, Table, parse_bytes, parse_duration, parse_toml},
+    document::{
+        Bytes, Problem, Problems, Severity, Table, parse_bytes, parse_duration, parse_toml,
+    },
     manifest::{Manifest, read_limits, read_restart, read_timeouts},
 };
 
@@ -106,7 +108,8 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
     let (file, flags) = (source.file.as_deref(), &source.flags);
     let default_file = paths::default_config_file();
     let path = file.unwrap_or(&default_file);
-    let mut loader = Loader { values: BTreeMap::new(), problems: Vec::new(), overlays: BTreeMap::new() };
+    let mut loader =
+        Loader { values: BTreeMap::new(), problems: Vec::new(), overlays: BTreeMap::new() };
     let mut files = Vec::new();
     for path in with_drop_ins(path) {
         match fs::read_to_string(&path) {
@@ -115,7 +118,9 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
                 files.push(path);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {}
-            Err(error) => loader.problem(path.display().to_string(), format!("cannot be read: {error}")),
+            Err(error) => {
+                loader.problem(path.display().to_string(), format!("cannot be read: {error}"))
+            }
         }
     }
     for key in KEYS {
@@ -326,8 +331,22 @@ impl Loader {
             ),
             dev: self.take(&mut s, "dev", "true or false", false, bool::to_string, boolean),
             log: self.take(&mut s, "log", "a log filter", "info".into(), String::clone, text),
-            log_json: self.take(&mut s, "log_json", "true or false", false, bool::to_string, boolean),
-            max_starting: self.take(&mut s, "max_starting", "a number", 4, usize::to_string, number),
+            log_json: self.take(
+                &mut s,
+                "log_json",
+                "true or false",
+                false,
+                bool::to_string,
+                boolean,
+            ),
+            max_starting: self.take(
+                &mut s,
+                "max_starting",
+                "a number",
+                4,
+                usize::to_string,
+                number,
+            ),
             shutdown_timeout: self.take(
                 &mut s,
                 "shutdown_timeout",
@@ -458,12 +477,16 @@ mod tests {
     fn all_problems_of_all_layers_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("stockade.toml");
-        fs::write(&file, "lisen = \"x\"\nmax_starting = 0\n[plugin.ocr.limits]\nmemry = 1\n").unwrap();
+        fs::write(&file, "lisen = \"x\"\nmax_starting = 0\n[plugin.ocr.limits]\nmemry = 1\n")
+            .unwrap();
         let flags = vec![("listen", "0.0.0.0:1".to_owned())];
         let problems = load(&Source { file: Some(file), flags }, |_| None).unwrap_err();
         let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert!(text.contains("unknown key `lisen`; did you mean `listen`?"), "{text}");
-        assert!(text.contains("unknown key `plugin.ocr.limits.memry`; did you mean `memory`?"), "{text}");
+        assert!(
+            text.contains("unknown key `plugin.ocr.limits.memry`; did you mean `memory`?"),
+            "{text}"
+        );
         assert!(text.contains("`max_starting` must be a number, not \"0\""), "{text}");
         assert!(text.contains("not a loopback address"), "{text}");
     }

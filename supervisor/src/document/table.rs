@@ -150,11 +150,9 @@ impl<'t> Table<'t> {
 
     /// A duration such as `"10s"`; a bare number is seconds.
     pub fn duration(&self, key: &'static str) -> Option<Duration> {
-        self.read(key, "a duration such as \"10s\" or \"500ms\"", |value| {
-            match value.as_str() {
-                Some(text) => parse_duration(text),
-                None => integer(value).map(Duration::from_secs),
-            }
+        self.read(key, "a duration such as \"10s\" or \"500ms\"", |value| match value.as_str() {
+            Some(text) => parse_duration(text),
+            None => integer(value).map(Duration::from_secs),
         })
     }
 

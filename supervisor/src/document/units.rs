@@ -11,8 +11,7 @@ const UNITS: [(&str, u64); 5] =
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, size) =
-            UNITS.into_iter().find(|(_, size)| self.0 >= *size).unwrap_or(("B", 1));
+        let (unit, size) = UNITS.into_iter().find(|(_, size)| self.0 >= *size).unwrap_or(("B", 1));
         if self.0.is_multiple_of(size) {
             write!(f, "{}{unit}", self.0 / size)
         } else {

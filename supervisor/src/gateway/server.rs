@@ -94,14 +94,20 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
 /// is not.
 async fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     let failed = |error: io::Error| {
-        let text = format!("cannot open the socket {}: {error}; choose another with --socket", path.display());
+        let text = format!(
+            "cannot open the socket {}: {error}; choose another with --socket",
+            path.display()
+        );
         io::Error::new(error.kind(), text)
     };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
     if UnixStream::connect(path).await.is_ok() {
-        return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another daemon answers on it")));
+        return Err(failed(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another daemon answers on it",
+        )));
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),

@@ -23,12 +23,8 @@ fn table(error: &CallError) -> (StatusCode, Code) {
         CallError::PluginNotFound(_) | CallError::ToolNotFound { .. } => {
             (StatusCode::NOT_FOUND, Code::NotFound)
         }
-        CallError::InvalidArguments(_) => {
-            (StatusCode::UNPROCESSABLE_ENTITY, Code::InvalidArgument)
-        }
-        CallError::PluginUnavailable { .. } => {
-            (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable)
-        }
+        CallError::InvalidArguments(_) => (StatusCode::UNPROCESSABLE_ENTITY, Code::InvalidArgument),
+        CallError::PluginUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
         CallError::QueueFull(_) => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted),
         CallError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded),
         CallError::MemoryLimitExceeded(_) | CallError::WorkerCrashed(_) => {
@@ -37,9 +33,7 @@ fn table(error: &CallError) -> (StatusCode, Code) {
         CallError::InvalidResult(_) => (StatusCode::BAD_GATEWAY, Code::Internal),
         CallError::Cancelled => (status(CLIENT_CLOSED), Code::Cancelled),
         CallError::Raised { .. } => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
-        CallError::PayloadTooLarge(_) => {
-            (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted)
-        }
+        CallError::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted),
     }
 }
 
@@ -100,12 +94,7 @@ mod tests {
                 Code::DeadlineExceeded,
                 "TimeoutError",
             ),
-            (
-                CallError::MemoryLimitExceeded(cause()),
-                502,
-                Code::Aborted,
-                "MemoryLimitExceeded",
-            ),
+            (CallError::MemoryLimitExceeded(cause()), 502, Code::Aborted, "MemoryLimitExceeded"),
             (CallError::WorkerCrashed(cause()), 502, Code::Aborted, "WorkerCrashed"),
             (CallError::InvalidResult(x()), 502, Code::Internal, "InvalidResult"),
             (CallError::Cancelled, 499, Code::Cancelled, "Cancelled"),

@@ -193,9 +193,7 @@ fn killed(evidence: &Evidence) -> Cause {
 
 /// The sentence of `oom_own`, shared with the memory guard.
 pub fn oom_reason(cap: &str, peak: &str) -> String {
-    format!(
-        "Exceeded memory = {cap} (peak {peak}). Raise limits.memory or reduce the batch size."
-    )
+    format!("Exceeded memory = {cap} (peak {peak}). Raise limits.memory or reduce the batch size.")
 }
 
 fn cpu_limit(evidence: &Evidence) -> Cause {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    cause::{Cause, CauseCode, Class},
+    cause::Cause,
     policy::{Budget, Policy, Verdict, Wanted},
-    state::{Phase, State, Substate, Unavailability},
+    state::{Phase, State, Substate},
 };
 
 /// What happened. Events of a process carry its generation.
@@ -98,33 +98,33 @@ pub enum Effect {
 /// One instance.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    plugin: String,
-    policy: Policy,
-    phase: Phase,
-    wanted: Wanted,
-    generation: u64,
+    pub(super) plugin: String,
+    pub(super) policy: Policy,
+    pub(super) phase: Phase,
+    pub(super) wanted: Wanted,
+    pub(super) generation: u64,
     /// A process of `generation` may exist.
-    alive: bool,
-    predecessor: Option<u64>,
-    holds_token: bool,
-    intent: Option<Cause>,
+    pub(super) alive: bool,
+    pub(super) predecessor: Option<u64>,
+    pub(super) holds_token: bool,
+    pub(super) intent: Option<Cause>,
     /// The start failed for this; how the process then ended does not matter.
-    settled: Option<Cause>,
-    cause: Option<Cause>,
+    pub(super) settled: Option<Cause>,
+    pub(super) cause: Option<Cause>,
     /// What the death of the present process led to, once judged.
-    verdict: Option<Verdict>,
-    restarting: bool,
-    serving_since: Option<Duration>,
-    init_limit: Duration,
-    budget: Budget,
-    reprobe: Duration,
-    timers: [u64; 2],
-    armed: u64,
-    degraded: bool,
-    restarts: u64,
+    pub(super) verdict: Option<Verdict>,
+    pub(super) restarting: bool,
+    pub(super) serving_since: Option<Duration>,
+    pub(super) init_limit: Duration,
+    pub(super) budget: Budget,
+    pub(super) reprobe: Duration,
+    pub(super) timers: [u64; 2],
+    pub(super) armed: u64,
+    pub(super) degraded: bool,
+    pub(super) restarts: u64,
 }
 
-type Effects = Vec<Effect>;
+pub(super) type Effects = Vec<Effect>;
 
 impl Machine {
     /// An instance that is not running. Generations go on from `generation`.
@@ -239,7 +239,7 @@ impl Machine {
         effects
     }
 
-    fn take(&mut self, event: Event, now: Duration, dice: f64, out: &mut Effects) {
+    pub(super) fn take(&mut self, event: Event, now: Duration, dice: f64, out: &mut Effects) {
         match event {
             Event::Start => {
                 if self.wanted != Wanted::Disabled && self.wanted != Wanted::Removed {
@@ -312,22 +312,22 @@ impl Machine {
         }
     }
 
-    fn current(&self, generation: u64) -> bool {
+    pub(super) fn current(&self, generation: u64) -> bool {
         self.alive && generation == self.generation
     }
 
-    fn starting(&self) -> bool {
+    pub(super) fn starting(&self) -> bool {
         matches!(self.phase, Phase::Handshake | Phase::Initializing)
     }
 
     /// Changes the phase; its timer is set or void.
-    fn enter(&mut self, phase: Phase, at: Option<Duration>, out: &mut Effects) {
+    pub(super) fn enter(&mut self, phase: Phase, at: Option<Duration>, out: &mut Effects) {
         self.phase = phase;
         self.arm(Slot::Phase, at, out);
     }
 
     /// A timer of an older number is stale.
-    fn arm(&mut self, slot: Slot, at: Option<Duration>, out: &mut Effects) {
+    pub(super) fn arm(&mut self, slot: Slot, at: Option<Duration>, out: &mut Effects) {
         self.armed += 1;
         self.timers[slot as usize] = self.armed;
         if let Some(at) = at {
@@ -335,447 +335,9 @@ impl Machine {
         }
     }
 
-    fn release_token(&mut self, out: &mut Effects) {
+    pub(super) fn release_token(&mut self, out: &mut Effects) {
         if std::mem::take(&mut self.holds_token) {
             out.push(Effect::ReleaseToken);
-        }
-    }
-
-    // ── what is wanted ──────────────────────────────────────────────────────
-
-    fn want_run(&mut self, _now: Duration, out: &mut Effects) {
-        self.wanted = Wanted::Run;
-        match self.phase {
-            Phase::Stopped | Phase::Disabled => self.begin(out),
-            Phase::OnDemand | Phase::Backoff { .. } | Phase::Exhausted { .. } => self.check(out),
-            Phase::Unavailable { .. } => self.heal(out),
-            // Going down: up again once it is down.
-            Phase::Draining | Phase::Stopping => self.restarting = true,
-            Phase::Checking
-            | Phase::Queued
-            | Phase::Handshake
-            | Phase::Initializing
-            | Phase::Serving
-            | Phase::Dying
-            | Phase::Killing
-            | Phase::Unkillable
-            | Phase::Gone => {}
-        }
-    }
-
-    /// From nothing: on demand, or at once.
-    fn begin(&mut self, out: &mut Effects) {
-        if self.policy.on_demand {
-            self.cause = None;
-            self.enter(Phase::OnDemand, None, out);
-        } else {
-            self.check(out);
-        }
-    }
-
-    fn check(&mut self, out: &mut Effects) {
-        self.enter(Phase::Checking, None, out);
-        out.push(Effect::Check);
-    }
-
-    fn heal(&mut self, out: &mut Effects) {
-        if let Phase::Unavailable { kind, checking: false } = self.phase {
-            self.enter(Phase::Unavailable { kind, checking: true }, None, out);
-            out.push(Effect::Check);
-        }
-    }
-
-    fn restart(&mut self, who: String, now: Duration, out: &mut Effects) {
-        if matches!(self.wanted, Wanted::Disabled | Wanted::Removed) {
-            return;
-        }
-        self.wanted = Wanted::Run;
-        match self.phase {
-            Phase::Serving | Phase::Handshake | Phase::Initializing => {
-                self.restarting = true;
-                self.go_down(who, now, out);
-            }
-            _ => self.want_run(now, out),
-        }
-    }
-
-    fn stop(&mut self, wanted: Wanted, who: String, now: Duration, out: &mut Effects) {
-        if self.wanted == Wanted::Removed {
-            return;
-        }
-        self.wanted = wanted;
-        self.restarting = false;
-        match self.phase {
-            Phase::Serving | Phase::Handshake | Phase::Initializing => {
-                self.go_down(who, now, out);
-            }
-            Phase::Queued => {
-                self.release_token_request(out);
-                self.rest(out);
-            }
-            Phase::Stopped
-            | Phase::Disabled
-            | Phase::OnDemand
-            | Phase::Checking
-            | Phase::Backoff { .. }
-            | Phase::Exhausted { .. }
-            | Phase::Unavailable { .. } => self.rest(out),
-            // On the way down already, or waiting for the tree to go.
-            Phase::Draining
-            | Phase::Stopping
-            | Phase::Dying
-            | Phase::Killing
-            | Phase::Unkillable
-            | Phase::Gone => {}
-        }
-    }
-
-    fn release_token_request(&mut self, out: &mut Effects) {
-        self.holds_token = false;
-        out.push(Effect::ReleaseToken);
-    }
-
-    /// No process: where to stay.
-    fn rest(&mut self, out: &mut Effects) {
-        if self.predecessor.is_some() {
-            // The predecessor's tree must go first.
-            self.enter(Phase::Killing, None, out);
-            return;
-        }
-        self.cause = None;
-        match self.wanted {
-            Wanted::Disabled => self.enter(Phase::Disabled, None, out),
-            Wanted::Removed => {
-                self.enter(Phase::Gone, None, out);
-                out.push(Effect::Finished);
-            }
-            Wanted::Stopped => self.enter(Phase::Stopped, None, out),
-            Wanted::Run => self.begin(out),
-        }
-    }
-
-    fn go_down(&mut self, who: String, now: Duration, out: &mut Effects) {
-        self.release_token(out);
-        let reason = format!("Stopped by {who}.");
-        self.intent = Some(Cause::new(CauseCode::OperatorStop, reason));
-        if self.phase == Phase::Serving {
-            self.enter(Phase::Draining, Some(now + self.policy.stop), out);
-            out.push(Effect::Drain(self.generation));
-        } else {
-            self.terminate(now, out);
-        }
-    }
-
-    fn terminate(&mut self, now: Duration, out: &mut Effects) {
-        if let Some(cause) = self.intent.clone() {
-            out.push(Effect::Close(self.generation, cause));
-        }
-        self.enter(Phase::Stopping, Some(now + self.policy.stop), out);
-        out.push(Effect::Terminate(self.generation));
-    }
-
-    // ── on the way up ───────────────────────────────────────────────────────
-
-    fn passed(&mut self, out: &mut Effects) {
-        if matches!(self.phase, Phase::Checking | Phase::Unavailable { checking: true, .. }) {
-            self.reprobe = Duration::ZERO;
-            self.enter(Phase::Queued, None, out);
-            out.push(Effect::RequestToken);
-        }
-    }
-
-    fn refused(&mut self, cause: Cause, now: Duration, dice: f64, out: &mut Effects) {
-        match self.phase {
-            Phase::Checking => {
-                if cause.class() == Class::Unavailable {
-                    self.unavailable(Unavailability::Preflight, cause, now, dice, out);
-                } else {
-                    // No process, no death: tried again like a slow probe.
-                    let wait = self.next_probe(dice);
-                    out.push(Effect::Announce(cause.clone()));
-                    self.cause = Some(cause);
-                    let until = now + wait;
-                    self.enter(Phase::Backoff { until }, Some(until), out);
-                }
-            }
-            Phase::Unavailable { kind, checking: true } => {
-                if self.cause.as_ref() != Some(&cause) {
-                    out.push(Effect::Announce(cause.clone()));
-                    self.cause = Some(cause);
-                }
-                let at = now + self.next_probe(dice);
-                self.enter(Phase::Unavailable { kind, checking: false }, Some(at), out);
-            }
-            _ => {}
-        }
-    }
-
-    fn unavailable(
-        &mut self,
-        kind: Unavailability,
-        cause: Cause,
-        now: Duration,
-        dice: f64,
-        out: &mut Effects,
-    ) {
-        out.push(Effect::Announce(cause.clone()));
-        self.cause = Some(cause);
-        let at = now + self.next_probe(dice);
-        self.enter(Phase::Unavailable { kind, checking: false }, Some(at), out);
-    }
-
-    /// Doubles from the first to the longest, a tenth of jitter.
-    fn next_probe(&mut self, dice: f64) -> Duration {
-        let (first, longest) = self.policy.reprobe;
-        self.reprobe = (self.reprobe * 2).clamp(first, longest);
-        self.reprobe.mul_f64(0.9 + 0.1 * dice.clamp(0.0, 1.0))
-    }
-
-    fn token(&mut self, now: Duration, out: &mut Effects) {
-        if self.phase != Phase::Queued {
-            out.push(Effect::ReleaseToken);
-            return;
-        }
-        self.holds_token = true;
-        self.generation += 1;
-        self.alive = true;
-        self.intent = None;
-        self.settled = None;
-        self.verdict = None;
-        self.serving_since = None;
-        self.enter(Phase::Handshake, Some(now + self.policy.handshake), out);
-        out.push(Effect::Spawn(self.generation));
-    }
-
-    fn ready(&mut self, generation: u64, now: Duration, out: &mut Effects) {
-        if !self.current(generation) || self.phase != Phase::Initializing {
-            return;
-        }
-        self.cause = None;
-        self.degraded = false;
-        self.serving_since = Some(now);
-        self.enter(Phase::Serving, None, out);
-        out.push(Effect::Open(generation));
-    }
-
-    // ── on the way down ─────────────────────────────────────────────────────
-
-    /// The intent is recorded before the signal is sent.
-    fn kill(&mut self, cause: Cause, now: Duration, out: &mut Effects) {
-        self.release_token(out);
-        out.push(Effect::Close(self.generation, cause.clone()));
-        self.cause = Some(cause.clone());
-        self.intent = Some(cause);
-        self.enter(Phase::Killing, Some(now + self.policy.kill), out);
-        out.push(Effect::KillTree(self.generation));
-    }
-
-    fn notice(
-        &mut self,
-        generation: u64,
-        cause: Cause,
-        large: bool,
-        now: Duration,
-        dice: f64,
-        out: &mut Effects,
-    ) {
-        let serving = matches!(self.phase, Phase::Serving | Phase::Draining);
-        if !self.current(generation) || !(serving || self.starting()) {
-            return;
-        }
-        self.release_token(out);
-        out.push(Effect::Close(generation, cause.clone()));
-        self.cause = Some(cause.clone());
-        self.enter(Phase::Dying, Some(now + self.policy.notice), out);
-        let overlaps = large && self.policy.overlap && self.wanted == Wanted::Run;
-        if !overlaps || !serving || self.predecessor.is_some() {
-            return;
-        }
-        // Certain to die (or be killed in a second): judged now, so that the
-        // successor need not wait for the kernel.
-        out.push(Effect::Announce(cause));
-        match self.judge(now, dice) {
-            Verdict::Restart(Duration::ZERO) => {
-                self.verdict = None;
-                self.restarts += 1;
-                self.predecessor = Some(generation);
-                self.alive = false;
-                self.arm(Slot::Predecessor, Some(now + self.policy.notice), out);
-                self.check(out);
-            }
-            verdict => self.verdict = Some(verdict),
-        }
-    }
-
-    fn judge(&mut self, now: Duration, dice: f64) -> Verdict {
-        let served = self.serving_since.map(|since| now.saturating_sub(since));
-        self.budget.death(&self.policy, now, served, dice)
-    }
-
-    fn died(&mut self, generation: u64, cause: Cause, now: Duration, dice: f64, out: &mut Effects) {
-        if !self.current(generation) {
-            return;
-        }
-        let announced = self.verdict.is_some();
-        let cause = self.settled.clone().unwrap_or(cause);
-        self.release_token(out);
-        out.push(Effect::Close(generation, cause.clone()));
-        let wanted_down = matches!(self.phase, Phase::Draining | Phase::Stopping)
-            && (self.wanted != Wanted::Run || self.restarting);
-        match cause.class() {
-            Class::Failed if wanted_down => {}
-            Class::Failed if !announced => {
-                out.push(Effect::Announce(cause.clone()));
-                if self.wanted == Wanted::Run {
-                    let verdict = self.judge(now, dice);
-                    self.verdict = Some(verdict);
-                }
-            }
-            Class::Failed | Class::Unavailable | Class::Wanted => {}
-        }
-        self.cause = Some(cause);
-        // Whatever outlived it is being killed by the launcher.
-        self.enter(Phase::Killing, Some(now + self.policy.kill), out);
-    }
-
-    fn tree_gone(&mut self, generation: u64, now: Duration, out: &mut Effects) {
-        if self.predecessor == Some(generation) {
-            self.predecessor = None;
-            self.arm(Slot::Predecessor, None, out);
-            // A successor that failed meanwhile, or a stop, waited for this.
-            if !self.alive && matches!(self.phase, Phase::Killing | Phase::Unkillable) {
-                self.next(now, out);
-            }
-            return;
-        }
-        if !self.current(generation) || !matches!(self.phase, Phase::Killing | Phase::Unkillable) {
-            return;
-        }
-        self.alive = false;
-        self.intent = None;
-        if self.predecessor.is_none() {
-            self.next(now, out);
-        }
-    }
-
-    /// Nothing is left of any process: what now?
-    fn next(&mut self, now: Duration, out: &mut Effects) {
-        self.serving_since = None;
-        let restarting = std::mem::take(&mut self.restarting);
-        if self.wanted != Wanted::Run {
-            self.verdict = None;
-            self.rest(out);
-            return;
-        }
-        let cause = self.cause.clone();
-        match (cause, self.verdict.take()) {
-            (Some(cause), _) if cause.class() == Class::Unavailable => {
-                let kind = match cause.code {
-                    CauseCode::ExecFailed | CauseCode::Sandbox => Unavailability::Preflight,
-                    _ => Unavailability::Rejected,
-                };
-                self.unavailable(kind, cause, now, 0.5, out);
-            }
-            (Some(cause), Some(_))
-                if cause.code == CauseCode::ToolErrors && self.policy.hold_on_error =>
-            {
-                self.enter(Phase::Exhausted { retry_at: None }, None, out);
-            }
-            (_, Some(Verdict::Restart(Duration::ZERO))) => {
-                self.restarts += 1;
-                self.check(out);
-            }
-            (_, Some(Verdict::Restart(delay))) => {
-                let until = now + delay;
-                self.enter(Phase::Backoff { until }, Some(until), out);
-            }
-            (cause, Some(Verdict::Exhausted(deaths))) => self.exhausted(cause, deaths, now, out),
-            (_, None) if restarting => self.check(out),
-            (_, None) => self.begin(out),
-        }
-    }
-
-    fn exhausted(&mut self, last: Option<Cause>, deaths: u32, now: Duration, out: &mut Effects) {
-        let last = last.map_or_else(String::new, |cause| {
-            format!(" Last: {}.", cause.reason.trim_end_matches('.'))
-        });
-        let word = if deaths == 1 { "death" } else { "deaths" };
-        let window = humantime::format_duration(self.policy.window);
-        let reason = format!(
-            "{deaths} {word} in {window}; not restarting.{last} \
-             Fix it, then `stockade reset {}`.",
-            self.plugin
-        );
-        let cause = Cause::new(CauseCode::Exhausted, reason);
-        out.push(Effect::Announce(cause.clone()));
-        self.cause = Some(cause);
-        let retry_at = self.policy.slow_retry.map(|after| now + after);
-        self.enter(Phase::Exhausted { retry_at }, retry_at, out);
-    }
-
-    fn unkillable(&mut self, out: &mut Effects) {
-        self.enter(Phase::Unkillable, None, out);
-    }
-
-    fn timer(&mut self, slot: Slot, id: u64, now: Duration, out: &mut Effects) {
-        if self.timers[slot as usize] != id {
-            return;
-        }
-        if slot == Slot::Predecessor {
-            if let Some(generation) = self.predecessor {
-                out.push(Effect::KillTree(generation));
-            }
-            return;
-        }
-        let seconds = |duration: Duration| humantime::format_duration(duration);
-        match self.phase {
-            Phase::Handshake => {
-                let reason = format!(
-                    "No handshake in {}; last phase spawned. \
-                     The program must serve gRPC on descriptor 3: link the plugin SDK.",
-                    seconds(self.policy.handshake)
-                );
-                self.kill(Cause::new(CauseCode::StartupTimeout, reason), now, out);
-            }
-            Phase::Initializing => {
-                let reason = format!(
-                    "No handshake in {}; last phase init. \
-                     Raise timeouts.init if it is loading a model, or report progress.",
-                    seconds(self.policy.init)
-                );
-                self.kill(Cause::new(CauseCode::StartupTimeout, reason), now, out);
-            }
-            Phase::Draining => self.terminate(now, out),
-            Phase::Stopping => {
-                let reason = format!("Ignored SIGTERM for {}; killed.", seconds(self.policy.stop));
-                self.kill(Cause::new(CauseCode::StopTimeout, reason), now, out);
-            }
-            Phase::Dying => {
-                let reason = format!(
-                    "Broke the protocol in dying: announced a fatal signal and was still there {} \
-                     later; killed.",
-                    seconds(self.policy.notice)
-                );
-                self.kill(Cause::new(CauseCode::ProtocolError, reason), now, out);
-            }
-            Phase::Killing => self.unkillable(out),
-            Phase::Backoff { .. } => {
-                self.restarts += 1;
-                self.check(out);
-            }
-            Phase::Exhausted { .. } => {
-                self.restarts += 1;
-                self.check(out);
-            }
-            Phase::Unavailable { .. } => self.heal(out),
-            Phase::Stopped
-            | Phase::Disabled
-            | Phase::OnDemand
-            | Phase::Checking
-            | Phase::Queued
-            | Phase::Serving
-            | Phase::Unkillable
-            | Phase::Gone => {}
         }
     }
 }

@@ -17,6 +17,7 @@
 //! start while the kernel still tears it down (the *predecessor*).
 
 mod cause;
+mod down;
 mod evidence;
 mod machine;
 mod policy;
@@ -25,6 +26,8 @@ mod property;
 mod state;
 #[cfg(test)]
 mod tests;
+mod up;
+mod wanted;
 
 pub use cause::{Cause, CauseCode, Class, signal_name};
 pub use evidence::{Evidence, ExitStatus, KillFacts, crash_reason, infer, oom_reason};

@@ -38,7 +38,8 @@ struct World {
 }
 
 fn cause(n: u8) -> Cause {
-    let code = [CauseCode::Crash, CauseCode::ProtocolVersion, CauseCode::CallTimeout][n as usize % 3];
+    let code =
+        [CauseCode::Crash, CauseCode::ProtocolVersion, CauseCode::CallTimeout][n as usize % 3];
     Cause::new(code, "r")
 }
 
@@ -97,7 +98,9 @@ impl World {
                 Effect::Arm(slot, id, at) => {
                     self.timers.insert(0, (*slot, *id, *at));
                     self.timers.truncate(4);
-                    assert!(*at <= now + policy.slow_retry.unwrap_or_default().max(policy.init_max));
+                    assert!(
+                        *at <= now + policy.slow_retry.unwrap_or_default().max(policy.init_max)
+                    );
                 }
                 Effect::RequestToken => self.token = 1,
                 Effect::ReleaseToken => self.token = 0,

@@ -3,7 +3,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::cause::{Class, CauseCode};
+use super::cause::{CauseCode, Class};
 
 /// The five names that stand on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -245,7 +245,9 @@ fn a_stop_overtakes_a_restart_loop_in_every_phase() {
 fn what_survives_sigkill_is_unkillable_and_has_no_successor() {
     let (mut bench, generation) = Bench::started(Policy::default());
     let cause = Cause::new(CauseCode::Watchdog, "No answer.");
-    assert!(bench.step(Event::Kill(generation, cause.clone())).contains(&Effect::KillTree(generation)));
+    assert!(
+        bench.step(Event::Kill(generation, cause.clone())).contains(&Effect::KillTree(generation))
+    );
     assert_eq!(bench.fire(), []);
     assert_eq!(bench.machine.visible(), (State::Failed, Substate::Unkillable));
     for event in [Event::Start, Event::Restart("root".into()), Event::Reset, Event::Passed] {

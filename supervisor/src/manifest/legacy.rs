@@ -100,8 +100,12 @@ impl Reader<'_> {
             Some(_) => Limits { memory: MEMORY_WITH_GPU, data: None, ..Limits::default() },
             None => Limits::default(),
         };
-        let requires =
-            Requires { packages: self.texts("dependencies"), commands: Vec::new(), models: self.models(), gpu };
+        let requires = Requires {
+            packages: self.texts("dependencies"),
+            commands: Vec::new(),
+            models: self.models(),
+            gpu,
+        };
         self.tools();
         let permissions = self.texts("permissions");
         Some(Manifest {
@@ -129,9 +133,9 @@ impl Reader<'_> {
     fn name(&mut self, directory: &Path) -> Option<String> {
         let (id, name) = (self.text("id"), self.text("name"));
         let key = if id.is_some() { "id" } else { "name" };
-        let written = id.or(name).or_else(|| {
-            directory.file_name().map(|name| name.to_string_lossy().into_owned())
-        })?;
+        let written = id
+            .or(name)
+            .or_else(|| directory.file_name().map(|name| name.to_string_lossy().into_owned()))?;
         let normal: String = written
             .trim()
             .chars()
@@ -147,7 +151,8 @@ impl Reader<'_> {
             return None;
         }
         if normal != written {
-            self.problems.warn(offset, format!("the plugin is called \"{normal}\" (from {written:?})"));
+            self.problems
+                .warn(offset, format!("the plugin is called \"{normal}\" (from {written:?})"));
         }
         Some(normal)
     }

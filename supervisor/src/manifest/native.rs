@@ -40,8 +40,7 @@ fn read_root(root: Table<'_>, directory: &Path, file: &Path) -> Option<Manifest>
     if !root.has("run") {
         root.error_with("run", "`[run]` is missing", "add [run] with binary = \"bin/…\"");
     }
-    if matches!(&run, Some(RunTable { run: Run::Binary(_), .. })) && !requires.packages.is_empty()
-    {
+    if matches!(&run, Some(RunTable { run: Run::Binary(_), .. })) && !requires.packages.is_empty() {
         let message = "`requires.packages` are Python import names; this plugin runs a binary";
         root.error_with("requires", message, "use requires.commands or requires.models");
     }
@@ -205,7 +204,8 @@ fn read_what(table: &Table<'_>) -> Option<Run> {
 
 /// A relative path that does not climb out of the directory.
 fn inside(table: &Table<'_>, key: &'static str, path: &Path) -> bool {
-    let climbs = path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir));
+    let climbs =
+        path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir));
     if climbs || path.as_os_str().is_empty() {
         let message = format!("`run.{key}` {path:?} leaves the plugin's directory");
         table.error_with(key, message, "use a relative path without `..`");
@@ -234,7 +234,10 @@ fn read_models(requires: &Table<'_>) -> Vec<Model> {
             return Some(Model { name, path: PathBuf::from(path), sha256: None });
         }
         let Some(inner) = table.table_of(&name) else {
-            table.error_at(offset, format!("`requires.models.{name}` must be a path, or a table with path and sha256"));
+            table.error_at(
+                offset,
+                format!("`requires.models.{name}` must be a path, or a table with path and sha256"),
+            );
             return None;
         };
         let path = inner.path("path");
@@ -283,7 +286,10 @@ fn read_sandbox(table: Table<'_>) {
                 format!("`sandbox.profile` \"{profile}\" is not supported by this release yet"),
                 "use \"none\": the plugin then runs without a sandbox",
             ),
-            _ => table.error("profile", "`sandbox.profile` must be one of \"none\", \"standard\", \"strict\""),
+            _ => table.error(
+                "profile",
+                "`sandbox.profile` must be one of \"none\", \"standard\", \"strict\"",
+            ),
         }
     }
     for key in ["fs", "net", "jit"] {

@@ -77,9 +77,9 @@ impl Deceased<'_> {
                 .address_space
                 .map(|value| bytes("address_space", value))
                 .or_else(|| limits.data.map(|value| bytes("data", value))),
-            cpu_limit: limits
-                .cpu_time
-                .map(|seconds| humantime::format_duration(Duration::from_secs(seconds)).to_string()),
+            cpu_limit: limits.cpu_time.map(|seconds| {
+                humantime::format_duration(Duration::from_secs(seconds)).to_string()
+            }),
             file_size_limit: limits.file_size.map(|value| Bytes(value).to_string()),
             memory: (Bytes(limits.memory).to_string(), Bytes(self.peak).to_string()),
             core: core_place(self.plan),

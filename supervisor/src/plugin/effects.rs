@@ -199,24 +199,27 @@ impl Actor {
             })
             .abort_handle(),
         ];
-        self.processes.insert(generation, Process {
-            launcher: launched.launcher,
-            pid: None,
-            pidfd: None,
-            killer,
-            client: None,
-            client_soon: Some(client_soon),
-            session: None,
-            plan,
-            notice: None,
-            spawned: Instant::now(),
-            greeted: false,
-            asked: false,
-            drains,
-            watching,
-            sample,
-            tasks,
-        });
+        self.processes.insert(
+            generation,
+            Process {
+                launcher: launched.launcher,
+                pid: None,
+                pidfd: None,
+                killer,
+                client: None,
+                client_soon: Some(client_soon),
+                session: None,
+                plan,
+                notice: None,
+                spawned: Instant::now(),
+                greeted: false,
+                asked: false,
+                drains,
+                watching,
+                sample,
+                tasks,
+            },
+        );
         if self.doomed.take() == Some(generation) {
             self.kill_tree(generation);
         }

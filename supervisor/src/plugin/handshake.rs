@@ -144,8 +144,7 @@ async fn shake(
 ) -> Result<Arc<Session>, Failed> {
     let Handshake { manifest, plan, generation, calls, host, host_handler, events, .. } = handshake;
     let (activity, data) = (handshake.activity, handshake.data);
-    let caller =
-        Caller { manifest: manifest.clone(), generation, data_dir: plan.data_dir.clone() };
+    let caller = Caller { manifest: manifest.clone(), generation, data_dir: plan.data_dir.clone() };
     serve_host(&data, host, host_handler, caller);
     let mut client = connect(&data, calls).await.map_err(|e| breach("connect", e))?;
     let _ = hand_out.send(client.clone());
@@ -153,8 +152,9 @@ async fn shake(
     events.tell(Internal::Greeted(generation));
     let _gpus = handshake.gpu_tokens.take(&plan.gpus, &events, generation).await;
     let specs = init(&mut client, &manifest, &plan, generation, &events).await?;
-    let tools = Tools::compile(specs)
-        .map_err(|why| (Cause::new(CauseCode::InitError, format!("InitError: {why}")), Vec::new()))?;
+    let tools = Tools::compile(specs).map_err(|why| {
+        (Cause::new(CauseCode::InitError, format!("InitError: {why}")), Vec::new())
+    })?;
     let (outbox, frames) = mpsc::unbounded_channel::<ToPlugin>();
     let stream = client
         .calls(UnboundedReceiverStream::new(frames))

@@ -76,8 +76,7 @@ pub(super) async fn launch(
     let (launch, launch_child) = pair(SocketType::SEQPACKET)?;
     send_plan(&launch, plan, [&calls_child, &host_child, &notice_child])?;
     drop((calls_child, host_child, notice_child));
-    let child =
-        spawner.spawn(worker.to_owned(), launch_child, stdout_child, stderr_child).await?;
+    let child = spawner.spawn(worker.to_owned(), launch_child, stdout_child, stderr_child).await?;
     let launcher = child.id();
     LAUNCHERS.lock().unwrap_or_else(PoisonError::into_inner).insert(launcher);
     // Reaped with the last value that holds it, whatever happens from here on.
@@ -127,7 +126,8 @@ fn send_plan(socket: &OwnedFd, plan: &LaunchPlan, fds: [&OwnedFd; 3]) -> io::Res
 
 fn rlimits(limits: &Limits) -> Vec<Rlimit> {
     // Soft below hard for the processor, so that SIGXCPU comes before SIGKILL.
-    let both = |resource: i32, value: u64| Rlimit { resource: resource as u32, soft: value, hard: value };
+    let both =
+        |resource: i32, value: u64| Rlimit { resource: resource as u32, soft: value, hard: value };
     let mut list = vec![both(7, limits.open_files), both(4, limits.core)];
     list.extend(limits.data.map(|value| both(2, value)));
     list.extend(limits.address_space.map(|value| both(9, value)));

@@ -120,7 +120,13 @@ impl Logs {
         lines.join("\n")
     }
 
-    pub(super) fn push(&self, generation: u64, stream: Stream, level: Option<&'static str>, text: &str) {
+    pub(super) fn push(
+        &self,
+        generation: u64,
+        stream: Stream,
+        level: Option<&'static str>,
+        text: &str,
+    ) {
         let mut line = LogLine {
             time: Timestamp::now(),
             generation,
@@ -199,14 +205,22 @@ struct Lines {
 
 impl Lines {
     fn new(stream: Stream, generation: u64, logs: Arc<Logs>, name: Arc<str>) -> Self {
-        Lines { stream, generation, logs, name, partial: Vec::new(), cut: false, buffer: Vec::new() }
+        Lines {
+            stream,
+            generation,
+            logs,
+            name,
+            partial: Vec::new(),
+            cut: false,
+            buffer: Vec::new(),
+        }
     }
 
     /// One read; false at the end of the pipe.
     fn read_some(&mut self, pipe: &pipe::Receiver) -> bool {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(CHUNK, 0);
-        let open = match pipe.try_read(&mut buffer) {
+        match pipe.try_read(&mut buffer) {
             Ok(0) => false,
             Ok(n) => {
                 self.take(&buffer[..n]);
@@ -214,12 +228,10 @@ impl Lines {
                 self.buffer = if n == CHUNK { buffer } else { Vec::new() };
                 true
             }
-            Err(error) => matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ),
-        };
-        open
+            Err(error) => {
+                matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            }
+        }
     }
 
     fn take(&mut self, mut bytes: &[u8]) {
@@ -256,7 +268,8 @@ impl Lines {
     fn emit(&self, bytes: &[u8], suffix: &str) {
         let (level, bytes) = priority(bytes);
         let text = String::from_utf8_lossy(bytes);
-        let mut clean: String = text.chars().map(|c| if c.is_control() && c != '\t' { '·' } else { c }).collect();
+        let mut clean: String =
+            text.chars().map(|c| if c.is_control() && c != '\t' { '·' } else { c }).collect();
         clean.push_str(suffix);
         let clean = clean.trim_end();
         self.logs.push(self.generation, self.stream, level, clean);

@@ -22,10 +22,13 @@ use super::{
     mailbox::{Internal, Sink},
     tool::Tools,
 };
-use crate::{lifecycle::Cause, manifest::{Manifest, OnError}};
+use crate::{
+    lifecycle::Cause,
+    manifest::{Manifest, OnError},
+};
 
 /// Items that a tool may send before the client has taken one.
-const CREDIT: u32 = 16;
+pub(super) const CREDIT: u32 = 16;
 /// Progress reports that may wait for a client.
 const PROGRESS_WAITING: u32 = 64;
 
@@ -93,23 +96,13 @@ pub enum Update {
     Item(Bytes, Vec<Attachment>),
 }
 
-/// Why a call got no slot.
-#[derive(Debug)]
-pub enum LeaseError {
-    /// As many wait as may.
-    QueueFull,
-    /// It waited as long as it may.
-    QueueTimeout,
-    /// The session is closed or drains.
-    Closed(Option<Cause>),
-}
-
-struct Pending {
-    reply: Option<oneshot::Sender<Reply>>,
-    updates: Option<(mpsc::UnboundedSender<Update>, Arc<AtomicU32>)>,
-    items_allowed: u32,
-    call: CallInfo,
-    _permit: OwnedSemaphorePermit,
+/// A call in flight, as the session keeps it.
+pub(super) struct Pending {
+    pub(super) reply: Option<oneshot::Sender<Reply>>,
+    pub(super) updates: Option<(mpsc::UnboundedSender<Update>, Arc<AtomicU32>)>,
+    pub(super) items_allowed: u32,
+    pub(super) call: CallInfo,
+    pub(super) _permit: OwnedSemaphorePermit,
 }
 
 /// What a crash record tells of a call.
@@ -125,8 +118,8 @@ pub(super) struct CallInfo {
 
 /// One process, as callers see it.
 pub struct Session {
-    plugin: Arc<str>,
-    generation: u64,
+    pub(super) plugin: Arc<str>,
+    pub(super) generation: u64,
     /// The tools it registered.
     pub tools: Tools,
     /// The manifest it runs under.
@@ -134,20 +127,20 @@ pub struct Session {
     max_result: usize,
     outbox: mpsc::UnboundedSender<wire::ToPlugin>,
     pending: Mutex<HashMap<u64, Pending>>,
-    in_flight: AtomicU32,
-    queued: AtomicU32,
-    next_id: AtomicU64,
-    slots: Arc<Semaphore>,
-    closed: OnceLock<Cause>,
+    pub(super) in_flight: AtomicU32,
+    pub(super) queued: AtomicU32,
+    pub(super) next_id: AtomicU64,
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) closed: OnceLock<Cause>,
     over: Notify,
-    draining: AtomicBool,
+    pub(super) draining: AtomicBool,
     errors_in_row: AtomicU32,
     last_pong: AtomicU64,
     ponged: Notify,
     last_progress: Mutex<String>,
     last_dead: Mutex<Vec<CallInfo>>,
     events: Sink,
-    activity: Activity,
+    pub(super) activity: Activity,
     runtime: Runtime,
 }
 
@@ -228,29 +221,8 @@ impl Session {
         self.closed.get()
     }
 
-    fn pending(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
+    pub(super) fn pending(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a slot, waiting in the bounded queue for one.
-    ///
-    /// # Errors
-    /// The queue is full, the wait too long, or the session over.
-    pub async fn lease(self: &Arc<Self>, patience: Duration) -> Result<Lease, LeaseError> {
-        if self.draining.load(Ordering::Acquire) || self.closed.get().is_some() {
-            return Err(LeaseError::Closed(self.closed.get().cloned()));
-        }
-        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
-            return Ok(Lease { session: self.clone(), permit });
-        }
-        let queue = self.manifest.queue;
-        let _place = Place::take(self, queue.size).ok_or(LeaseError::QueueFull)?;
-        let patience = patience.min(queue.timeout);
-        match tokio::time::timeout(patience, self.slots.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Lease { session: self.clone(), permit }),
-            Ok(Err(_)) => Err(LeaseError::Closed(self.closed.get().cloned())),
-            Err(_) => Err(LeaseError::QueueTimeout),
-        }
     }
 
     /// No new leases; [`Internal::Drained`] follows when nothing is left.
@@ -260,9 +232,7 @@ impl Session {
     }
 
     fn tell_if_drained(&self) {
-        if self.draining.load(Ordering::Acquire)
-            && self.queued() == 0
-            && self.pending().is_empty()
+        if self.draining.load(Ordering::Acquire) && self.queued() == 0 && self.pending().is_empty()
         {
             self.events.tell(Internal::Drained(self.generation));
         }
@@ -312,7 +282,7 @@ impl Session {
 
     // ── frames to the plugin ────────────────────────────────────────────────
 
-    fn send(&self, frame: wire::to_plugin::Frame) {
+    pub(super) fn send(&self, frame: wire::to_plugin::Frame) {
         let _ = self.outbox.send(wire::ToPlugin { frame: Some(frame) });
     }
 
@@ -446,20 +416,20 @@ impl Session {
         Ok(true)
     }
 
-    fn send_credit(&self, call_id: u64, items: u32) {
+    pub(super) fn send_credit(&self, call_id: u64, items: u32) {
         self.send(wire::to_plugin::Frame::Credit(wire::Credit { call_id, items }));
     }
 
     // ── leaving a call ──────────────────────────────────────────────────────
 
-    fn cancel(&self, id: u64, reason: &str) {
+    pub(super) fn cancel(&self, id: u64, reason: &str) {
         let cancel = wire::Cancel { call_id: id, reason: reason.to_owned() };
         self.send(wire::to_plugin::Frame::Cancel(cancel));
     }
 
     /// Nobody waits for this call any more. It is told so; its slot stays
     /// occupied until it returns or `timeouts.call` is over.
-    fn abandon(self: &Arc<Self>, id: u64) {
+    pub(super) fn abandon(self: &Arc<Self>, id: u64) {
         let Some(started) = self.pending().get_mut(&id).map(|one| {
             one.reply = None;
             one.updates = None;
@@ -480,7 +450,7 @@ impl Session {
     }
 
     /// The call has used up `timeouts.call` and its grace: the process must go.
-    fn overran(&self, id: u64) {
+    pub(super) fn overran(&self, id: u64) {
         let Some(tool) = self.pending().get(&id).map(|one| one.call.tool.clone()) else { return };
         self.events.tell(Internal::CallOverran(self.generation, tool));
     }
@@ -488,159 +458,4 @@ impl Session {
 
 fn convert(attachments: Vec<wire::Attachment>) -> Vec<Attachment> {
     attachments.into_iter().map(Attachment::from).collect()
-}
-
-/// A place in the queue, given back when dropped.
-struct Place<'s>(&'s Session);
-
-impl<'s> Place<'s> {
-    fn take(session: &'s Session, size: u32) -> Option<Self> {
-        let taken = session.queued.fetch_add(1, Ordering::AcqRel);
-        let place = Place(session);
-        (taken < size).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.queued.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A slot of a process.
-#[derive(Debug)]
-pub struct Lease {
-    session: Arc<Session>,
-    permit: OwnedSemaphorePermit,
-}
-
-impl Lease {
-    /// Sends the call. With `updates`, progress and items are wanted.
-    ///
-    /// # Errors
-    /// The session was closed in between; the plugin has not seen the call.
-    pub fn invoke(self, call: Invocation, updates: bool) -> Result<Running, Cause> {
-        let session = self.session;
-        let id = session.next_id.fetch_add(1, Ordering::Relaxed);
-        let public_id: Arc<str> =
-            format!("{}-{}-{id}", session.plugin, session.generation).into();
-        let (reply, answer) = oneshot::channel();
-        let (sender, receiver) = if updates {
-            let (sender, receiver) = mpsc::unbounded_channel();
-            (Some((sender, Arc::new(AtomicU32::new(0)))), Some(receiver))
-        } else {
-            (None, None)
-        };
-        let waiting = sender.as_ref().map(|(_, waiting)| waiting.clone());
-        let started = Instant::now();
-        let pending = Pending {
-            reply: Some(reply),
-            updates: sender,
-            items_allowed: CREDIT,
-            call: CallInfo {
-                id,
-                public_id: public_id.clone(),
-                tool: call.tool.clone(),
-                args: call.args.clone(),
-                attachments: call.attachments.iter().map(|blob| blob.data.clone()).collect(),
-                started,
-            },
-            _permit: self.permit,
-        };
-        {
-            let mut all = session.pending();
-            // Under the lock, so that `close` sees either the entry or us its mark.
-            if let Some(cause) = session.closed.get() {
-                return Err(cause.clone());
-            }
-            all.insert(id, pending);
-            session.in_flight.fetch_add(1, Ordering::Relaxed);
-        }
-        session.activity.touch();
-        session.send(wire::to_plugin::Frame::Invoke(wire::Invoke {
-            call_id: id,
-            tool: call.tool.to_string(),
-            args: call.args,
-            attachments: call.attachments.into_iter().map(wire::Attachment::from).collect(),
-            timeout_ms: call.timeout.as_millis() as u64,
-            credit: CREDIT,
-            workspace: call.workspace,
-            public_id: public_id.to_string(),
-        }));
-        Ok(Running { session, id, public_id, started, answer, updates: receiver, waiting, over: false })
-    }
-}
-
-/// A call that the process works on. Dropping it cancels the call.
-#[derive(Debug)]
-pub struct Running {
-    session: Arc<Session>,
-    id: u64,
-    /// The id that clients and logs know.
-    pub public_id: Arc<str>,
-    /// When it was sent.
-    pub started: Instant,
-    answer: oneshot::Receiver<Reply>,
-    updates: Option<mpsc::UnboundedReceiver<Update>>,
-    waiting: Option<Arc<AtomicU32>>,
-    over: bool,
-}
-
-impl Running {
-    /// The answer. Cancel-safe.
-    pub async fn reply(&mut self) -> Reply {
-        let reply = (&mut self.answer).await;
-        self.over = true;
-        reply.unwrap_or_else(|_| {
-            let cause = self.session.closed.get().cloned();
-            Reply::Closed(cause.unwrap_or_else(|| {
-                Cause::new(crate::lifecycle::CauseCode::ProtocolError, "The session was dropped.")
-            }))
-        })
-    }
-
-    /// The next update; None when no more can come or none are wanted.
-    /// Cancel-safe.
-    pub async fn update(&mut self) -> Option<Update> {
-        let update = self.updates.as_mut()?.recv().await;
-        self.taken(update.as_ref());
-        update
-    }
-
-    fn taken(&self, update: Option<&Update>) {
-        match update {
-            Some(Update::Item(..)) => {
-                let allowed = self.session.pending().get_mut(&self.id).map(|one| {
-                    one.items_allowed += 1;
-                });
-                if allowed.is_some() {
-                    self.session.send_credit(self.id, 1);
-                }
-            }
-            Some(Update::Progress(..)) => {
-                if let Some(waiting) = &self.waiting {
-                    waiting.fetch_sub(1, Ordering::Relaxed);
-                }
-            }
-            None => {}
-        }
-    }
-
-    /// Asks the tool to stop.
-    pub fn cancel(&self, reason: &str) {
-        self.session.cancel(self.id, reason);
-    }
-
-    /// It did not stop: its process must.
-    pub fn overran(&self) {
-        self.session.overran(self.id);
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if !self.over {
-            self.session.abandon(self.id);
-        }
-    }
 }

@@ -184,7 +184,11 @@ mod tests {
         let binary = |name: &str, required, many| Binary { name: name.into(), required, many };
         assert_eq!(
             tool.binary,
-            [binary("image", true, false), binary("mask", false, false), binary("frames", false, true)]
+            [
+                binary("image", true, false),
+                binary("mask", false, false),
+                binary("frames", false, true)
+            ]
         );
         let input = tool.input.unwrap();
         assert!(input.is_valid(&serde_json::json!({"width": 1})));

@@ -120,9 +120,8 @@ fn program(directory: &Path, binary: &Path) -> Result<PathBuf, Refusal> {
 /// `STATE/data/NAME`, mode 0700.
 fn data_dir(state_dir: &Path, name: &str) -> Result<PathBuf, Refusal> {
     let path = state_dir.join("data").join(name);
-    let made = std::fs::create_dir_all(&path).and_then(|()| {
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))
-    });
+    let made = std::fs::create_dir_all(&path)
+        .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)));
     made.map(|()| path.clone()).map_err(|error| Refusal {
         cause: Cause::new(
             CauseCode::SpawnResources,
@@ -138,11 +137,7 @@ fn data_dir(state_dir: &Path, name: &str) -> Result<PathBuf, Refusal> {
 
 /// PATH, HOME, TMPDIR, LANG, TZ, the processors, the GPUs, the manifest's own;
 /// nothing else.
-fn environment(
-    manifest: &Manifest,
-    data_dir: &Path,
-    gpus: &[String],
-) -> BTreeMap<String, String> {
+fn environment(manifest: &Manifest, data_dir: &Path, gpus: &[String]) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
     set("PATH", "/usr/local/bin:/usr/bin:/bin".into());

@@ -54,7 +54,8 @@ pub(super) fn files(
     if missing.is_empty() {
         return Ok(models);
     }
-    let reason = format!("Missing dependencies: {}. To fix: {}.", missing.join(", "), hints.join("; "));
+    let reason =
+        format!("Missing dependencies: {}. To fix: {}.", missing.join(", "), hints.join("; "));
     Err(Refusal { cause: Cause::new(CauseCode::DependencyMissing, reason), missing, watch })
 }
 
@@ -146,11 +147,7 @@ pub(super) fn gpus(manifest: &Manifest, gpus: &Gpus) -> Result<Vec<String>, Refu
     let mut fitting: Vec<&Gpu> = inventory.iter().filter(|gpu| fits(gpu, &need)).collect();
     if fitting.len() < need.count as usize {
         let found: Vec<String> = inventory.iter().map(describe).collect();
-        let why = format!(
-            "no match (looked for {}; found {})",
-            wish(&need),
-            found.join(", ")
-        );
+        let why = format!("no match (looked for {}; found {})", wish(&need), found.join(", "));
         return Err(refuse(why));
     }
     fitting.sort_by_key(|gpu| std::cmp::Reverse(gpu.memory_free));

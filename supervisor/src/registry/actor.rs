@@ -298,7 +298,8 @@ impl Actor {
         self.draining = true;
         let problems = self.snapshots.borrow().problems.clone();
         self.publish(problems);
-        let handles: Vec<Handle> = self.entries.values().map(|entry| entry.handle.clone()).collect();
+        let handles: Vec<Handle> =
+            self.entries.values().map(|entry| entry.handle.clone()).collect();
         for handle in &handles {
             let _ = handle.command(Command::Remove("the end of the daemon".into()));
         }

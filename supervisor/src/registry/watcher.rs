@@ -48,8 +48,7 @@ impl FolderWatcher {
             let _ = watcher.unwatch(gone);
         }
         let watch = |path: &Path| {
-            self.watched.contains(path)
-                || watcher.watch(path, RecursiveMode::NonRecursive).is_ok()
+            self.watched.contains(path) || watcher.watch(path, RecursiveMode::NonRecursive).is_ok()
         };
         let mut watch = watch;
         self.watched = wanted.into_iter().filter(|path| watch(path)).collect();

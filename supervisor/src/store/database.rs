@@ -98,7 +98,8 @@ impl Database {
             let result = work(connection);
             let mut problem = problem.lock().unwrap_or_else(PoisonError::into_inner);
             *problem = result.err().map(|error| {
-                let text = format!("cannot write {}: {error}; free space on its disk", path.display());
+                let text =
+                    format!("cannot write {}: {error}; free space on its disk", path.display());
                 if problem.as_ref() != Some(&text) {
                     tracing::error!("{text}");
                 }

@@ -25,7 +25,9 @@ pub use database::{Database, Remembered};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be made or read.
-    #[error("state directory {path}: {source}; correct its mode or choose another with --state-dir")]
+    #[error(
+        "state directory {path}: {source}; correct its mode or choose another with --state-dir"
+    )]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -69,8 +71,7 @@ impl Store {
         let lock = lock::Lock::take(directory)?;
         let mut problems = Vec::new();
         let counters = counters::CounterFile::open(&directory.join("counters"), &mut problems);
-        let database =
-            Database::open(&directory.join("stockade.db"), crash_records, &mut problems);
+        let database = Database::open(&directory.join("stockade.db"), crash_records, &mut problems);
         for problem in &problems {
             tracing::warn!("{problem}");
         }

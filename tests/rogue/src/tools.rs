@@ -88,14 +88,13 @@ impl Plugin for Rogue {
         }
         let has = |flag: &str| args.iter().any(|arg| arg == flag);
         if has("--spin") {
-            thread::spawn(|| loop {
-                std::hint::spin_loop();
+            thread::spawn(|| {
+                loop {
+                    std::hint::spin_loop();
+                }
             });
         }
-        Ok(Rogue {
-            hang_in_shutdown: has("--hang-in-shutdown"),
-            cancelled_seen: Arc::default(),
-        })
+        Ok(Rogue { hang_in_shutdown: has("--hang-in-shutdown"), cancelled_seen: Arc::default() })
     }
 
     fn validate(&self) -> Result<()> {
@@ -260,9 +259,7 @@ fn output(tools: &mut Tools<Rogue>) {
             }
             Ok(())
         })
-        .add("huge", "Returns n MiB", |_, args: Number, _| {
-            Ok("x".repeat((args.n as usize) << 20))
-        })
+        .add("huge", "Returns n MiB", |_, args: Number, _| Ok("x".repeat((args.n as usize) << 20)))
         .stream("flood_progress", "Reports progress without end", |_, args: Number, context| {
             let end = Instant::now() + Duration::from_millis(args.n as u64);
             while Instant::now() < end {
@@ -288,7 +285,8 @@ fn resources(tools: &mut Tools<Rogue>) {
             Ok(block.len())
         })
         .add("child_allocate", "A grandchild touches n MiB", |_, args: Number, _| {
-            let script = format!("b = bytearray({} * 1048576); import time; time.sleep(30)", args.n);
+            let script =
+                format!("b = bytearray({} * 1048576); import time; time.sleep(30)", args.n);
             let status = Command::new("/bin/sh")
                 .arg("-c")
                 .arg(format!("exec python3 -c '{script}'"))
@@ -332,8 +330,10 @@ fn resources(tools: &mut Tools<Rogue>) {
         })
         .add("threads", "Starts n threads that spin", |_, args: Number, _| {
             for _ in 0..args.n {
-                thread::spawn(|| loop {
-                    std::hint::spin_loop();
+                thread::spawn(|| {
+                    loop {
+                        std::hint::spin_loop();
+                    }
                 });
             }
             Ok(())

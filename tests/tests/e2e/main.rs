@@ -1,1 +1,11 @@
-#[test] fn x(){}
+//! What users do, from outside: real processes, real sockets, the command line.
+
+mod calls;
+mod cli;
+mod embed;
+mod gpu;
+mod health;
+mod http;
+mod manifests;
+mod new;
+mod rooms;

@@ -158,7 +158,8 @@ async fn a_program_that_cannot_be_executed_is_unavailable_and_heals() {
     let write = |name: &str, content: &[u8], mode: u32| {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::write(program(name), content).expect("program");
-        std::fs::set_permissions(program(name), std::fs::Permissions::from_mode(mode)).expect("mode");
+        std::fs::set_permissions(program(name), std::fs::Permissions::from_mode(mode))
+            .expect("mode");
     };
     let reason = async |name: &str| {
         let health = daemon.state(name, PluginState::Unavailable, "PREFLIGHT_FAILED").await;
@@ -234,7 +235,8 @@ async fn deaths_while_starting_are_told_with_their_phase() {
 /// A plugin that says what is missing is UNAVAILABLE, not FAILED.
 #[tokio::test]
 async fn a_plugin_may_say_what_is_missing() {
-    let daemon = Options::new().rogue("rogue", "args = [\"--init-missing\", \"cuda\"]").start().await;
+    let daemon =
+        Options::new().rogue("rogue", "args = [\"--init-missing\", \"cuda\"]").start().await;
     let health = daemon.state("rogue", PluginState::Unavailable, "INIT_REJECTED").await;
     assert_eq!(health.reason.as_deref(), Some("Missing dependencies: cuda. Put it there."));
     assert_eq!(health.missing, ["cuda"]);

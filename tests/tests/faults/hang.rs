@@ -17,7 +17,11 @@ async fn a_plugin_that_never_shakes_hands_is_killed_and_told() {
     let health = scene.daemon.state("rogue", PluginState::Failed, "EXHAUSTED").await;
     let exit = health.last_exit.expect("exit");
     assert_eq!(exit.cause, "startup_timeout");
-    assert!(exit.reason.starts_with("No handshake in 300ms; last phase spawned."), "{}", exit.reason);
+    assert!(
+        exit.reason.starts_with("No handshake in 300ms; last phase spawned."),
+        "{}",
+        exit.reason
+    );
     scene.end().await;
 }
 
@@ -78,9 +82,7 @@ async fn serving_pings_judge_only_while_a_slot_is_free() {
 /// Fault 15.
 #[tokio::test]
 async fn a_plugin_that_ignores_sigterm_is_killed() {
-    let more = format!(
-        "args = [\"--before\", \"ignore-term\", \"--hang-in-shutdown\"]\n{QUICK}"
-    );
+    let more = format!("args = [\"--before\", \"ignore-term\", \"--hang-in-shutdown\"]\n{QUICK}");
     let scene = Scene::new(&more).await;
     scene.daemon.admin().stop_plugin(scene.daemon.action("rogue")).await.expect("stop");
     let health = scene.daemon.state("rogue", PluginState::Loaded, "STOPPED").await;
@@ -148,20 +150,30 @@ async fn what_survives_sigkill_is_unkillable_and_not_started_again() {
     let hold = Tracer::hold_at_exit(pid);
     unsafe { libc::kill(pid as i32, libc::SIGKILL) };
     // Dead to the world but not gone: its death is not reported.
-    scene.daemon.admin().stop_plugin(stockade_proto::v1::PluginActionRequest {
-        name: "rogue".into(),
-        wait: false,
-        timeout_ms: 0,
-    }).await.expect("stop");
+    scene
+        .daemon
+        .admin()
+        .stop_plugin(stockade_proto::v1::PluginActionRequest {
+            name: "rogue".into(),
+            wait: false,
+            timeout_ms: 0,
+        })
+        .await
+        .expect("stop");
     let health = scene.daemon.state("rogue", PluginState::Failed, "UNKILLABLE").await;
     let reason = health.reason.expect("reason");
     assert!(reason.starts_with(&format!("Process {pid} is stuck in the kernel (")), "{reason}");
     let generation = health.generation;
-    scene.daemon.admin().start_plugin(stockade_proto::v1::PluginActionRequest {
-        name: "rogue".into(),
-        wait: false,
-        timeout_ms: 0,
-    }).await.expect("start");
+    scene
+        .daemon
+        .admin()
+        .start_plugin(stockade_proto::v1::PluginActionRequest {
+            name: "rogue".into(),
+            wait: false,
+            timeout_ms: 0,
+        })
+        .await
+        .expect("start");
     let health = scene.daemon.health("rogue").await;
     assert_eq!((health.generation, health.substate.as_str()), (generation, "UNKILLABLE"));
     drop(hold);
@@ -215,7 +227,8 @@ async fn an_exit_that_races_the_kill_is_told_as_an_exit() {
                 backoff_min = \"10ms\"\nbackoff_max = \"20ms\"";
     let scene = Scene::new(&format!("concurrency = 2\n{more}")).await;
     let slow = scene.daemon.client();
-    let sleeping = tokio::spawn(async move { slow.call("rogue", "sleep", json!({"n": 60_000})).await });
+    let sleeping =
+        tokio::spawn(async move { slow.call("rogue", "sleep", json!({"n": 60_000})).await });
     tokio::time::sleep(Duration::from_millis(300)).await;
     scene.call("exit", json!({"n": 42})).await;
     let outcome = sleeping.await.expect("join");
@@ -228,7 +241,8 @@ async fn an_exit_that_races_the_kill_is_told_as_an_exit() {
 /// Fault 20.
 #[tokio::test]
 async fn a_stop_is_obeyed_while_starting_backing_off_and_being_killed() {
-    let scene = Scene::unready("args = [\"--before\", \"hang\"]\n[timeouts]\nstop = \"500ms\"").await;
+    let scene =
+        Scene::unready("args = [\"--before\", \"hang\"]\n[timeouts]\nstop = \"500ms\"").await;
     scene.daemon.until("rogue", |health| health.pid.is_some()).await;
     scene.daemon.admin().stop_plugin(scene.daemon.action("rogue")).await.expect("stop");
     scene.daemon.state("rogue", PluginState::Loaded, "STOPPED").await;
@@ -247,13 +261,19 @@ async fn a_stop_is_obeyed_while_starting_backing_off_and_being_killed() {
     let pid = scene.daemon.serving("rogue").await.pid.expect("pid");
     let hold = Tracer::hold_at_exit(pid);
     let client = scene.daemon.client();
-    let call = tokio::spawn(async move { client.call("rogue", "sleep", json!({"n": 60_000})).await });
+    let call =
+        tokio::spawn(async move { client.call("rogue", "sleep", json!({"n": 60_000})).await });
     scene.daemon.state("rogue", PluginState::Failed, "KILLING").await;
-    scene.daemon.admin().stop_plugin(stockade_proto::v1::PluginActionRequest {
-        name: "rogue".into(),
-        wait: false,
-        timeout_ms: 0,
-    }).await.expect("stop");
+    scene
+        .daemon
+        .admin()
+        .stop_plugin(stockade_proto::v1::PluginActionRequest {
+            name: "rogue".into(),
+            wait: false,
+            timeout_ms: 0,
+        })
+        .await
+        .expect("stop");
     drop(hold);
     scene.daemon.state("rogue", PluginState::Loaded, "STOPPED").await;
     assert_eq!(call.await.expect("join").failed(), ("TimeoutError", "call_timeout"));
@@ -305,8 +325,7 @@ async fn a_client_that_goes_cancels_its_call_and_nothing_more() {
     scene.daemon.until("rogue", |health| health.in_flight == 0).await;
     assert_eq!(scene.call("cancelled", json!({})).await.unwrap(), true);
     // The caller's deadline: answered at once, the slot stays the tool's.
-    let outcome =
-        scene.daemon.call_with("rogue", "sleep", json!({"n": 700}), &[], 100).await;
+    let outcome = scene.daemon.call_with("rogue", "sleep", json!({"n": 700}), &[], 100).await;
     assert_eq!(outcome.failed(), ("TimeoutError", ""));
     assert_eq!(outcome.error, "Tool sleep did not answer within the caller's deadline.");
     assert_eq!(scene.daemon.health("rogue").await.in_flight, 1);

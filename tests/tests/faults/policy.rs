@@ -38,7 +38,8 @@ async fn plugins_that_crash_together_come_back_a_few_at_a_time() {
 /// Fault 36.
 #[tokio::test]
 async fn a_missing_model_is_unavailable_and_heals_when_it_appears() {
-    let more = "[requires]\nmodels = { detector = \"models/ball.onnx\" }\ncommands = [\"no-such-cmd\"]";
+    let more =
+        "[requires]\nmodels = { detector = \"models/ball.onnx\" }\ncommands = [\"no-such-cmd\"]";
     let daemon = Options::new().rogue("rogue", more).start().await;
     let health = daemon.state("rogue", PluginState::Unavailable, "PREFLIGHT_FAILED").await;
     let reason = health.reason.expect("reason");
@@ -105,10 +106,7 @@ async fn errors_in_a_row_restart_it() {
     assert_eq!(scene.daemon.health("rogue").await.generation, 1);
     scene.call("raise", json!({"text": "the last"})).await;
     let reason = scene.recovers_from("tool_errors").await;
-    assert_eq!(
-        reason,
-        "Tools raised 5 errors in a row. Last: ValueError: the last in tool raise."
-    );
+    assert_eq!(reason, "Tools raised 5 errors in a row. Last: ValueError: the last in tool raise.");
     assert_eq!(scene.daemon.health("rogue").await.error_count, 9);
     scene.end().await;
 }

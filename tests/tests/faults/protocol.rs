@@ -79,7 +79,10 @@ async fn floods_and_huge_messages_are_breaches() {
     for (mode, what) in [
         ("huge-message", "Broke the protocol in calls: its calls channel broke: "),
         ("flood", "Broke the protocol in calls: message flood: "),
-        ("items-without-credit", "Broke the protocol in calls: tool t sent items beyond its credit."),
+        (
+            "items-without-credit",
+            "Broke the protocol in calls: tool t sent items beyond its credit.",
+        ),
     ] {
         let scene = Scene::new(&raw(mode)).await;
         let outcome = scene.call("t", json!({})).await;
@@ -139,7 +142,8 @@ async fn closed_descriptors_are_noticed() {
     scene.call("close_stdout", json!({})).await.unwrap();
     scene.call("pid", json!({})).await.unwrap();
     // Only the host channel: nothing depends on it.
-    let outcome = scene.daemon.call_with("rogue", "close_channels", json!({"n": 4}), &[], 300).await;
+    let outcome =
+        scene.daemon.call_with("rogue", "close_channels", json!({"n": 4}), &[], 300).await;
     assert_eq!(outcome.failed(), ("TimeoutError", ""));
     scene.daemon.admin().restart_plugin(scene.daemon.action("rogue")).await.expect("restart");
     scene.daemon.serving("rogue").await;

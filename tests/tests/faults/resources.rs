@@ -74,7 +74,12 @@ async fn a_plugin_sees_exactly_what_it_should() {
         .await;
     let seen = daemon.call("rogue", "surroundings", json!({})).await.unwrap();
     let texts = |key: &str| -> Vec<String> {
-        seen[key].as_array().expect(key).iter().map(|v| v.as_str().expect("text").to_owned()).collect()
+        seen[key]
+            .as_array()
+            .expect(key)
+            .iter()
+            .map(|v| v.as_str().expect("text").to_owned())
+            .collect()
     };
     // 0 null, 1 and 2 pipes, 3 and 4 sockets, 5 the notice pipe; the rest is
     // the SDK's own runtime and the directory that lists them.

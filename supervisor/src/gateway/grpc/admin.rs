@@ -67,12 +67,15 @@ fn answer(handle: &Handle) -> Response<PluginActionResponse> {
 fn settled(snapshot: &Snapshot) -> bool {
     !matches!(
         (snapshot.resting, snapshot.substate),
-        (_, Substate::Starting
-            | Substate::Queued
-            | Substate::Stopping
-            | Substate::Draining
-            | Substate::Dying
-            | Substate::Killing)
+        (
+            _,
+            Substate::Starting
+                | Substate::Queued
+                | Substate::Stopping
+                | Substate::Draining
+                | Substate::Dying
+                | Substate::Killing
+        )
     ) || snapshot.resting == State::Unavailable
 }
 

@@ -5,8 +5,7 @@ use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 use futures_util::Stream;
 use stockade_proto::v1::{
     Attachment as WireAttachment, CallItem, CallOutcome, CallProgress, CallRequest, CallResponse,
-    CallUpdate, CallsRequest, CallsResponse, call_update, calls_request,
-    tools_server::Tools,
+    CallUpdate, CallsRequest, CallsResponse, call_update, calls_request, tools_server::Tools,
 };
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -14,13 +13,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     Supervisor,
-    calls::{Calls, Outcome, ToolCall},
+    calls::{CallEvent, Calls, Outcome, ToolCall},
     gateway::status,
     plugin::{Attachment, Update},
 };
 
-/// Updates that may wait for a client.
-const UPDATES: usize = 16;
 /// Answers of one stream that may wait for its client; more calls wait unread.
 const ANSWERS: usize = 1024;
 
@@ -56,37 +53,10 @@ impl Tools for ToolsService {
     ) -> Result<Response<Self::CallStreamStream>, Status> {
         let timeout = header_timeout(&request);
         let call = to_call(request.into_inner(), timeout);
-        let (sender, receiver) = mpsc::channel(UPDATES);
-        let calls = self.calls.clone();
-        tokio::spawn(async move {
-            let forward = |update| CallUpdate { update: Some(update) };
-            let (updates, mut incoming) = mpsc::channel(UPDATES);
-            let mut run = std::pin::pin!(calls.run_streaming(call, updates));
-            let outcome = loop {
-                tokio::select! {
-                    biased;
-                    Some(update) = incoming.recv() => {
-                        let update = match update {
-                            Update::Progress(fraction, message) => {
-                                call_update::Update::Progress(CallProgress { fraction, message })
-                            }
-                            Update::Item(value, blobs) => {
-                                call_update::Update::Item(to_item(value, blobs))
-                            }
-                        };
-                        if sender.send(Ok(forward(update))).await.is_err() {
-                            // The client is gone: dropping the call cancels it.
-                            return;
-                        }
-                    }
-                    outcome = &mut run => break outcome,
-                    () = sender.closed() => return,
-                }
-            };
-            let outcome = call_update::Update::Outcome(to_outcome(outcome));
-            let _ = sender.send(Ok(forward(outcome))).await;
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let events = self.calls.stream(call);
+        let updates = ReceiverStream::new(events)
+            .map(|event| Ok(CallUpdate { update: Some(to_update(event)) }));
+        Ok(Response::new(Box::pin(updates)))
     }
 
     async fn calls(
@@ -187,8 +157,16 @@ fn to_wire(blobs: Vec<Attachment>) -> Vec<WireAttachment> {
         .collect()
 }
 
-fn to_item(value: bytes::Bytes, blobs: Vec<Attachment>) -> CallItem {
-    CallItem { value, attachments: to_wire(blobs) }
+fn to_update(event: CallEvent) -> call_update::Update {
+    match event {
+        CallEvent::Update(Update::Progress(fraction, message)) => {
+            call_update::Update::Progress(CallProgress { fraction, message })
+        }
+        CallEvent::Update(Update::Item(value, blobs)) => {
+            call_update::Update::Item(CallItem { value, attachments: to_wire(blobs) })
+        }
+        CallEvent::Outcome(outcome) => call_update::Update::Outcome(to_outcome(*outcome)),
+    }
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -53,18 +53,26 @@ pub(super) async fn tools(
     let Some(handle) = supervisor.plugin(&name) else { return plugin_not_found(&name) };
     let snapshot = handle.snapshot();
     let schema = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
-    let tools: Vec<Value> = snapshot.session.iter().flat_map(|session| {
-        session.tools.iter().map(|tool| {
-            json!({
-                "name": tool.spec.name,
-                "title": tool.spec.title,
-                "description": tool.spec.description,
-                "input_schema": schema(&tool.spec.input_schema),
-                "output_schema": schema(&tool.spec.output_schema),
-                "streams": tool.spec.streams,
-            })
-        }).collect::<Vec<_>>()
-    }).collect();
+    let tools: Vec<Value> = snapshot
+        .session
+        .iter()
+        .flat_map(|session| {
+            session
+                .tools
+                .iter()
+                .map(|tool| {
+                    json!({
+                        "name": tool.spec.name,
+                        "title": tool.spec.title,
+                        "description": tool.spec.description,
+                        "input_schema": schema(&tool.spec.input_schema),
+                        "output_schema": schema(&tool.spec.output_schema),
+                        "streams": tool.spec.streams,
+                    })
+                })
+                .collect::<Vec<_>>()
+        })
+        .collect();
     Json(json!({ "plugin": name, "state": snapshot.state().as_str(), "tools": tools }))
         .into_response()
 }
@@ -101,8 +109,12 @@ pub(super) async fn events(State(supervisor): State<Supervisor>) -> Response {
             "cause": event.cause,
         });
         let kind = event.kind.as_str();
-        Ok::<_, std::convert::Infallible>(format!("id: {}\nevent: {kind}\ndata: {data}\n\n", event.sequence))
+        Ok::<_, std::convert::Infallible>(format!(
+            "id: {}\nevent: {kind}\ndata: {data}\n\n",
+            event.sequence
+        ))
     });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     (headers, Body::from_stream(lines)).into_response()
 }

@@ -37,7 +37,7 @@ pub(super) async fn run(
     let accept = Accept::of(request.headers());
     let call = match read(request, ToolCall { plugin, tool, ..ToolCall::default() }).await {
         Ok(call) => call,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     match accept {
         Accept::Lines | Accept::Events => {
@@ -75,7 +75,7 @@ impl Accept {
     }
 }
 
-async fn read(request: Request, call: ToolCall) -> Result<ToolCall, Response> {
+async fn read(request: Request, call: ToolCall) -> Result<ToolCall, Box<Response>> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
     let media = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -83,23 +83,23 @@ async fn read(request: Request, call: ToolCall) -> Result<ToolCall, Response> {
         "application/json" => read_json(body(request).await?, call),
         "multipart/form-data" => read_multipart(request, call).await,
         // What a web form can send without asking is not a raw body.
-        "" | "text/plain" | "application/x-www-form-urlencoded" => Err(detail(
+        "" | "text/plain" | "application/x-www-form-urlencoded" => Err(Box::new(detail(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "send application/json with {\"args\": {…}}, multipart/form-data, or the bytes of the \
              tool's binary argument with their own content type",
-        )),
+        ))),
         _ => read_raw(request, call, kind).await,
     }
 }
 
-async fn body(request: Request) -> Result<Bytes, Response> {
+async fn body(request: Request) -> Result<Bytes, Box<Response>> {
     Bytes::from_request(request, &()).await.map_err(|refused| {
         // Too long, or the client went away.
-        detail(refused.status(), &refused.body_text())
+        Box::new(detail(refused.status(), &refused.body_text()))
     })
 }
 
-fn invalid(message: String, call: &ToolCall) -> Response {
+fn invalid(message: String, call: &ToolCall) -> Box<Response> {
     let outcome = Outcome {
         result: Err(CallError::InvalidArguments(message)),
         plugin: call.plugin.as_str().into(),
@@ -109,15 +109,16 @@ fn invalid(message: String, call: &ToolCall) -> Response {
         generation: 0,
         delivered: false,
     };
-    respond(outcome, false)
+    Box::new(respond(outcome, false))
 }
 
-fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Response> {
+fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>> {
     if bytes.is_empty() {
         return Ok(call);
     }
-    let body: Body<'_> = serde_json::from_slice(&bytes)
-        .map_err(|error| invalid(format!("the body is not JSON of the form {{\"args\": {{…}}}}: {error}"), &call))?;
+    let body: Body<'_> = serde_json::from_slice(&bytes).map_err(|error| {
+        invalid(format!("the body is not JSON of the form {{\"args\": {{…}}}}: {error}"), &call)
+    })?;
     if let Some(args) = body.args {
         call.args = bytes.slice_ref(args.get().as_bytes());
     }
@@ -126,13 +127,13 @@ fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Response> {
     Ok(call)
 }
 
-async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall, Response> {
+async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall, Box<Response>> {
     let refused = |error: axum::extract::multipart::MultipartError| {
-        detail(error.status(), &error.body_text())
+        Box::new(detail(error.status(), &error.body_text()))
     };
     let mut parts = Multipart::from_request(request, &())
         .await
-        .map_err(|refused| detail(refused.status(), &refused.body_text()))?;
+        .map_err(|refused| Box::new(detail(refused.status(), &refused.body_text())))?;
     let mut loose = serde_json::Map::new();
     while let Some(part) = parts.next_field().await.map_err(refused)? {
         let name = part.name().unwrap_or_default().to_owned();
@@ -151,7 +152,10 @@ async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall
     }
     if !loose.is_empty() {
         if !call.args.is_empty() {
-            return Err(invalid("send the arguments as the part `args` or as fields, not both".into(), &call));
+            return Err(invalid(
+                "send the arguments as the part `args` or as fields, not both".into(),
+                &call,
+            ));
         }
         call.args = Value::Object(loose).to_string().into();
         call.loose = true;
@@ -163,7 +167,7 @@ async fn read_raw(
     request: Request,
     mut call: ToolCall,
     content_type: String,
-) -> Result<ToolCall, Response> {
+) -> Result<ToolCall, Box<Response>> {
     let query = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| invalid(error.to_string(), &call))?;
     let args: serde_json::Map<String, Value> =

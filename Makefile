@@ -1,0 +1,45 @@
+# Stockade. Two commands do everything on a fresh machine: `make run`, `make test`.
+.PHONY: run test check bench hooks build plugins fast-test vm-test soak install-tools fmt
+
+# Builds, starts the daemon with the example plugins, calls a tool on a real photograph.
+run:
+	@scripts/run
+
+# Installs what the tests need and passes them all.
+test:
+	@scripts/test
+
+# Validates: fmt, clippy with warnings denied, deny, typos, docs.
+check:
+	@scripts/check
+
+# Measures against direct tonic in the same run; writes docs/benchmarks.md.
+bench:
+	@scripts/bench
+
+# Installs the pre-commit hook that runs the fast tests.
+hooks:
+	@scripts/hooks
+
+# The unit under a real systemd, in a virtual machine without KVM (a minute and a half).
+vm-test:
+	@deploy/vm/test
+
+# Ten thousand restarts; nothing may grow.
+soak:
+	cargo build --workspace
+	STOCKADE_SOAK_RESTARTS=10000 cargo test -p stockade-tests --test faults -- restarts_let_nothing_grow --nocapture
+
+# Unit tests only: seconds.
+fast-test:
+	cargo test --workspace --exclude stockade-tests --quiet
+
+build:
+	cargo build --release --workspace
+
+# The example plugins as directories, ready for `stockade serve --plugins target/plugins`.
+plugins: build
+	@scripts/plugins release target/plugins
+
+fmt:
+	cargo fmt --all

@@ -1,0 +1,151 @@
+//! Calls over gRPC: unary, streaming, many on one stream.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use stockade_proto::v1::{CallRequest, CallsRequest, calls_request};
+use stockade_tests::Options;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic_types::StatusExt as _;
+
+fn request(tool: &str, args: Value) -> CallRequest {
+    CallRequest {
+        plugin: "good".into(),
+        tool: tool.into(),
+        args: args.to_string().into(),
+        ..CallRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_unary_failure_carries_its_details() {
+    let daemon = Options::new().start().await;
+    let mut tools = daemon.tools();
+    let reply = tools.call(request("ping", json!({"text": "x"}))).await.expect("call").into_inner();
+    assert_eq!((&*reply.result, reply.generation), (&b"\"x\""[..], 1));
+    let status = tools.call(request("raise", json!({"text": "no"}))).await.expect_err("raised");
+    assert_eq!((status.code(), status.message()), (tonic::Code::Internal, "no"));
+    let info = status.get_error_details().error_info().expect("ErrorInfo").clone();
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), ("ValueError", "stockade"));
+    assert_eq!(info.metadata["plugin"], "good");
+    assert_eq!(info.metadata["delivered"], "true");
+    let status = tools.call(request("exit", json!({"n": 9}))).await.expect_err("died");
+    assert_eq!(status.code(), tonic::Code::Aborted);
+    let info = status.get_error_details().error_info().expect("ErrorInfo").clone();
+    assert_eq!(info.metadata["cause"], "exit_code");
+    // A deadline of gRPC's own.
+    daemon.serving("good").await;
+    let mut late = tonic::Request::new(request("wait", json!({"n": 60_000})));
+    late.set_timeout(std::time::Duration::from_millis(100));
+    let status = tools.call(late).await.expect_err("late");
+    let codes = [tonic::Code::DeadlineExceeded, tonic::Code::Cancelled];
+    assert!(codes.contains(&status.code()), "{status:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn items_and_progress_come_before_the_outcome() {
+    let daemon = Options::new().start().await;
+    let outcome = daemon.call("good", "count", json!({"n": 500})).await;
+    assert_eq!(outcome.items, (0..500).map(Value::from).collect::<Vec<_>>());
+    assert!(!outcome.progress.is_empty());
+    assert_eq!(outcome.unwrap(), 500);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_holds_back_the_tool_alone() {
+    let daemon = Options::new().start().await;
+    let mut slow = daemon
+        .tools()
+        .call_stream(request("count", json!({"n": 100_000})))
+        .await
+        .expect("call")
+        .into_inner();
+    slow.message().await.expect("message").expect("first");
+    // Others on the same plugin are not held back.
+    for _ in 0..50 {
+        daemon.call("good", "ping", json!({"text": "x"})).await.unwrap();
+    }
+    assert_eq!(daemon.health("good").await.in_flight, 1, "the tool waits for its credit");
+    drop(slow);
+    daemon.until("good", |health| health.in_flight == 0).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn attachments_travel_as_bytes() {
+    let daemon = Options::new().start().await;
+    let blob: Vec<u8> = (0..2_000_000u32).map(|n| n as u8).collect();
+    let outcome =
+        daemon.call_with("good", "echo", json!({"text": "t"}), &[("blob", &blob)], 0).await;
+    assert_eq!(outcome.result, json!({"text": "t", "blob": "attachment:blob"}));
+    assert_eq!(outcome.attachments, [("blob".to_owned(), blob)]);
+    let outcome =
+        daemon.call_with("good", "echo", json!({"text": "t"}), &[("other", b"x")], 0).await;
+    assert_eq!(outcome.failed().0, "InvalidArguments");
+    assert_eq!(outcome.error, "other: no binary argument of this tool (blob)");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn many_calls_share_one_stream() {
+    let daemon = Options::new().start().await;
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let mut answers = daemon
+        .tools()
+        .calls(UnboundedReceiverStream::new(receiver))
+        .await
+        .expect("calls")
+        .into_inner();
+    let send = |id: u64, tool: &str, args: Value| {
+        let frame = Some(calls_request::Frame::Call(request(tool, args)));
+        sender.send(CallsRequest { id, frame }).expect("send");
+    };
+    send(1000, "wait", json!({"n": 600_000}));
+    for id in 0..200 {
+        send(id, "ping", json!({"text": id.to_string()}));
+    }
+    send(500, "raise", json!({"text": "no"}));
+    send(501, "nothing", json!({}));
+    let mut got = HashMap::new();
+    while got.len() < 202 {
+        let answer = answers.message().await.expect("message").expect("answer");
+        got.insert(answer.id, answer.outcome.expect("outcome"));
+    }
+    for id in 0..200 {
+        assert_eq!(*got[&id].result, *format!("\"{id}\"").as_bytes());
+    }
+    assert_eq!((got[&500].error_type.as_str(), got[&500].delivered), ("ValueError", true));
+    assert_eq!((got[&501].error_type.as_str(), got[&501].delivered), ("ToolNotFound", false));
+    let cancel = calls_request::Frame::Cancel(stockade_proto::v1::CancelCall {});
+    sender.send(CallsRequest { id: 1000, frame: Some(cancel) }).expect("cancel");
+    daemon.until("good", |health| health.in_flight == 0).await;
+    drop(sender);
+    assert!(answers.message().await.expect("end").is_none());
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_plugin_that_starts() {
+    let daemon = Options::new().rogue("rogue", "args = [\"--slow-init\", \"5\"]").start().await;
+    let outcome = daemon.call("rogue", "pid", json!({})).await;
+    assert!(outcome.unwrap().is_u64());
+    let outcome = daemon.call_with("rogue", "sleep", json!({"n": 1}), &[], 60_000).await;
+    assert_eq!(outcome.unwrap(), 1);
+    daemon
+        .admin()
+        .restart_plugin(stockade_proto::v1::PluginActionRequest {
+            name: "rogue".into(),
+            wait: false,
+            timeout_ms: 0,
+        })
+        .await
+        .expect("restart");
+    daemon.until("rogue", |health| health.substate == "STARTING").await;
+    let outcome = daemon.call_with("rogue", "pid", json!({}), &[], 20).await;
+    assert_eq!(outcome.failed().0, "TimeoutError");
+    assert!(outcome.error.starts_with("The plugin was not ready within the call's deadline"));
+    assert!(!outcome.delivered);
+    daemon.stop().await;
+}
