@@ -47,7 +47,8 @@ pub(super) async fn run(events: Events, client: Client) -> Result<(), Failure> {
             kind => kind.to_owned(),
         };
         let plugin = if event.plugin.is_empty() { "-" } else { &event.plugin };
-        output::line(&format!("{time}Z {plugin:<16} {what:<28} {}", event.message).trim_end());
+        let text = format!("{time}Z {plugin:<16} {what:<28} {}", event.message);
+        output::line(text.trim_end());
     }
     Ok(())
 }

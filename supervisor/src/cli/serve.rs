@@ -1,7 +1,5 @@
 //! `stockade serve`: the daemon.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use stockade::{
     Config, Supervisor,

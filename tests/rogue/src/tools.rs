@@ -280,6 +280,10 @@ fn resources(tools: &mut Tools<Rogue>) {
             thread::sleep(Duration::from_secs(5));
             Ok(kept.len())
         })
+        .add("hold", "Touches n MiB and never gives them back", |_, args: Number, _| {
+            std::mem::forget(vec![1u8; (args.n as usize) << 20]);
+            Ok(args.n)
+        })
         .add("reserve", "One allocation of n MiB", |_, args: Number, _| {
             let block: Vec<u8> = vec![1; (args.n as usize) << 20];
             Ok(block.len())

@@ -1,0 +1,24 @@
+//! The smallest plugin: one async tool. For benchmarks.
+
+use stockade_plugin_sdk::prelude::*;
+
+#[derive(Deserialize, JsonSchema)]
+struct Args {
+    text: String,
+}
+
+struct Minimal;
+
+impl Plugin for Minimal {
+    fn init(_: &InitContext) -> Result<Self> {
+        Ok(Minimal)
+    }
+
+    fn tools(tools: &mut Tools<Self>) {
+        tools.add_async("ping", "Gives the text back", |_, args: Args, _| async { Ok(args.text) });
+    }
+}
+
+fn main() {
+    stockade_plugin_sdk::main::<Minimal>()
+}
