@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     lifecycle::{State, Substate},
+    manifest::Timeouts,
     plugin::{
         Attachment, Command, Handle, Invocation, LeaseError, Reply, Running, Session, Snapshot,
         Update, call_timeout,
@@ -166,7 +167,11 @@ impl Attempt<'_> {
             return Err(CallError::PayloadTooLarge(message));
         }
         let deadline = call.timeout.map(|timeout| self.started + timeout.max(LEAST));
-        let session = self.session(deadline).await?;
+        // What rarely happens is boxed: a call's future stays small.
+        let session = match ready(&self.handle.snapshot()) {
+            Some(session) => session,
+            None => Box::pin(self.session(deadline)).await?,
+        };
         let Some(tool) = session.tools.get(self.tool) else {
             return Err(CallError::ToolNotFound {
                 tool: self.tool.to_string(),
@@ -177,8 +182,12 @@ impl Attempt<'_> {
         let (args, attachments) = prepare(tool, call.args, call.attachments, call.loose)?;
         let patience = deadline
             .map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-        let lease =
-            session.lease(patience).await.map_err(|error| self.not_leased(&session, error))?;
+        let lease = match session.try_lease() {
+            Some(lease) => lease,
+            None => Box::pin(session.lease(patience))
+                .await
+                .map_err(|error| self.not_leased(&session, error))?,
+        };
         let own = Instant::now() + session.manifest.timeouts.call;
         let timeout = deadline.unwrap_or(own).min(own).saturating_duration_since(Instant::now());
         let invocation = Invocation {
@@ -207,9 +216,6 @@ impl Attempt<'_> {
     /// The session to call, waiting for a start that is under way.
     async fn session(&self, deadline: Option<Instant>) -> Result<Arc<Session>, CallError> {
         let snapshot = self.handle.snapshot();
-        if let Some(session) = ready(&snapshot) {
-            return Ok(session);
-        }
         let mut snapshots = self.handle.watch();
         let patience = match deadline {
             Some(deadline) => deadline,
@@ -324,6 +330,16 @@ impl Attempt<'_> {
             }
             Err(_) => running.cancel("timeouts.call is over"),
         }
+        Box::pin(self.overrun(running, timeouts, own)).await
+    }
+
+    /// The tool has been told to stop; if it does not, its process must.
+    async fn overrun(
+        &self,
+        mut running: Running,
+        timeouts: Timeouts,
+        own: Instant,
+    ) -> Result<(Bytes, Vec<Attachment>), CallError> {
         let grace = own + timeouts.cancel_grace;
         match tokio::time::timeout_at(grace.into(), running.reply()).await {
             Ok(Reply::Closed(cause)) => Err(CallError::of_death(cause)),

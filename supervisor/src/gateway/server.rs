@@ -143,11 +143,11 @@ impl House {
         {
             return refuse(is_grpc, &refused.0);
         }
+        if is_grpc && request.uri().path().starts_with(TOOLS) {
+            return or_never(self.tools.oneshot(request).await);
+        }
         request.extensions_mut().insert(caller);
         if is_grpc {
-            if request.uri().path().starts_with(TOOLS) {
-                return or_never(self.tools.oneshot(request).await);
-            }
             return or_never(self.grpc.oneshot(request.map(Body::new)).await);
         }
         let mut http = self.http;
@@ -228,7 +228,8 @@ where
         let _place = place;
         let service = hyper::service::service_fn(move |request| {
             let (house, caller) = (house.clone(), caller.clone());
-            async move { Ok::<_, Infallible>(house.answer(request, caller).await) }
+            // Boxed: hyper moves the future several times, and it is large.
+            Box::pin(async move { Ok::<_, Infallible>(house.answer(request, caller).await) })
         });
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);

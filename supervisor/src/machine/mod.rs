@@ -8,6 +8,7 @@ mod resources;
 pub use gpu::{Gpu, GpuInventory, Gpus};
 pub use memory::OomWatch;
 pub use process::{
-    Usage, children, descendants, is_alive, resident, start_time, tree_pss, tree_usage, wchan,
+    Usage, children, descendants, is_alive, process_ticks, resident, start_time, tree_pss,
+    tree_usage, wchan,
 };
 pub use resources::{HostUsage, host_usage};

@@ -76,6 +76,14 @@ fn process_usage(pid: u32) -> Option<Usage> {
     })
 }
 
+/// Processor ticks of one process so far; None when it is gone.
+pub fn process_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut number = || fields.next()?.parse::<u64>().ok();
+    Some(number()? + number()?)
+}
+
 /// Resident bytes of one process, 0 when it is gone.
 pub fn resident(pid: u32) -> u64 {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();

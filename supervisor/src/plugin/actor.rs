@@ -22,7 +22,7 @@ use super::{
     handshake::{Client, GpuTokens, HostHandler},
     journal::{EventKind, Journal},
     logs::{Drain, Logs},
-    mailbox::{Command, Handle, Internal, Sink, Usable},
+    mailbox::{Command, Ends, Handle, Internal, Sink, Usable},
     notice::Notice,
     session::Session,
     snapshot::{LastExit, Recent, Snapshot},
@@ -243,7 +243,7 @@ pub fn spawn(
     }
     actor.publish();
     tokio::spawn(actor.run(inbox, reports));
-    Handle { name, commands, snapshots: receiver, counters, logs, recent }
+    Handle(Arc::new(Ends { name, commands, snapshots: receiver, counters, logs, recent }))
 }
 
 /// The last death, as the crash records of an earlier daemon tell it.

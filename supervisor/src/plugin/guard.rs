@@ -28,6 +28,8 @@ const GROWTH_PER_SECOND: f64 = (4u64 << 30) as f64;
 const BUSY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// Between looks at an idle one.
 const IDLE: Duration = Duration::from_secs(5);
+/// Looks at a sleeping main process between looks at its whole tree.
+const SLEPT: u32 = 6;
 /// A plugin is idle this long after its last call.
 const COOL_DOWN: Duration = Duration::from_secs(1);
 /// Spinning this long while idle is named.
@@ -91,6 +93,9 @@ struct Watch {
     last: Option<(Instant, Usage)>,
     busy_until: Instant,
     calls: u64,
+    main: Option<u32>,
+    ticks: Option<u64>,
+    skipped: u32,
     spinning_since: Option<Instant>,
     warned: bool,
     done: bool,
@@ -184,6 +189,9 @@ impl Guard {
             last: None,
             busy_until: now + COOL_DOWN,
             calls: 0,
+            main: None,
+            ticks: None,
+            skipped: 0,
             spinning_since: None,
             warned: false,
             done: false,
@@ -226,6 +234,10 @@ impl Watch {
             self.active.store(false, Ordering::Release);
             busy = self.work().1 != calls;
         }
+        if !busy && self.slept() {
+            self.due = now + IDLE;
+            return;
+        }
         let usage = machine::tree_usage(self.launcher);
         let cpu = self.publish(now, &usage);
         if !self.done {
@@ -239,6 +251,18 @@ impl Watch {
             false => IDLE,
         };
         self.due = now + interval;
+    }
+
+    /// The main process has not run since the last look, so it cannot have
+    /// grown. Its children are looked at all the same now and then.
+    fn slept(&mut self) -> bool {
+        let main = self.main.or_else(|| machine::children(self.launcher).first().copied());
+        self.main = main;
+        let ticks = main.and_then(machine::process_ticks);
+        let same = ticks.is_some() && ticks == self.ticks;
+        self.ticks = ticks;
+        self.skipped = if same { self.skipped + 1 } else { 0 };
+        same && !self.skipped.is_multiple_of(SLEPT)
     }
 
     /// Is a call in flight, and how many have there been?

@@ -26,16 +26,25 @@ pub enum LeaseError {
 }
 
 impl Session {
+    /// Takes a slot that is free now.
+    pub fn try_lease(self: &Arc<Self>) -> Option<Lease> {
+        if self.draining.load(Ordering::Acquire) || self.closed.get().is_some() {
+            return None;
+        }
+        let permit = self.slots.clone().try_acquire_owned().ok()?;
+        Some(Lease { session: self.clone(), permit })
+    }
+
     /// Takes a slot, waiting in the bounded queue for one.
     ///
     /// # Errors
     /// The queue is full, the wait too long, or the session over.
     pub async fn lease(self: &Arc<Self>, patience: Duration) -> Result<Lease, LeaseError> {
+        if let Some(lease) = self.try_lease() {
+            return Ok(lease);
+        }
         if self.draining.load(Ordering::Acquire) || self.closed.get().is_some() {
             return Err(LeaseError::Closed(self.closed.get().cloned()));
-        }
-        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
-            return Ok(Lease { session: self.clone(), permit });
         }
         let queue = self.manifest.queue;
         let _place = Place::take(self, queue.size).ok_or(LeaseError::QueueFull)?;

@@ -169,18 +169,24 @@ pub(super) fn pump(
         loop {
             tokio::select! {
                 ready = pipe.readable() => {
-                    if ready.is_err() || !lines.read_some(&pipe) {
+                    if ready.is_err() || lines.read_some(&pipe) == Read::End {
                         break;
                     }
                     tokio::task::yield_now().await;
                 }
                 request = requests.recv() => {
+                    let mut last = Read::Some;
                     // 16 × 64 KiB: more than a pipe holds.
-                    let open = (0..16).all(|_| lines.read_some(&pipe));
+                    for _ in 0..16 {
+                        last = lines.read_some(&pipe);
+                        if last != Read::Some {
+                            break;
+                        }
+                    }
                     lines.finish();
                     let Some(done) = request else { break };
                     let _ = done.send(());
-                    if !open {
+                    if last == Read::End {
                         break;
                     }
                 }
@@ -190,6 +196,14 @@ pub(super) fn pump(
         // Late requests are answered by the closed channel.
     });
     drain
+}
+
+/// What a read found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Some,
+    Nothing,
+    End,
 }
 
 /// Cuts bytes into lines.
@@ -216,21 +230,22 @@ impl Lines {
         }
     }
 
-    /// One read; false at the end of the pipe.
-    fn read_some(&mut self, pipe: &pipe::Receiver) -> bool {
+    /// One read.
+    fn read_some(&mut self, pipe: &pipe::Receiver) -> Read {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(CHUNK, 0);
         match pipe.try_read(&mut buffer) {
-            Ok(0) => false,
+            Ok(0) => Read::End,
             Ok(n) => {
                 self.take(&buffer[..n]);
                 // An idle plugin holds no buffer.
                 self.buffer = if n == CHUNK { buffer } else { Vec::new() };
-                true
+                Read::Some
             }
-            Err(error) => {
-                matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Read::Nothing,
+                _ => Read::End,
+            },
         }
     }
 

@@ -103,9 +103,13 @@ impl Sink {
     }
 }
 
-/// How the rest of the house holds a plugin.
+/// How the rest of the house holds a plugin. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Handle {
+pub struct Handle(pub(super) Arc<Ends>);
+
+/// What a handle leads to.
+#[derive(Debug)]
+pub(super) struct Ends {
     pub(super) name: Arc<str>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -117,32 +121,32 @@ pub struct Handle {
 impl Handle {
     /// The plugin's name.
     pub fn name(&self) -> &Arc<str> {
-        &self.name
+        &self.0.name
     }
 
     /// How it is now. Never waits.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshots.borrow().clone()
+        self.0.snapshots.borrow().clone()
     }
 
     /// Changes of its state.
     pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.snapshots.clone()
+        self.0.snapshots.clone()
     }
 
     /// Its counts.
     pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
+        &self.0.counters
     }
 
     /// Its output.
     pub fn logs(&self) -> &Arc<Logs> {
-        &self.logs
+        &self.0.logs
     }
 
     /// Times of its last calls.
     pub fn recent(&self) -> &Arc<Recent> {
-        &self.recent
+        &self.0.recent
     }
 
     /// Leaves a command.
@@ -150,7 +154,7 @@ impl Handle {
     /// # Errors
     /// Too many wait, or the plugin is gone.
     pub fn command(&self, command: Command) -> Result<(), MailboxError> {
-        self.commands.try_send(command).map_err(|error| match error {
+        self.0.commands.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => MailboxError::Busy,
             mpsc::error::TrySendError::Closed(_) => MailboxError::Gone,
         })

@@ -269,7 +269,9 @@ impl Actor {
         let Some(process) = self.processes.get_mut(&generation) else { return };
         process.drain_logs().await;
         process.notice = Some(notice.clone());
-        let resident = process.pid.map_or(0, crate::machine::resident);
+        // The kernel may have begun already: then the last sample tells.
+        let seen = process.sample.memory().unwrap_or(0);
+        let resident = process.pid.map_or(0, crate::machine::resident).max(seen);
         let cause = self.deceased(generation).cause_of_notice(&notice);
         self.step(Event::Notice(generation, cause, resident >= LARGE));
     }

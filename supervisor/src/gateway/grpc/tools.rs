@@ -103,10 +103,11 @@ fn run_one(
     call: CallRequest,
     place: mpsc::OwnedPermit<CallsResponse>,
 ) -> tokio::task::AbortHandle {
-    let task = tokio::spawn(async move {
+    // Boxed: tokio moves a task's future several times, and this one is large.
+    let task = tokio::spawn(Box::pin(async move {
         let outcome = calls.run(to_call(call, None)).await;
         place.send(CallsResponse { id, outcome: Some(to_outcome(outcome)) });
-    });
+    }));
     task.abort_handle()
 }
 

@@ -6,7 +6,6 @@ mod clients;
 mod deaths;
 mod fleet;
 mod report;
-mod servers;
 mod setup;
 
 use std::{collections::HashMap, process::Stdio, time::Duration};
@@ -22,7 +21,6 @@ fn main() {
     let arg = |n: usize| args.get(n).cloned().unwrap_or_default();
     runtime.block_on(async {
         match arg(0).as_str() {
-            "direct-server" => servers::direct(&arg(1)).await,
             "unary" => clients::unary(&arg(1), arg(2).parse().expect("calls")).await,
             "parallel" => clients::parallel(&arg(1), arg(2).parse().expect("calls")).await,
             "multiplexed" => clients::multiplexed(&arg(1), arg(2).parse().expect("calls")).await,
@@ -57,9 +55,8 @@ async fn role(pin: Option<&str>, args: &[&str]) -> HashMap<String, f64> {
 
 /// The direct tonic server in a process of its own.
 async fn direct_server(pin: Option<&str>, socket: &str) -> tokio::process::Child {
-    let exe = std::env::current_exe().expect("own path");
     let mut command = Command::new("taskset");
-    command.args(["-c", pin.unwrap_or("0,1")]).arg(exe).args(["direct-server", socket]);
+    command.args(["-c", pin.unwrap_or("0,1")]).arg(stockade_tests::binary("direct")).arg(socket);
     let child = command.kill_on_drop(true).spawn().expect("server");
     while tokio::net::UnixStream::connect(socket).await.is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,4 +1,6 @@
-//! What is compared against: one process, one unary tonic call, a unix socket.
+//! What calls are compared against: one unary tonic call over a unix socket.
+//! A program of its own, as a server is in life: a server that shares its
+//! client's pages in the processor's caches would flatter itself.
 
 use std::pin::Pin;
 
@@ -43,13 +45,16 @@ impl Tools for Echo {
     }
 }
 
-/// Serves until killed.
-pub async fn direct(socket: &str) {
-    let _ = std::fs::remove_file(socket);
-    let listener = tokio::net::UnixListener::bind(socket).expect("bind");
-    tonic::transport::Server::builder()
-        .add_service(ToolsServer::new(Echo))
-        .serve_with_incoming(UnixListenerStream::new(listener))
-        .await
-        .expect("serve");
+fn main() {
+    let socket = std::env::args().nth(1).expect("socket");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(async {
+        let _ = std::fs::remove_file(&socket);
+        let listener = tokio::net::UnixListener::bind(&socket).expect("bind");
+        tonic::transport::Server::builder()
+            .add_service(ToolsServer::new(Echo))
+            .serve_with_incoming(UnixListenerStream::new(listener))
+            .await
+            .expect("serve");
+    });
 }
