@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -247,11 +248,17 @@ impl<P: Plugin> Shared<P> {
             Handler::Async(handler) => {
                 let mut run =
                     Box::pin(tools::run_async(handler, plugin, args, attachments, context));
+                let mut poll = move |context: &mut std::task::Context<'_>| {
+                    fatal::during_call(id, || run.as_mut().poll(context))
+                };
+                // Short work is done at once; what waits becomes a task.
+                let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+                if let Poll::Ready(outcome) = poll(&mut nobody) {
+                    shared.finish(id, outcome, &outbox);
+                    return;
+                }
                 tokio::spawn(async move {
-                    let outcome = std::future::poll_fn(|poll| {
-                        fatal::during_call(id, || run.as_mut().poll(poll))
-                    })
-                    .await;
+                    let outcome = std::future::poll_fn(poll).await;
                     shared.finish(id, outcome, &outbox);
                 });
             }
