@@ -1,6 +1,6 @@
 //! What a plugin's author wrote: `plugin.toml` or `manifest.json` → [`Manifest`].
 //!
-//! A directory is [`discover`]ed, its file read ([`native`] or [`legacy`]), and
+//! A directory is found (`discover`), its file read (`native` or `legacy`), and
 //! checked; every problem is reported at once with its place.
 
 mod discover;

@@ -21,7 +21,7 @@ pub struct Manifest {
     pub file: PathBuf,
     /// What is to be run.
     pub run: Run,
-    /// Arguments after argv[0].
+    /// Arguments after the program itself.
     pub args: Vec<String>,
     /// Environment besides the fixed one.
     pub env: BTreeMap<String, String>,

@@ -20,7 +20,7 @@ use crate::{
 pub struct LaunchPlan {
     /// Absolute path of the program.
     pub program: PathBuf,
-    /// argv[0] included.
+    /// The program itself first.
     pub argv: Vec<String>,
     /// The whole environment, sorted.
     pub env: BTreeMap<String, String>,
