@@ -24,7 +24,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Outcome, PATIENCE, eventually, wait_gone};
+use crate::{Bystander, Outcome, PATIENCE, eventually, wait_gone};
 
 /// The folder that cargo builds into.
 pub fn target_dir() -> PathBuf {
@@ -56,6 +56,7 @@ pub struct Options {
     args: Vec<String>,
     port: bool,
     good: bool,
+    bystander: bool,
 }
 
 impl Default for Options {
@@ -67,6 +68,7 @@ impl Default for Options {
             args: Vec::new(),
             port: false,
             good: true,
+            bystander: false,
         }
     }
 }
@@ -81,6 +83,14 @@ impl Options {
     #[must_use]
     pub fn alone(mut self) -> Self {
         self.good = false;
+        self
+    }
+
+    /// Somebody calls `good` and asks for health all the time, until
+    /// [`Daemon::stop`] checks that neither ever failed.
+    #[must_use]
+    pub fn bystander(mut self) -> Self {
+        self.bystander = true;
         self
     }
 
@@ -170,10 +180,13 @@ impl Options {
             .spawn()
             .expect("stockade");
         let client = Client { socket: root.join("s.sock"), root, channel: None };
-        let mut daemon = Daemon { client, child, folder: Some(folder) };
+        let mut daemon = Daemon { client, child, folder: Some(folder), bystander: None };
         daemon.client.channel = Some(daemon.connect().await);
         if self.good {
             daemon.serving("good").await;
+        }
+        if self.bystander {
+            daemon.bystander = Some(Bystander::start(&daemon));
         }
         daemon
     }
@@ -209,6 +222,7 @@ pub struct Daemon {
     client: Client,
     child: Child,
     folder: Option<TempDir>,
+    bystander: Option<Bystander>,
 }
 
 impl Deref for Daemon {
@@ -253,8 +267,12 @@ impl Daemon {
         status.expect("the daemon ends").expect("wait").code()
     }
 
-    /// SIGTERM; it must end in order and leave nothing behind.
+    /// SIGTERM; it must end in order and leave nothing behind. The bystander,
+    /// if there is one, must have noticed nothing.
     pub async fn stop(mut self) {
+        if let Some(bystander) = self.bystander.take() {
+            bystander.check().await;
+        }
         self.signal(libc::SIGTERM);
         let code = self.ended().await;
         assert_eq!(code, Some(0), "{}", self.log());

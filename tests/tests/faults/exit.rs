@@ -149,7 +149,7 @@ async fn limits_of_the_kernel_are_told_by_their_names() {
 async fn a_program_that_cannot_be_executed_is_unavailable_and_heals() {
     let plugin = |name: &str| format!("name = \"{name}\"\n[run]\nbinary = \"bin/{name}\"\n");
     let names = ["missing", "forbidden", "foreign", "script", "library"];
-    let mut options = Options::new();
+    let mut options = Options::new().bystander();
     for name in names {
         options = options.plugin(name, &plugin(name));
     }
@@ -214,7 +214,7 @@ async fn deaths_while_starting_are_told_with_their_phase() {
             "Plugin validation failed: the model has no classes",
         ),
     ];
-    let mut options = Options::new();
+    let mut options = Options::new().bystander();
     for (n, (run, _, _)) in rows.iter().enumerate() {
         let hold = "[restart]\nmax_deaths = 0\nexhausted = \"hold\"";
         options = options.rogue(&format!("p{n}"), &format!("{run}\n{hold}"));
@@ -235,8 +235,11 @@ async fn deaths_while_starting_are_told_with_their_phase() {
 /// A plugin that says what is missing is UNAVAILABLE, not FAILED.
 #[tokio::test]
 async fn a_plugin_may_say_what_is_missing() {
-    let daemon =
-        Options::new().rogue("rogue", "args = [\"--init-missing\", \"cuda\"]").start().await;
+    let daemon = Options::new()
+        .bystander()
+        .rogue("rogue", "args = [\"--init-missing\", \"cuda\"]")
+        .start()
+        .await;
     let health = daemon.state("rogue", PluginState::Unavailable, "INIT_REJECTED").await;
     assert_eq!(health.reason.as_deref(), Some("Missing dependencies: cuda. Put it there."));
     assert_eq!(health.missing, ["cuda"]);

@@ -30,6 +30,7 @@ async fn a_plugin_that_never_shakes_hands_is_killed_and_told() {
 async fn slow_loading_with_progress_lives_and_without_dies() {
     let timeouts = "[timeouts]\ninit = \"500ms\"\n[restart]\nmax_deaths = 0\nexhausted = \"hold\"";
     let daemon = Options::new()
+        .bystander()
         .rogue("slow", &format!("args = [\"--slow-init\", \"15\"]\n{timeouts}"))
         .rogue("stuck", &format!("args = [\"--in-init\", \"hang\"]\n{timeouts}"))
         .start()
@@ -76,6 +77,23 @@ async fn serving_pings_judge_only_while_a_slot_is_free() {
     let outcome = scene.call("block_runtime", json!({"n": 20_000})).await;
     assert_eq!(outcome.failed(), ("WorkerCrashed", "watchdog"));
     scene.recovers_from("watchdog").await;
+    scene.end().await;
+}
+
+/// Fault 39: a supervisor that was itself suspended judges nobody.
+#[tokio::test]
+async fn a_suspended_supervisor_fires_no_watchdog() {
+    let ping = QUICK.replace("[timeouts]", "[timeouts]\nping = \"100ms\"\nping_misses = 1");
+    let scene = Scene::new(&ping).await;
+    let Scene { daemon, .. } = &scene;
+    let before = daemon.health("rogue").await;
+    daemon.signal(libc::SIGSTOP);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    daemon.signal(libc::SIGCONT);
+    // Ten pings later it is still the same process.
+    let up = before.uptime_seconds.expect("up") + 6.0;
+    let after = daemon.until("rogue", |now| now.uptime_seconds.is_some_and(|s| s > up)).await;
+    assert_eq!((after.pid, after.restarts), (before.pid, 0));
     scene.end().await;
 }
 

@@ -10,7 +10,7 @@ use crate::scene::{QUICK, Scene};
 /// Fault 35, with fewer: start tokens hold while many crash together.
 #[tokio::test]
 async fn plugins_that_crash_together_come_back_a_few_at_a_time() {
-    let mut options = Options::new().config("max_starting = 2");
+    let mut options = Options::new().bystander().config("max_starting = 2");
     for n in 0..20 {
         options = options.rogue(&format!("p{n}"), QUICK);
     }
@@ -40,7 +40,7 @@ async fn plugins_that_crash_together_come_back_a_few_at_a_time() {
 async fn a_missing_model_is_unavailable_and_heals_when_it_appears() {
     let more =
         "[requires]\nmodels = { detector = \"models/ball.onnx\" }\ncommands = [\"no-such-cmd\"]";
-    let daemon = Options::new().rogue("rogue", more).start().await;
+    let daemon = Options::new().bystander().rogue("rogue", more).start().await;
     let health = daemon.state("rogue", PluginState::Unavailable, "PREFLIGHT_FAILED").await;
     let reason = health.reason.expect("reason");
     let start = "Missing dependencies: no-such-cmd, detector (path: models/ball.onnx). To fix: ";

@@ -24,7 +24,7 @@ async fn broken_handshakes_are_told_and_bounded() {
         ("huge-hello", "protocol_error", "Broke the protocol in hello: "),
         ("bad-schema", "init_error", "InitError: Tool 't': the input schema is not valid: "),
     ];
-    let mut options = Options::new();
+    let mut options = Options::new().bystander();
     for (mode, _, _) in rows {
         let run = format!("args = [\"--raw\", \"{mode}\"]\n{hold}");
         options = options.rogue(mode, &run);
@@ -43,6 +43,7 @@ async fn broken_handshakes_are_told_and_bounded() {
 #[tokio::test]
 async fn another_protocol_version_says_what_to_upgrade() {
     let daemon = Options::new()
+        .bystander()
         .rogue("new", &raw("new-version"))
         .rogue("old", &raw("old-version"))
         .start()
@@ -183,7 +184,12 @@ async fn results_that_are_wrong_are_told_and_kill_nothing() {
         assert_eq!((health.generation, health.error_count), (1, 1));
         scene.end().await;
     }
-    let daemon = Options::new().rogue("rogue", QUICK).config("max_result = \"1MiB\"").start().await;
+    let daemon = Options::new()
+        .bystander()
+        .rogue("rogue", QUICK)
+        .config("max_result = \"1MiB\"")
+        .start()
+        .await;
     daemon.serving("rogue").await;
     let outcome = daemon.call("rogue", "huge", json!({"n": 10})).await;
     assert_eq!(outcome.failed(), ("InvalidResult", ""));

@@ -68,6 +68,7 @@ async fn plugins_outlive_the_threads_that_started_them() {
 #[tokio::test]
 async fn a_plugin_sees_exactly_what_it_should() {
     let daemon = Options::new()
+        .bystander()
         .rogue("rogue", &format!("env = {{ MY = \"own\" }}\n{QUICK}"))
         .env("SECRET_TOKEN", "canary")
         .start()
@@ -107,10 +108,26 @@ async fn a_plugin_sees_exactly_what_it_should() {
     daemon.stop().await;
 }
 
+/// The limits that every plugin gets without asking.
+#[tokio::test]
+async fn a_plugin_has_limits_by_default() {
+    let daemon = Options::new().bystander().start().await;
+    let plugin = daemon.serving("good").await.pid.expect("pid");
+    let limits = std::fs::read_to_string(format!("/proc/{plugin}/limits")).expect("limits");
+    let line = |name: &str| {
+        let line = limits.lines().find(|line| line.starts_with(name)).expect("limit");
+        line.split_whitespace().find(|word| word.parse::<u64>().is_ok()).map(str::to_owned)
+    };
+    assert_eq!(line("Max data size"), Some((4u64 << 30).to_string()), "RLIMIT_DATA by default");
+    assert_eq!(line("Max open files"), Some("1024".to_owned()));
+    assert_eq!(line("Max core file size"), Some("0".to_owned()));
+    daemon.stop().await;
+}
+
 /// Fault 44: at its descriptor limit the daemon stays up and says so.
 #[tokio::test]
 async fn a_daemon_out_of_descriptors_stays_up_and_says_so() {
-    let mut options = Options::new();
+    let mut options = Options::new().bystander();
     for n in 0..30 {
         options = options.rogue(&format!("p{n:02}"), "activation = \"on_demand\"");
     }
@@ -159,7 +176,7 @@ async fn a_full_disk_is_said_and_survived() {
         eprintln!("not root: a full disk cannot be made here");
         return;
     }
-    let daemon = Options::new().rogue("rogue", QUICK).start_in(folder).await;
+    let daemon = Options::new().bystander().rogue("rogue", QUICK).start_in(folder).await;
     daemon.serving("rogue").await;
     // Fill it to the last byte.
     let mut filler = std::fs::File::create(state.join("filler")).expect("filler");

@@ -1,12 +1,11 @@
 //! One rogue among good plugins, from the start to a clean end.
 
 use serde_json::Value;
-use stockade_tests::{Bystander, Daemon, Options, Outcome, eventually, open_files};
+use stockade_tests::{Daemon, Options, Outcome, eventually, open_files};
 
 /// A daemon with the plugins `good` and `rogue`, and a bystander.
 pub struct Scene {
     pub daemon: Daemon,
-    bystander: Bystander,
     descriptors: usize,
 }
 
@@ -32,9 +31,8 @@ impl Scene {
 
     /// The same, whether the rogue serves or not.
     pub async fn unready(more: &str) -> Self {
-        let daemon = Options::new().rogue("rogue", more).start().await;
-        let bystander = Bystander::start(&daemon);
-        Scene { daemon, bystander, descriptors: usize::MAX }
+        let daemon = Options::new().bystander().rogue("rogue", more).start().await;
+        Scene { daemon, descriptors: usize::MAX }
     }
 
     pub async fn call(&self, tool: &str, args: Value) -> Outcome {
@@ -55,7 +53,6 @@ impl Scene {
     /// The bystander noticed nothing, no descriptor leaked, and after a SIGTERM
     /// no process is left.
     pub async fn end(self) {
-        self.bystander.check().await;
         let (pid, before) = (self.daemon.pid(), self.descriptors);
         eventually("the descriptors are back", || async {
             (open_files(pid) <= before.saturating_add(2)).then_some(())

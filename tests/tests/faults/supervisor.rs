@@ -136,6 +136,7 @@ async fn sigterm_ends_within_the_time_out_whatever_hangs() {
 #[tokio::test]
 async fn a_bad_configuration_on_reload_keeps_the_old_one() {
     let daemon = Options::new()
+        .bystander()
         .rogue("rogue", "")
         .config("[plugin.rogue.timeouts]\ncall = \"300ms\"\ncancel_grace = \"100ms\"")
         .start()
@@ -163,7 +164,7 @@ async fn a_bad_configuration_on_reload_keeps_the_old_one() {
 /// A launcher that is killed takes its plugin along; orphans are not left.
 #[tokio::test]
 async fn a_killed_launcher_leaves_nothing_and_the_plugin_comes_back() {
-    let daemon = Options::new().rogue("rogue", QUICK).start().await;
+    let daemon = Options::new().bystander().rogue("rogue", QUICK).start().await;
     let health = daemon.serving("rogue").await;
     daemon.call("rogue", "orphans", json!({"n": 3})).await.unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", health.pid.expect("pid")));
@@ -181,7 +182,7 @@ async fn a_killed_launcher_leaves_nothing_and_the_plugin_comes_back() {
 /// A changed directory is taken over; a broken change is not.
 #[tokio::test]
 async fn changes_are_picked_up_and_broken_ones_are_not() {
-    let daemon = Options::new().rogue("rogue", QUICK).start().await;
+    let daemon = Options::new().bystander().rogue("rogue", QUICK).start().await;
     let pid = daemon.serving("rogue").await.pid;
     daemon.write_plugin("rogue", "name = \"rogue\"\nthis is no TOML");
     let health = daemon.until("rogue", |health| health.pending_change.is_some()).await;
