@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use prost::Message as _;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{RecvFlags, recv},
     process::Pid,
@@ -32,9 +32,7 @@ pub(crate) fn run(socket: &OwnedFd, child: Child) {
     loop {
         if let Some(result) = sys::reap(child.pid) {
             report::exited(socket, &result);
-            let cleared = tree::kill_descendants(&child.signals);
-            report::tree_gone(socket, cleared.killed, cleared.stuck);
-            return;
+            return clear(socket, &child);
         }
         let mut fds =
             [PollFd::new(&child.signals, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
@@ -48,6 +46,22 @@ pub(crate) fn run(socket: &OwnedFd, child: Child) {
         }
         if !message.is_empty() && !obey(socket, &child) {
             return lost(&child);
+        }
+    }
+}
+
+/// Kills what outlived the main process. What is stuck in the kernel is
+/// reported, and waited for: the report that nothing is left comes last.
+fn clear(socket: &OwnedFd, child: &Child) {
+    loop {
+        let cleared = tree::kill_descendants(&child.signals);
+        let done = cleared.stuck.is_empty();
+        report::tree_gone(socket, cleared.killed, cleared.stuck);
+        let mut fds = [PollFd::new(socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let _ = poll(&mut fds, Some(&now));
+        if done || !fds[0].revents().is_empty() {
+            return;
         }
     }
 }

@@ -167,6 +167,33 @@ impl Attempt<'_> {
             return Err(CallError::PayloadTooLarge(message));
         }
         let deadline = call.timeout.map(|timeout| self.started + timeout.max(LEAST));
+        let (running, session, own) = loop {
+            if let Some(sent) = self.send(&call, deadline).await? {
+                break sent;
+            }
+            // The process went away in between, and the plugin has not seen the
+            // call: it waits for the successor.
+        };
+        *sent = Sent {
+            call_id: running.public_id.clone(),
+            generation: session.generation(),
+            delivered: true,
+        };
+        self.handle.counters().touch(unix_ms());
+        let (result, attachments) = self.finish(running, &session, deadline, own).await?;
+        if let Some(tool) = session.tools.get(self.tool) {
+            check_result(tool, &result)?;
+        }
+        Ok(Success { result, attachments })
+    }
+
+    /// Admission and the frame to the plugin; None when the session was closed
+    /// before the frame was sent.
+    async fn send(
+        &self,
+        call: &ToolCall,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(Running, Arc<Session>, Instant)>, CallError> {
         // What rarely happens is boxed: a call's future stays small.
         let session = match ready(&self.handle.snapshot()) {
             Some(session) => session,
@@ -179,14 +206,17 @@ impl Attempt<'_> {
                 available: session.tools.names(),
             });
         };
-        let (args, attachments) = prepare(tool, call.args, call.attachments, call.loose)?;
+        let (args, attachments) =
+            prepare(tool, call.args.clone(), call.attachments.clone(), call.loose)?;
         let patience = deadline
             .map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         let lease = match session.try_lease() {
             Some(lease) => lease,
-            None => Box::pin(session.lease(patience))
-                .await
-                .map_err(|error| self.not_leased(&session, error))?,
+            None => match Box::pin(session.lease(patience)).await {
+                Ok(lease) => lease,
+                Err(LeaseError::Closed(Some(_))) => return Ok(None),
+                Err(error) => return Err(self.not_leased(&session, error)),
+            },
         };
         let own = Instant::now() + session.manifest.timeouts.call;
         let timeout = deadline.unwrap_or(own).min(own).saturating_duration_since(Instant::now());
@@ -194,21 +224,13 @@ impl Attempt<'_> {
             tool: self.tool.clone(),
             args,
             attachments,
-            workspace: call.workspace,
+            workspace: call.workspace.clone(),
             timeout: timeout.max(LEAST),
         };
-        let running = lease
-            .invoke(invocation, self.updates.is_some())
-            .map_err(|cause| self.unavailable_for(cause.reason))?;
-        *sent = Sent {
-            call_id: running.public_id.clone(),
-            generation: session.generation(),
-            delivered: true,
+        let Ok(running) = lease.invoke(invocation, self.updates.is_some()) else {
+            return Ok(None);
         };
-        self.handle.counters().touch(unix_ms());
-        let (result, attachments) = self.finish(running, &session, deadline, own).await?;
-        check_result(tool, &result)?;
-        Ok(Success { result, attachments })
+        Ok(Some((running, session, own)))
     }
 
     // ── admission ───────────────────────────────────────────────────────────
@@ -250,6 +272,10 @@ impl Attempt<'_> {
     fn on_its_way(&self, snapshot: &Snapshot) -> bool {
         match snapshot.substate {
             Substate::OnDemand => self.handle.command(Command::Needed).is_ok(),
+            // Its process has just gone; the next snapshot says so.
+            _ if snapshot.session.as_ref().is_some_and(|session| session.closed().is_some()) => {
+                true
+            }
             Substate::Starting | Substate::Queued | Substate::Dying | Substate::Killing => true,
             _ => false,
         }
@@ -279,14 +305,6 @@ impl Attempt<'_> {
         CallError::PluginUnavailable { state, reason, retry_after }
     }
 
-    fn unavailable_for(&self, reason: String) -> CallError {
-        CallError::PluginUnavailable {
-            state: self.handle.snapshot().state(),
-            reason,
-            retry_after: Some(Duration::from_secs(1)),
-        }
-    }
-
     fn not_leased(&self, session: &Session, error: LeaseError) -> CallError {
         let queue = session.manifest.queue;
         let busy = format!("{} calls run", session.manifest.concurrency);
@@ -301,8 +319,7 @@ impl Attempt<'_> {
                  run.queue.timeout ({}).",
                 humantime::format_duration(queue.timeout)
             )),
-            LeaseError::Closed(Some(cause)) => self.unavailable_for(cause.reason),
-            LeaseError::Closed(None) => self.unavailable(&self.handle.snapshot()),
+            LeaseError::Closed(_) => self.unavailable(&self.handle.snapshot()),
         }
     }
 

@@ -60,6 +60,20 @@ pub struct Overlay {
 }
 
 impl Overlay {
+    /// Changes when what is laid over this plugin does.
+    pub fn fingerprint(&self, plugin: &str) -> u64 {
+        use std::hash::{Hash as _, Hasher as _};
+        let mut hasher = std::hash::DefaultHasher::new();
+        for (_, text) in &self.text {
+            let file: toml::Table = text.parse().unwrap_or_default();
+            let own = file.get("plugin").and_then(|plugins| plugins.get(plugin));
+            let Some(mut own) = own.and_then(toml::Value::as_table).cloned() else { continue };
+            own.remove("enabled");
+            own.to_string().hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
     /// Lays limits, time-outs and restart policy over the manifest.
     pub fn apply(&self, manifest: &mut Manifest) {
         let gpu = manifest.requires.gpu.is_some();

@@ -152,7 +152,7 @@ impl<'t> Table<'t> {
     pub fn duration(&self, key: &'static str) -> Option<Duration> {
         self.read(key, "a duration such as \"10s\" or \"500ms\"", |value| match value.as_str() {
             Some(text) => parse_duration(text),
-            None => integer(value).map(Duration::from_secs),
+            None => parse_duration(&format!("{}s", integer(value)?)),
         })
     }
 

@@ -46,9 +46,12 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     }
 }
 
-/// `10s`, `500ms`, `1m 30s`. None when it is no duration.
+/// Longer than anybody means; far from what clocks can hold.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// `10s`, `500ms`, `1m 30s`. None when it is no duration, or above ten years.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    humantime::parse_duration(text.trim()).ok()
+    humantime::parse_duration(text.trim()).ok().filter(|duration| *duration <= LONGEST)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Who may come in by which door, before anything is read of the request:
-//! Host and Origin on the port (a browser must not be talked into calling us),
-//! the peer's uid on the socket.
+//! Host and Origin on the port (a browser must not be talked into calling us).
+//! The socket is guarded by its mode; its peer's uid is only taken down.
 
 use std::sync::Arc;
 

@@ -21,6 +21,11 @@ pub enum Event {
     Reset,
     /// An operator wants it never to run.
     Disable(String),
+    /// It may run again; true: and shall, false: stays stopped.
+    Enable(bool),
+    /// Its directory or configuration has changed: a process of the old one is
+    /// replaced, a start that is under way begins anew.
+    Changed(String),
     /// The plugin is no longer wanted at all.
     Remove(String),
     /// A call waits for a plugin that starts on demand.
@@ -197,6 +202,11 @@ impl Machine {
         self.settled.as_ref().filter(|_| generation == self.generation)
     }
 
+    /// A process of this instance exists, or is being launched.
+    pub fn has_process(&self) -> bool {
+        self.alive || self.predecessor.is_some()
+    }
+
     /// Says more exactly why it is where it is.
     pub fn explain(&mut self, cause: Cause) {
         self.cause = Some(cause);
@@ -248,10 +258,12 @@ impl Machine {
             }
             Event::Reset => {
                 self.budget.reset();
-                if self.wanted != Wanted::Removed {
+                if self.wanted != Wanted::Disabled && self.wanted != Wanted::Removed {
                     self.want_run(now, out);
                 }
             }
+            Event::Enable(run) => self.enable(run, now, out),
+            Event::Changed(what) => self.changed(what, now, out),
             Event::Restart(who) => self.restart(who, now, out),
             Event::Stop(who) => self.stop(Wanted::Stopped, who, now, out),
             Event::Disable(who) => self.stop(Wanted::Disabled, who, now, out),

@@ -67,7 +67,13 @@ impl Machine {
     }
 
     pub(super) fn stop(&mut self, wanted: Wanted, who: String, now: Duration, out: &mut Effects) {
-        if self.wanted == Wanted::Removed {
+        // Disabled is stronger than stopped, removed than both.
+        let stronger = match self.wanted {
+            Wanted::Removed => true,
+            Wanted::Disabled => wanted == Wanted::Stopped,
+            Wanted::Run | Wanted::Stopped => false,
+        };
+        if stronger {
             return;
         }
         self.wanted = wanted;
@@ -90,6 +96,51 @@ impl Machine {
             // On the way down already, or waiting for the tree to go.
             Phase::Draining
             | Phase::Stopping
+            | Phase::Dying
+            | Phase::Killing
+            | Phase::Unkillable
+            | Phase::Gone => {}
+        }
+    }
+
+    pub(super) fn enable(&mut self, run: bool, now: Duration, out: &mut Effects) {
+        if self.wanted != Wanted::Disabled {
+            return;
+        }
+        if run {
+            self.budget.reset();
+            self.want_run(now, out);
+        } else {
+            self.wanted = Wanted::Stopped;
+            if self.phase == Phase::Disabled {
+                self.rest(out);
+            }
+        }
+    }
+
+    pub(super) fn changed(&mut self, what: String, now: Duration, out: &mut Effects) {
+        // Deaths of the old one are not the new one's.
+        self.budget.reset();
+        if self.wanted != Wanted::Run {
+            return;
+        }
+        match self.phase {
+            Phase::Queued => {
+                self.release_token_request(out);
+                self.check(out);
+            }
+            Phase::Checking | Phase::Backoff { .. } | Phase::Exhausted { .. } => self.check(out),
+            Phase::Unavailable { kind, .. } => {
+                self.phase = Phase::Unavailable { kind, checking: false };
+                self.heal(out);
+            }
+            Phase::Handshake | Phase::Initializing | Phase::Serving => {
+                self.restart(what, now, out);
+            }
+            Phase::Draining | Phase::Stopping => self.restarting = true,
+            Phase::Stopped
+            | Phase::Disabled
+            | Phase::OnDemand
             | Phase::Dying
             | Phase::Killing
             | Phase::Unkillable

@@ -22,7 +22,7 @@ use super::{
     handshake::{Client, GpuTokens, HostHandler},
     journal::{EventKind, Journal},
     logs::{Drain, Logs},
-    mailbox::{Command, Ends, Handle, Internal, Sink, Usable},
+    mailbox::{Command, Ends, Handle, Internal, Order, Sink, Usable},
     notice::Notice,
     session::Session,
     snapshot::{LastExit, Recent, Snapshot},
@@ -94,6 +94,7 @@ pub(super) struct Process {
     pub(super) spawned: Instant,
     pub(super) greeted: bool,
     pub(super) asked: bool,
+    pub(super) died: bool,
     pub(super) drains: Vec<Drain>,
     pub(super) watching: Watching,
     pub(super) sample: Arc<Sample>,
@@ -162,6 +163,8 @@ pub(super) struct Actor {
     pub(super) logs: Arc<Logs>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) remembered: Remembered,
+    /// Disabled by the configuration, whatever operators want.
+    pub(super) forbidden: bool,
     pub(super) finished: bool,
 }
 
@@ -236,6 +239,7 @@ pub fn spawn(
         logs: logs.clone(),
         snapshots,
         remembered,
+        forbidden: !enabled,
         finished: false,
     };
     if wanted == Wanted::Run {
@@ -283,7 +287,7 @@ fn policy(manifest: &Manifest) -> Policy {
 impl Actor {
     async fn run(
         mut self,
-        mut commands: mpsc::Receiver<Command>,
+        mut commands: mpsc::Receiver<Order>,
         mut reports: mpsc::UnboundedReceiver<Internal>,
     ) {
         // Both arms only take from a queue: cancel-safe. Reports first, so that
@@ -293,7 +297,13 @@ impl Actor {
                 biased;
                 Some(report) = reports.recv() => self.report(report).await,
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command),
+                    Some((command, taken)) => {
+                        self.command(command);
+                        self.publish();
+                        if let Some(taken) = taken {
+                            let _ = taken.send(());
+                        }
+                    }
                     None => self.step(Event::Remove("the daemon".into())),
                 },
             }
@@ -308,9 +318,14 @@ impl Actor {
             Command::Needed => Event::Needed,
             Command::Replace(found) => return self.replace(*found),
             Command::Start(who) => self.noted("start", &who, Event::Start),
+            Command::Enable(who) if self.forbidden => {
+                let event = Event::Enable(true);
+                self.noted("enable (the configuration says enabled = false)", &who, event);
+                return;
+            }
             Command::Enable(who) => {
                 let event = match self.machine.wanted() {
-                    Wanted::Disabled => Event::Reset,
+                    Wanted::Disabled => Event::Enable(true),
                     Wanted::Run | Wanted::Stopped | Wanted::Removed => Event::Start,
                 };
                 self.noted("enable", &who, event)
@@ -319,6 +334,17 @@ impl Actor {
             Command::Stop(who) => self.noted("stop", &who, Event::Stop(who.clone())),
             Command::Restart(who) => self.noted("restart", &who, Event::Restart(who.clone())),
             Command::Disable(who) => self.noted("disable", &who, Event::Disable(who.clone())),
+            Command::Allow(true) => {
+                self.forbidden = false;
+                match self.remembered.wanted {
+                    Wanted::Disabled => return,
+                    wanted => Event::Enable(wanted == Wanted::Run),
+                }
+            }
+            Command::Allow(false) => {
+                self.forbidden = true;
+                Event::Disable("the configuration".into())
+            }
             Command::Remove(who) => Event::Remove(who),
         };
         self.step(event);
@@ -351,19 +377,12 @@ impl Actor {
             Ok(manifest) => {
                 self.pending_change = None;
                 self.next = Some((found, Arc::new(manifest)));
-                if self.processes.is_empty() {
+                if !self.machine.has_process() {
                     self.adopt_change();
                 }
-                let message = "the directory has changed";
+                let message = "the directory or its configuration has changed";
                 self.context.journal.say(&self.name, EventKind::Reload, message);
-                if self.machine.wanted() == Wanted::Run {
-                    // Deaths of the old version are not the new one's.
-                    if self.processes.is_empty() {
-                        self.step(Event::Reset);
-                    } else {
-                        self.step(Event::Restart("a change of its directory".into()));
-                    }
-                }
+                self.step(Event::Changed("a change of its directory".into()));
             }
         }
     }

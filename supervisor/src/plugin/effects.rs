@@ -214,6 +214,7 @@ impl Actor {
                 spawned: Instant::now(),
                 greeted: false,
                 asked: false,
+                died: false,
                 drains,
                 watching,
                 sample,
@@ -336,6 +337,8 @@ impl Actor {
     fn remember(&mut self) {
         let wanted = match self.machine.wanted() {
             Wanted::Removed => self.remembered.wanted,
+            // The configuration's word is not the operator's.
+            Wanted::Disabled if self.forbidden => self.remembered.wanted,
             wanted => wanted,
         };
         let remembered = Remembered { wanted, generation: self.machine.generation() };
@@ -386,7 +389,8 @@ async fn listen(reports: Reports, generation: u64, sink: Sink) {
         if let Report::Started(started) = &report {
             sink.tell(Internal::Pid(generation, started.pid, fd));
         }
-        let last = matches!(report, Report::Gone(_));
+        // A launcher with a stuck tree stays, and reports again.
+        let last = matches!(&report, Report::Gone(gone) if gone.stuck.is_empty());
         sink.tell(Internal::Report(generation, Some(report)));
         if last {
             break;

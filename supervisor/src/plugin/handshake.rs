@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     os::unix::net::UnixStream as StdStream,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use stockade_proto::{
@@ -42,6 +43,16 @@ pub(super) type Client = WorkerClient<Channel>;
 
 /// Largest single message that a plugin may send.
 const MAX_MESSAGE: usize = 64 << 20;
+
+/// Progress reports of one Init.
+const PROGRESS: u32 = 1_000_000;
+/// Between two that are passed on.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(50);
+
+/// The first kibibyte of a text.
+pub(super) fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(1024)]
+}
 
 /// Serves a plugin's host channel (fd 4). The identity is the channel's own.
 pub trait HostHandler: Send + Sync + 'static {
@@ -108,7 +119,7 @@ impl GpuTokens {
         for uuid in sorted {
             let mut waiting = Box::pin(self.of(&uuid).acquire_owned());
             loop {
-                let pause = std::time::Duration::from_secs(1);
+                let pause = Duration::from_secs(1);
                 match tokio::time::timeout(pause, &mut waiting).await {
                     Ok(token) => break held.extend(token),
                     Err(_) => {
@@ -243,11 +254,22 @@ async fn init(
     };
     let broken = |status: Status| breach("init", status.message());
     let mut updates = client.init(request).await.map_err(broken)?.into_inner();
+    let (mut told, mut flood) = (None, 0);
     while let Some(update) = updates.message().await.map_err(broken)? {
         match update.update {
             Some(init_update::Update::Progress(progress)) => {
-                let text = format!("{:.0} % {}", progress.fraction * 100.0, progress.message);
-                events.tell(Internal::Progress(generation, text));
+                flood += 1;
+                if flood > PROGRESS {
+                    return Err(breach("init", "message flood"));
+                }
+                // The actor need not hear every word.
+                if told.is_none_or(|told: Instant| told.elapsed() >= PROGRESS_PAUSE) {
+                    told = Some(Instant::now());
+                    let message = short(&progress.message);
+                    let text = format!("{:.0} % {message}", progress.fraction * 100.0);
+                    events.tell(Internal::Progress(generation, text));
+                }
+                tokio::task::yield_now().await;
             }
             Some(init_update::Update::Ready(ready)) => return Ok(ready.tools),
             Some(init_update::Update::Failed(failed)) => return Err(refused(failed)),

@@ -1,7 +1,6 @@
 //! Starts a launcher with its plan and listens to what it reports.
 
 use std::{
-    collections::HashSet,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::{
@@ -10,7 +9,6 @@ use std::{
     },
     path::Path,
     process::Child,
-    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use prost::Message as _;
@@ -30,19 +28,11 @@ use stockade_proto::launch::{
 };
 use tokio::{io::unix::AsyncFd, net::unix::pipe};
 
-use super::{readiness, spawner::Spawner};
+use super::{launchers, readiness, spawner::Spawner};
 use crate::{manifest::Limits, preflight::LaunchPlan};
 
 /// Large messages go out in one flight.
 const SOCKET_BUFFER: usize = 1 << 20;
-
-/// Pids of launchers that live: children of ours that are no orphans.
-static LAUNCHERS: LazyLock<Mutex<HashSet<u32>>> = LazyLock::new(Mutex::default);
-
-/// Pids of the launchers that this process has started and not yet reaped.
-pub(super) fn known_launchers() -> HashSet<u32> {
-    LAUNCHERS.lock().unwrap_or_else(PoisonError::into_inner).clone()
-}
 
 /// Our ends of everything that connects to one process.
 pub(super) struct Launched {
@@ -78,7 +68,6 @@ pub(super) async fn launch(
     drop((calls_child, host_child, notice_child));
     let child = spawner.spawn(worker.to_owned(), launch_child, stdout_child, stderr_child).await?;
     let launcher = child.id();
-    LAUNCHERS.lock().unwrap_or_else(PoisonError::into_inner).insert(launcher);
     // Reaped with the last value that holds it, whatever happens from here on.
     let reaper = Reaper { child: Some(child) };
     let stream = |fd: OwnedFd| -> io::Result<StdStream> {
@@ -202,11 +191,8 @@ impl Drop for Reaper {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let pid = child.id();
-        let forget = move || {
-            LAUNCHERS.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
-        };
         if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
-            forget();
+            launchers::forget(pid);
             return;
         }
         let pidfd = Pid::from_raw(pid as i32)
@@ -216,13 +202,14 @@ impl Drop for Reaper {
             (Ok(runtime), Some(pidfd)) => {
                 runtime.spawn(async move {
                     let _ = pidfd.readable().await;
+                    // Before the wait: after it the pid may be another's.
+                    launchers::forget(pid);
                     let _ = child.wait();
-                    forget();
                 });
             }
             _ => drop(std::thread::spawn(move || {
                 let _ = child.wait();
-                forget();
+                launchers::forget(pid);
             })),
         }
     }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use stockade_proto::launch::launch_report::Report;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::{
     launch::Launched,
@@ -31,10 +31,12 @@ pub enum Command {
     Restart(String),
     /// Forget all deaths and serve.
     Reset(String),
-    /// Never run, until enabled.
-    Enable(String),
     /// May run again.
+    Enable(String),
+    /// Never run, until enabled.
     Disable(String),
+    /// The configuration lets it run, or not. Not remembered.
+    Allow(bool),
     /// Go away; the directory was removed or the daemon ends.
     Remove(String),
     /// The directory has changed.
@@ -42,6 +44,9 @@ pub enum Command {
     /// A call waits for a plugin that starts on demand.
     Needed,
 }
+
+/// A command, and who wants to know that it has been taken.
+pub(super) type Order = (Command, Option<oneshot::Sender<()>>);
 
 /// Why a command was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +76,7 @@ pub(super) enum Internal {
     Notice(u64, Notice),
     /// The calls channel ended; death may follow.
     Hangup(u64, String),
-    /// A second later it has not died.
+    /// Some time later it has not died.
     StillThere(u64, String),
     /// The plugin did what the protocol does not allow.
     Breach(u64, String),
@@ -111,7 +116,7 @@ pub struct Handle(pub(super) Arc<Ends>);
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) name: Arc<str>,
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Order>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) counters: Arc<Counters>,
     pub(super) logs: Arc<Logs>,
@@ -154,7 +159,22 @@ impl Handle {
     /// # Errors
     /// Too many wait, or the plugin is gone.
     pub fn command(&self, command: Command) -> Result<(), MailboxError> {
-        self.0.commands.try_send(command).map_err(|error| match error {
+        self.leave((command, None))
+    }
+
+    /// Leaves a command and waits until it has been taken; the snapshot is of
+    /// after it.
+    ///
+    /// # Errors
+    /// Too many wait, or the plugin is gone.
+    pub async fn order(&self, command: Command) -> Result<(), MailboxError> {
+        let (taken, wait) = oneshot::channel();
+        self.leave((command, Some(taken)))?;
+        wait.await.map_err(|_| MailboxError::Gone)
+    }
+
+    fn leave(&self, order: Order) -> Result<(), MailboxError> {
+        self.0.commands.try_send(order).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => MailboxError::Busy,
             mpsc::error::TrySendError::Closed(_) => MailboxError::Gone,
         })

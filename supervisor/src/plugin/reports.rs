@@ -15,9 +15,9 @@ use super::{
     actor::{Actor, HANGUP_GRACE},
     death::Deceased,
     journal::{Event as JournalEvent, EventKind},
+    launchers,
     mailbox::Internal,
     notice::Notice,
-    orphans,
     snapshot::LastExit,
 };
 use crate::{
@@ -200,6 +200,7 @@ impl Actor {
             ),
         };
         self.step(Event::StartFailed(generation, cause.clone()));
+        self.doomed = None;
         // There is no process that could die.
         self.step(Event::Died(generation, cause));
         self.processes.remove(&generation);
@@ -224,7 +225,7 @@ impl Actor {
                 if self.processes.contains_key(&generation) {
                     self.died(generation, None).await;
                     if self.context.reaps_orphans {
-                        let _ = tokio::task::spawn_blocking(orphans::reap_orphans).await;
+                        let _ = tokio::task::spawn_blocking(launchers::reap_orphans).await;
                     }
                     self.gone(generation);
                 }
@@ -278,6 +279,9 @@ impl Actor {
 
     async fn died(&mut self, generation: u64, exited: Option<Exited>) {
         let Some(process) = self.processes.get_mut(&generation) else { return };
+        if std::mem::replace(&mut process.died, true) {
+            return;
+        }
         process.drain_logs().await;
         let (mut cause, mut record) =
             self.deceased(generation).examine(exited.as_ref(), &self.context.oom);
@@ -311,9 +315,12 @@ impl Actor {
     }
 
     fn gone(&mut self, generation: u64) {
-        if self.processes.remove(&generation).is_none() {
-            return;
+        let Some(process) = self.processes.remove(&generation) else { return };
+        // A handshake that was over too late has left a session behind.
+        if let (Some(session), Some(exit)) = (&process.session, &self.last_exit) {
+            session.close(&exit.cause);
         }
+        drop(process);
         if self.processes.is_empty() {
             self.adopt_change();
         }

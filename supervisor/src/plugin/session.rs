@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     guard::Activity,
+    handshake,
     mailbox::{Internal, Sink},
     tool::Tools,
 };
@@ -368,14 +369,7 @@ impl Session {
     }
 
     fn progress(&self, progress: wire::Progress) {
-        let mut message = progress.message;
-        if message.len() > 1024 {
-            let mut end = 1024;
-            while !message.is_char_boundary(end) {
-                end -= 1;
-            }
-            message.truncate(end);
-        }
+        let message = handshake::short(&progress.message).to_owned();
         *self.last_progress.lock().unwrap_or_else(PoisonError::into_inner) =
             format!("{:.0} % {message}", progress.fraction * 100.0);
         let pending = self.pending();

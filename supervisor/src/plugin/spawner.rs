@@ -11,6 +11,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use super::launchers;
+
 /// A launcher to be started: the program and its three standard descriptors.
 struct Request {
     program: PathBuf,
@@ -48,7 +50,7 @@ impl Spawner {
                     .stdin(Stdio::from(request.stdin))
                     .stdout(Stdio::from(request.stdout))
                     .stderr(Stdio::from(request.stderr));
-                let _ = request.reply.send(command.spawn());
+                let _ = request.reply.send(launchers::start(&mut command));
             }
             // The daemon is ending; its children must not go before it says so.
             std::thread::park();

@@ -34,7 +34,7 @@ pub(super) fn files(
         if find_command(command).is_none() {
             missing.push(command.clone());
             hints.push(format!("install {command} (Debian: apt-get install {command})"));
-            watch.push(Path::new("/usr/bin").join(command));
+            watch.extend(PATH.iter().map(|folder| Path::new(folder).join(command)));
         }
     }
     let mut models = BTreeMap::new();

@@ -1,13 +1,16 @@
 //! The registry actor: scans, compares, starts and ends plugin actors.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use tracing::{info, warn};
 
 use super::{RegistrySnapshot, watcher::FolderWatcher};
@@ -20,6 +23,10 @@ use crate::{
 
 /// A burst of changes (a copy, a build) is over after this silence.
 const DEBOUNCE: Duration = Duration::from_millis(300);
+/// A burst that does not end is looked at all the same.
+const LONGEST_BURST: Duration = Duration::from_secs(2);
+/// Removed plugins are waited for this long, all together.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// What a reload found.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +90,10 @@ impl Registry {
 
 struct Entry {
     handle: Handle,
+    /// The name that the scan found; the handle's own when it was taken.
+    scanned: String,
     fingerprint: u64,
+    enabled: bool,
 }
 
 struct Actor {
@@ -138,7 +148,7 @@ impl Actor {
                     }
                 },
                 Some(()) = changes.recv() => {
-                    while tokio::time::timeout(DEBOUNCE, changes.recv()).await.is_ok_and(|c| c.is_some()) {}
+                    quiet(&mut changes).await;
                     self.rescan().await;
                 }
             }
@@ -168,6 +178,8 @@ impl Actor {
             && let Some(overlay) = self.folders.overlays.get(&manifest.name)
         {
             overlay.apply(manifest);
+            // A changed overlay is a change of the plugin.
+            found.fingerprint ^= overlay.fingerprint(&manifest.name);
         }
     }
 
@@ -180,42 +192,58 @@ impl Actor {
             .filter(|(directory, entry)| match present.get(directory) {
                 None => true,
                 // A directory whose plugin has another name is another plugin.
-                Some(one) => one.manifest.is_ok() && *one.name != **entry.handle.name(),
+                Some(one) => one.manifest.is_ok() && *one.name != entry.scanned,
             })
             .map(|(directory, _)| directory.clone())
             .collect();
-        for directory in gone {
-            let Some(entry) = self.entries.remove(&directory) else { continue };
-            reloaded.removed.push(entry.handle.name().to_string());
-            end(&entry.handle, "the removal of its directory", Duration::from_secs(30)).await;
-        }
+        let leaving: Vec<Handle> = gone
+            .iter()
+            .filter_map(|directory| self.entries.remove(directory))
+            .map(|entry| entry.handle)
+            .collect();
+        reloaded.removed.extend(leaving.iter().map(|handle| handle.name().to_string()));
+        end_all(&leaving, "the removal of its directory", LEAVING).await;
     }
 
     /// One found directory: new, changed, or as it was.
     fn take(&mut self, found: Found, reloaded: &mut Reloaded) {
+        let overlay = self.folders.overlays.get(&found.name);
+        let enabled = overlay.and_then(|overlay| overlay.enabled).unwrap_or(true);
         if let Some(entry) = self.entries.get_mut(&found.directory) {
+            if entry.enabled != enabled {
+                reloaded.changed.push(entry.handle.name().to_string());
+                match entry.handle.command(Command::Allow(enabled)) {
+                    Ok(()) => entry.enabled = enabled,
+                    Err(error) => {
+                        reloaded.problems.push(format!("{}: {error}", entry.handle.name()));
+                    }
+                }
+            }
             if entry.fingerprint != found.fingerprint {
-                entry.fingerprint = found.fingerprint;
+                let fingerprint = found.fingerprint;
                 reloaded.changed.push(entry.handle.name().to_string());
                 if let Err(problems) = &found.manifest {
                     reloaded.problems.push(format!("{}: {}", found.name, Found::reason(problems)));
                 }
-                if let Err(error) = entry.handle.command(Command::Replace(Box::new(found))) {
-                    reloaded.problems.push(format!("{}: {error}", entry.handle.name()));
+                match entry.handle.command(Command::Replace(Box::new(found))) {
+                    Ok(()) => entry.fingerprint = fingerprint,
+                    Err(error) => {
+                        reloaded.problems.push(format!("{}: {error}", entry.handle.name()));
+                    }
                 }
             }
             return;
         }
         let mut found = found;
+        let scanned = found.name.clone();
         let usable = self.usable(&mut found);
         if let Err(cause) = &usable {
             reloaded.problems.push(format!("{}: {}", found.name, cause.reason));
         }
         reloaded.added.push(found.name.clone());
         let (directory, fingerprint) = (found.directory.clone(), found.fingerprint);
-        let enabled = self.folders.overlays.get(&found.name).and_then(|overlay| overlay.enabled);
-        let handle = plugin::spawn(self.context.clone(), found, usable, enabled.unwrap_or(true));
-        self.entries.insert(directory, Entry { handle, fingerprint });
+        let handle = plugin::spawn(self.context.clone(), found, usable, enabled);
+        self.entries.insert(directory, Entry { handle, scanned, fingerprint, enabled });
     }
 
     /// The manifest, or why it cannot be used. A name that is taken is one of
@@ -300,26 +328,33 @@ impl Actor {
         self.publish(problems);
         let handles: Vec<Handle> =
             self.entries.values().map(|entry| entry.handle.clone()).collect();
-        for handle in &handles {
-            let _ = handle.command(Command::Remove("the end of the daemon".into()));
-        }
-        let deadline = tokio::time::Instant::now() + timeout;
-        let mut left = BTreeSet::new();
-        for handle in &handles {
-            if tokio::time::timeout_at(deadline, gone(handle)).await.is_err() {
-                left.insert(handle.name().to_string());
-            }
-        }
-        left.into_iter().collect()
+        end_all(&handles, "the end of the daemon", timeout).await
     }
 }
 
-/// Ends one plugin and waits until nothing of it is left.
-async fn end(handle: &Handle, why: &str, patience: Duration) {
-    let _ = handle.command(Command::Remove(why.to_owned()));
-    if tokio::time::timeout(patience, gone(handle)).await.is_err() {
-        warn!(plugin = %handle.name(), "still there {} s after {why}", patience.as_secs());
+/// Waits for the end of a burst, but not for ever: a plugin may write into its
+/// own directory all the time.
+async fn quiet(changes: &mut mpsc::Receiver<()>) {
+    let limit = Instant::now() + LONGEST_BURST;
+    while let Ok(Some(())) =
+        tokio::time::timeout_at((Instant::now() + DEBOUNCE).min(limit), changes.recv()).await
+    {}
+}
+
+/// Ends plugins together; the names of those that are still there in the end.
+async fn end_all(handles: &[Handle], why: &str, patience: Duration) -> Vec<String> {
+    for handle in handles {
+        let _ = handle.command(Command::Remove(why.to_owned()));
     }
+    let deadline = Instant::now() + patience;
+    let mut left = Vec::new();
+    for handle in handles {
+        if tokio::time::timeout_at(deadline, gone(handle)).await.is_err() {
+            warn!(plugin = %handle.name(), "still there {} s after {why}", patience.as_secs());
+            left.push(handle.name().to_string());
+        }
+    }
+    left
 }
 
 /// Resolves when the plugin's actor has ended.

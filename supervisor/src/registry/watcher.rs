@@ -1,9 +1,6 @@
 //! Tells when something changed in the plugin folders.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, path::PathBuf};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
@@ -47,10 +44,10 @@ impl FolderWatcher {
         for gone in self.watched.difference(&wanted) {
             let _ = watcher.unwatch(gone);
         }
-        let watch = |path: &Path| {
-            self.watched.contains(path) || watcher.watch(path, RecursiveMode::NonRecursive).is_ok()
-        };
-        let mut watch = watch;
-        self.watched = wanted.into_iter().filter(|path| watch(path)).collect();
+        // Also what is watched already: the path may be another directory now.
+        self.watched = wanted
+            .into_iter()
+            .filter(|path| watcher.watch(path, RecursiveMode::NonRecursive).is_ok())
+            .collect();
     }
 }

@@ -195,7 +195,6 @@ impl Database {
         let wanted = match remembered.wanted {
             Wanted::Stopped => "stopped",
             Wanted::Disabled => "disabled",
-            // A removed plugin that comes back is new.
             Wanted::Run | Wanted::Removed => "run",
         };
         self.write(move |connection| {

@@ -209,3 +209,26 @@ async fn changes_are_picked_up_and_broken_ones_are_not() {
     .await;
     daemon.stop().await;
 }
+
+/// What the operator lays over a plugin is taken over by a reload.
+#[tokio::test]
+async fn the_configuration_of_a_plugin_can_change_while_it_runs() {
+    let daemon = Options::new().bystander().rogue("rogue", QUICK).start().await;
+    let config = daemon.root.join("stockade.toml");
+    let pid = daemon.serving("rogue").await.pid;
+    let short = "[plugin.rogue.timeouts]\ncall = \"150ms\"\ncancel_grace = \"50ms\"\n";
+    std::fs::write(&config, short).expect("config");
+    assert_eq!(daemon.reload().await.changed, ["rogue"]);
+    daemon.until("rogue", |health| health.pid.is_some() && health.pid != pid).await;
+    daemon.serving("rogue").await;
+    let outcome = daemon.call("rogue", "wait", json!({"n": 60_000})).await;
+    assert_eq!(outcome.error, "Tool wait ran past 150ms and was cancelled.");
+    std::fs::write(&config, format!("{short}[plugin.rogue]\nenabled = false\n")).expect("config");
+    daemon.reload().await;
+    daemon.state("rogue", PluginState::Loaded, "DISABLED").await;
+    // Not remembered as the operator's wish.
+    std::fs::write(&config, "").expect("config");
+    daemon.reload().await;
+    daemon.serving("rogue").await;
+    daemon.stop().await;
+}

@@ -38,16 +38,11 @@ impl AdminService {
         let request = request.into_inner();
         let handle =
             self.supervisor.plugin(&request.name).ok_or_else(|| not_found(&request.name))?;
-        let mut snapshots = handle.watch();
-        snapshots.mark_unchanged();
         handle
-            .command(command(who))
+            .order(command(who))
+            .await
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        // The command has been taken once the actor publishes again.
-        let taken = tokio::time::timeout(Duration::from_secs(5), snapshots.changed()).await;
-        if !matches!(taken, Ok(Ok(()))) {
-            return Err(Status::deadline_exceeded("the plugin did not take the command in 5 s"));
-        }
+        let mut snapshots = handle.watch();
         if request.wait {
             let timeout = match request.timeout_ms {
                 0 => Duration::from_secs(3600),

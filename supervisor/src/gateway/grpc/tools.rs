@@ -7,13 +7,13 @@ use stockade_proto::v1::{
     Attachment as WireAttachment, CallItem, CallOutcome, CallProgress, CallRequest, CallResponse,
     CallUpdate, CallsRequest, CallsResponse, call_update, calls_request, tools_server::Tools,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     Supervisor,
-    calls::{CallEvent, Calls, Outcome, ToolCall},
+    calls::{CallError, CallEvent, Calls, Outcome, ToolCall},
     gateway::status,
     plugin::{Attachment, Update},
 };
@@ -67,30 +67,42 @@ impl Tools for ToolsService {
         let (sender, receiver) = mpsc::channel(ANSWERS);
         let calls = self.calls.clone();
         tokio::spawn(async move {
-            let mut running: HashMap<u64, tokio::task::AbortHandle> = HashMap::new();
-            while let Some(Ok(request)) = incoming.next().await {
+            let mut running: HashMap<u64, JoinHandle<()>> = HashMap::new();
+            let finished = loop {
+                let request = match incoming.message().await {
+                    Ok(Some(request)) => request,
+                    // No more calls; those under way are still answered.
+                    Ok(None) => break true,
+                    Err(_) => break false,
+                };
                 match request.frame {
                     Some(calls_request::Frame::Call(call)) => {
                         // Waits while the client does not take its answers.
-                        let Ok(place) = sender.clone().reserve_owned().await else { break };
+                        let Ok(place) = sender.clone().reserve_owned().await else { break false };
                         if running.len() >= 2 * ANSWERS {
                             running.retain(|_, task| !task.is_finished());
                         }
-                        let task = run_one(calls.clone(), request.id, call, place);
-                        running.insert(request.id, task);
+                        running.insert(request.id, run_one(calls.clone(), request.id, call, place));
                     }
                     Some(calls_request::Frame::Cancel(_)) => {
-                        if let Some(task) = running.remove(&request.id) {
+                        let task = running.remove(&request.id).filter(|task| !task.is_finished());
+                        if let Some(task) = task {
                             task.abort();
+                            let _ = sender.send(cancelled(request.id)).await;
                         }
                     }
                     None => {}
                 }
+            };
+            let mut left: Vec<JoinHandle<()>> = running.into_values().collect();
+            if finished {
+                tokio::select! {
+                    _ = futures_util::future::join_all(&mut left) => return,
+                    () = sender.closed() => {}
+                }
             }
             // The client is gone: what it asked for is wanted by nobody.
-            for task in running.into_values() {
-                task.abort();
-            }
+            left.iter().for_each(JoinHandle::abort);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(Ok))))
     }
@@ -102,20 +114,32 @@ fn run_one(
     id: u64,
     call: CallRequest,
     place: mpsc::OwnedPermit<CallsResponse>,
-) -> tokio::task::AbortHandle {
+) -> JoinHandle<()> {
     // Boxed: tokio moves a task's future several times, and this one is large.
-    let task = tokio::spawn(Box::pin(async move {
+    tokio::spawn(Box::pin(async move {
         let outcome = calls.run(to_call(call, None)).await;
         place.send(CallsResponse { id, outcome: Some(to_outcome(outcome)) });
-    }));
-    task.abort_handle()
+    }))
+}
+
+/// The outcome of a call that its client took back.
+fn cancelled(id: u64) -> CallsResponse {
+    let error = CallError::Cancelled;
+    let outcome = CallOutcome {
+        error: error.to_string(),
+        error_type: error.error_type().to_owned(),
+        delivered: true,
+        ..CallOutcome::default()
+    };
+    CallsResponse { id, outcome: Some(outcome) }
 }
 
 /// The `grpc-timeout` header: a number and a unit.
 fn header_timeout<T>(request: &Request<T>) -> Option<Duration> {
     let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = number.parse().ok()?;
+    // Eight digits at most, says the protocol.
+    let number: u64 = Some(number).filter(|number| number.len() <= 8)?.parse().ok()?;
     match unit {
         "H" => number.checked_mul(3600).map(Duration::from_secs),
         "M" => number.checked_mul(60).map(Duration::from_secs),

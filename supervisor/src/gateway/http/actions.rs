@@ -42,7 +42,7 @@ pub(super) async fn act(
         _ => return detail(StatusCode::NOT_FOUND, "Not Found"),
     };
     let Some(handle) = supervisor.plugin(&name) else { return plugin_not_found(&name) };
-    match handle.command(command) {
+    match handle.order(command).await {
         Ok(()) => (StatusCode::ACCEPTED, Json(health::health(&handle))).into_response(),
         Err(error) => detail(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
     }
