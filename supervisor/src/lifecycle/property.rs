@@ -17,8 +17,8 @@ enum Move {
 
 fn moves() -> impl Strategy<Value = Vec<(Move, f64)>> {
     let one = prop_oneof![
-        (0u8..8).prop_map(Move::Operator),
-        (0u8..10, prop_oneof![6 => Just(0u64), 1 => Just(1), 1 => Just(2)])
+        (0u8..11).prop_map(Move::Operator),
+        (0u8..13, prop_oneof![6 => Just(0u64), 1 => Just(1), 1 => Just(2)])
             .prop_map(|(kind, back)| Move::Answer(kind, back)),
         (0usize..4).prop_map(Move::Fire),
         (0u64..2_000).prop_map(Move::Sleep),
@@ -55,6 +55,9 @@ impl World {
                 4 => Event::Disable("o".into()),
                 5 => Event::Needed,
                 6 => Event::Heal,
+                7 => Event::Enable(true),
+                8 => Event::Enable(false),
+                9 => Event::Changed("o".into()),
                 _ => Event::Start,
             },
             Move::Answer(n, back) => {
@@ -73,6 +76,9 @@ impl World {
                     }
                     8 if self.dead.contains(&g) => Event::TreeGone(g),
                     9 => Event::Kill(g, cause(2)),
+                    10 => Event::Drained(g),
+                    11 => Event::Progress(g),
+                    12 if self.dead.contains(&g) => Event::TreeStuck(g),
                     _ => return None,
                 }
             }
@@ -133,6 +139,7 @@ fn play(policy: Policy, moves: &[(Move, f64)]) -> (Machine, World, Duration) {
             let due = world.timers.iter().find(|timer| (timer.0, timer.1) == (slot, id));
             now = now.max(due.expect("chosen from the list").2);
         }
+        let disabled = machine.wanted() == Wanted::Disabled;
         let stale = match event {
             Event::Greeted(g)
             | Event::Ready(g)
@@ -162,6 +169,9 @@ fn play(policy: Policy, moves: &[(Move, f64)]) -> (Machine, World, Duration) {
             _ => {}
         }
         world.apply(&effects, &policy, now);
+        if disabled && machine.wanted() != Wanted::Disabled {
+            assert!(matches!(event, Event::Enable(_)), "{event:?} undid a disable");
+        }
         if let Phase::Backoff { until } = machine.phase() {
             assert!(until <= now + policy.backoff_max.max(policy.reprobe.1));
         }
@@ -192,8 +202,11 @@ proptest! {
                 prop_assert!(!effects.iter().any(|effect| matches!(effect, Effect::Spawn(_))));
             }
         }
-        let stopped = matches!(machine.phase(), Phase::Stopped | Phase::Disabled);
-        prop_assert!(stopped, "{:?} {:?}", machine.phase(), machine.wanted());
+        let expected = match machine.wanted() {
+            Wanted::Disabled => Phase::Disabled,
+            _ => Phase::Stopped,
+        };
+        prop_assert_eq!(machine.phase(), expected);
     }
 
     #[test]

@@ -197,6 +197,7 @@ pub fn spawn(
         plan: None,
         resting: State::Loaded,
         substate: crate::lifecycle::Substate::Stopped,
+        checking: false,
         cause: None,
         missing: Vec::new(),
         generation: remembered.generation,

@@ -362,6 +362,7 @@ impl Actor {
             plan: process.map(|process| process.plan.clone()).or_else(|| self.plan.clone()),
             resting,
             substate,
+            checking: matches!(self.machine.phase(), Phase::Unavailable { checking: true, .. }),
             cause: self.machine.cause().cloned(),
             missing: self.missing.clone(),
             generation,

@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub resting: State,
     /// The rest of the story.
     pub substate: Substate,
+    /// UNAVAILABLE, and the checks are being repeated now.
+    pub checking: bool,
     /// Why it failed or cannot run.
     pub cause: Option<Cause>,
     /// What is missing.

@@ -121,7 +121,21 @@ async fn many_calls_share_one_stream() {
     let cancel = calls_request::Frame::Cancel(stockade_proto::v1::CancelCall {});
     sender.send(CallsRequest { id: 1000, frame: Some(cancel) }).expect("cancel");
     daemon.until("good", |health| health.in_flight == 0).await;
+    let answer = answers.message().await.expect("message").expect("answer");
+    assert_eq!(
+        (answer.id, answer.outcome.expect("outcome").error_type.as_str()),
+        (1000, "Cancelled")
+    );
+    // A client that has said all still gets its answers.
+    for id in 2000..2010 {
+        let frame = Some(calls_request::Frame::Call(request("sleep", json!({"n": 100}))));
+        sender.send(CallsRequest { id, frame }).expect("send");
+    }
     drop(sender);
+    for _ in 2000..2010 {
+        let answer = answers.message().await.expect("message").expect("answer");
+        assert!(answer.outcome.expect("outcome").ok);
+    }
     assert!(answers.message().await.expect("end").is_none());
     daemon.stop().await;
 }

@@ -127,3 +127,21 @@ async fn the_strict_rule_holds_it_failed_until_restarted() {
     scene.call("pid", json!({})).await.unwrap();
     scene.end().await;
 }
+
+/// Disabled is stronger than stopped, and than reset.
+#[tokio::test]
+async fn what_is_disabled_stays_down_until_enabled() {
+    let scene = Scene::new(QUICK).await;
+    let action = || scene.daemon.action("rogue");
+    let mut admin = scene.daemon.admin();
+    admin.disable_plugin(action()).await.expect("disable");
+    scene.daemon.state("rogue", PluginState::Loaded, "DISABLED").await;
+    admin.stop_plugin(action()).await.expect("stop");
+    admin.start_plugin(action()).await.expect("start");
+    admin.reset_plugin(action()).await.expect("reset");
+    admin.restart_plugin(action()).await.expect("restart");
+    assert_eq!(scene.daemon.health("rogue").await.substate, "DISABLED");
+    admin.enable_plugin(action()).await.expect("enable");
+    scene.call("pid", json!({})).await.unwrap();
+    scene.end().await;
+}

@@ -232,3 +232,23 @@ async fn the_configuration_of_a_plugin_can_change_while_it_runs() {
     daemon.serving("rogue").await;
     daemon.stop().await;
 }
+
+/// A plugin that writes into its own directory all the time holds up nobody.
+#[tokio::test]
+async fn a_directory_that_never_rests_blocks_neither_reload_nor_the_end() {
+    let daemon = Options::new().bystander().rogue("rogue", QUICK).start().await;
+    daemon.serving("rogue").await;
+    let noisy = daemon.directory("rogue").join("log");
+    let writer = tokio::spawn(async move {
+        for n in 0u32.. {
+            if std::fs::write(&noisy, n.to_string()).is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    daemon.reload().await;
+    daemon.stop().await;
+    writer.abort();
+}

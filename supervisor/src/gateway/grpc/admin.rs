@@ -15,7 +15,7 @@ use crate::{
         door::{Caller, NOT_HERE},
         health,
     },
-    lifecycle::{State, Substate},
+    lifecycle::Substate,
     plugin::{Command, Handle, Snapshot},
 };
 
@@ -60,18 +60,17 @@ fn answer(handle: &Handle) -> Response<PluginActionResponse> {
 
 /// Nothing is under way.
 fn settled(snapshot: &Snapshot) -> bool {
-    !matches!(
-        (snapshot.resting, snapshot.substate),
-        (
-            _,
-            Substate::Starting
-                | Substate::Queued
-                | Substate::Stopping
-                | Substate::Draining
-                | Substate::Dying
-                | Substate::Killing
-        )
-    ) || snapshot.resting == State::Unavailable
+    match snapshot.substate {
+        Substate::Starting
+        | Substate::Queued
+        | Substate::Stopping
+        | Substate::Draining
+        | Substate::Dying
+        | Substate::Killing => false,
+        // A killed process's tree may still be going.
+        Substate::PreflightFailed => !snapshot.checking && snapshot.pid.is_none(),
+        _ => !snapshot.checking,
+    }
 }
 
 fn who<T>(request: &Request<T>) -> Result<String, Status> {
