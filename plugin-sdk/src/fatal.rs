@@ -103,6 +103,24 @@ unsafe fn notify(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_
         let (_, frames) = words.split_at_mut(6);
         words[5] = backtrace(context, frames) as u64;
         libc::write(fds::NOTICE, words.as_ptr().cast(), notice::BYTES);
+        step_aside();
+    }
+}
+
+/// Resident size from which the kernel's teardown takes noticeably long.
+const LARGE_KIB: libc::c_long = 64 * 1024;
+/// Long enough for the supervisor to read the notice.
+const ASIDE: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 400_000 };
+
+/// The supervisor was just woken, most likely on this very processor, which the
+/// teardown of a large process would keep for milliseconds.
+unsafe fn step_aside() {
+    // SAFETY: both calls are async-signal-safe and write only to locals.
+    unsafe {
+        let mut usage: libc::rusage = mem::zeroed();
+        if libc::getrusage(libc::RUSAGE_SELF, &mut usage) == 0 && usage.ru_maxrss > LARGE_KIB {
+            libc::nanosleep(&ASIDE, std::ptr::null_mut());
+        }
     }
 }
 

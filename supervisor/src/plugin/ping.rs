@@ -1,7 +1,7 @@
 //! Is the process alive, and can it serve? Pings of two kinds.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -9,6 +9,16 @@ use super::{
     mailbox::{Internal, Sink},
     session::Session,
 };
+
+/// About `pause` from now, on a grid that all plugins share: three hundred
+/// idle plugins wake us a few times a second, not sixty.
+fn on_the_grid(pause: Duration) -> tokio::time::Instant {
+    static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let step = pause.min(Duration::from_secs(1)).max(Duration::from_millis(1)).as_nanos();
+    let steps = (EPOCH.elapsed() + pause).as_nanos() / step;
+    let at = Duration::from_nanos((steps * step).min(u128::from(u64::MAX)) as u64);
+    (*EPOCH + at).into()
+}
 
 /// Runs until the session is closed. While a slot is free the ping is answered
 /// from where tools run; while all are busy only the reader is asked (a busy
@@ -20,7 +30,7 @@ pub(super) async fn run(session: Arc<Session>, events: Sink) {
     loop {
         let asleep = Instant::now();
         tokio::select! {
-            () = tokio::time::sleep(timeouts.ping) => {}
+            () = tokio::time::sleep_until(on_the_grid(timeouts.ping)) => {}
             () = session.over() => return,
         }
         id += 1;
