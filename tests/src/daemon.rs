@@ -448,6 +448,11 @@ impl Client {
         PluginActionRequest { name: plugin.to_owned(), wait: true, timeout_ms: 60_000 }
     }
 
+    /// An action that is answered at once.
+    pub fn action_now(&self, plugin: &str) -> PluginActionRequest {
+        PluginActionRequest { wait: false, ..self.action(plugin) }
+    }
+
     pub async fn reload(&self) -> ReloadResponse {
         self.admin().reload(ReloadRequest {}).await.expect("reload").into_inner()
     }

@@ -224,6 +224,8 @@ where
         debug!("too many connections: one was closed");
         return;
     };
+    // A peer on the socket hangs up when it is gone; one on the port may vanish.
+    let keep_alive = matches!(caller, Caller::Port).then_some(KEEP_ALIVE.0);
     tokio::spawn(async move {
         let _place = place;
         let service = hyper::service::service_fn(move |request| {
@@ -238,7 +240,9 @@ where
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(64)
-            .keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_interval(keep_alive)
+            // gRPC has no use for it, and a call's head is half its bytes.
+            .auto_date_header(false)
             .keep_alive_timeout(KEEP_ALIVE.1)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)

@@ -147,15 +147,7 @@ async fn a_call_waits_for_a_plugin_that_starts() {
     assert!(outcome.unwrap().is_u64());
     let outcome = daemon.call_with("rogue", "sleep", json!({"n": 1}), &[], 60_000).await;
     assert_eq!(outcome.unwrap(), 1);
-    daemon
-        .admin()
-        .restart_plugin(stockade_proto::v1::PluginActionRequest {
-            name: "rogue".into(),
-            wait: false,
-            timeout_ms: 0,
-        })
-        .await
-        .expect("restart");
+    daemon.admin().restart_plugin(daemon.action_now("rogue")).await.expect("restart");
     daemon.until("rogue", |health| health.substate == "STARTING").await;
     let outcome = daemon.call_with("rogue", "pid", json!({}), &[], 20).await;
     assert_eq!(outcome.failed().0, "TimeoutError");

@@ -168,30 +168,12 @@ async fn what_survives_sigkill_is_unkillable_and_not_started_again() {
     let hold = Tracer::hold_at_exit(pid);
     unsafe { libc::kill(pid as i32, libc::SIGKILL) };
     // Dead to the world but not gone: its death is not reported.
-    scene
-        .daemon
-        .admin()
-        .stop_plugin(stockade_proto::v1::PluginActionRequest {
-            name: "rogue".into(),
-            wait: false,
-            timeout_ms: 0,
-        })
-        .await
-        .expect("stop");
+    scene.daemon.admin().stop_plugin(scene.daemon.action_now("rogue")).await.expect("stop");
     let health = scene.daemon.state("rogue", PluginState::Failed, "UNKILLABLE").await;
     let reason = health.reason.expect("reason");
     assert!(reason.starts_with(&format!("Process {pid} is stuck in the kernel (")), "{reason}");
     let generation = health.generation;
-    scene
-        .daemon
-        .admin()
-        .start_plugin(stockade_proto::v1::PluginActionRequest {
-            name: "rogue".into(),
-            wait: false,
-            timeout_ms: 0,
-        })
-        .await
-        .expect("start");
+    scene.daemon.admin().start_plugin(scene.daemon.action_now("rogue")).await.expect("start");
     let health = scene.daemon.health("rogue").await;
     assert_eq!((health.generation, health.substate.as_str()), (generation, "UNKILLABLE"));
     drop(hold);
@@ -282,16 +264,7 @@ async fn a_stop_is_obeyed_while_starting_backing_off_and_being_killed() {
     let call =
         tokio::spawn(async move { client.call("rogue", "sleep", json!({"n": 60_000})).await });
     scene.daemon.state("rogue", PluginState::Failed, "KILLING").await;
-    scene
-        .daemon
-        .admin()
-        .stop_plugin(stockade_proto::v1::PluginActionRequest {
-            name: "rogue".into(),
-            wait: false,
-            timeout_ms: 0,
-        })
-        .await
-        .expect("stop");
+    scene.daemon.admin().stop_plugin(scene.daemon.action_now("rogue")).await.expect("stop");
     drop(hold);
     scene.daemon.state("rogue", PluginState::Loaded, "STOPPED").await;
     assert_eq!(call.await.expect("join").failed(), ("TimeoutError", "call_timeout"));

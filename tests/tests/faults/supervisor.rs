@@ -53,9 +53,7 @@ async fn a_daemon_killed_while_starting_and_killing_leaves_nothing() {
     let daemon = Options::new().rogue("rogue", more).start().await;
     daemon.serving("rogue").await;
     daemon.call("rogue", "orphans", json!({"n": 4})).await.unwrap();
-    let mut request = daemon.action("rogue");
-    request.wait = false;
-    daemon.admin().stop_plugin(request).await.expect("stop");
+    daemon.admin().stop_plugin(daemon.action_now("rogue")).await.expect("stop");
     daemon.state("rogue", PluginState::Loaded, "STOPPING").await;
     drop(daemon.kill().await);
 }
