@@ -1,6 +1,5 @@
 //! What calls are compared against: one unary tonic call over a unix socket.
-//! A program of its own, as a server is in life: a server that shares its
-//! client's pages in the processor's caches would flatter itself.
+//! A program of its own, as a server is in life.
 
 use std::pin::Pin;
 
