@@ -16,13 +16,23 @@ use tokio::net::UnixStream;
 
 /// Marks 3, 4 and 5 close-on-exec, so that no child of the plugin keeps the
 /// channels open. False when they are not there: this is not a plugin process.
-pub(crate) fn close_on_exec() -> bool {
+pub fn close_on_exec() -> bool {
     [fds::CALLS, fds::HOST, fds::NOTICE].into_iter().all(|fd| {
         // SAFETY: the descriptor is only borrowed for this call; a number that
         // is not open gives EBADF, which is the answer looked for.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         fcntl_setfd(fd, FdFlags::CLOEXEC).is_ok()
     })
+}
+
+/// For a child that was forked without exec: it is no plugin and lets go of the
+/// channels, or their end of file would never come.
+pub fn close_forked() {
+    for fd in [fds::CALLS, fds::HOST, fds::NOTICE] {
+        // SAFETY: in the child nobody else uses these descriptors: the threads
+        // that did exist only in the parent.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
 }
 
 fn adopt(fd: i32, taken: &AtomicBool) -> Result<UnixStream> {

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::guest::Parts;
+
 /// Bytes with a content type: an image, a frame, a tensor.
 ///
 /// As a field of an argument type it takes the attachment (multipart part,
@@ -120,9 +122,6 @@ impl Serialize for Blob {
     }
 }
 
-/// A serialised value: JSON text and the blobs found in it, named.
-pub(crate) type Parts = (Vec<u8>, Vec<(String, Blob)>);
-
 /// Serialises `value`; blobs are taken out and named after where they stood.
 pub(crate) fn serialise<T: Serialize>(value: &T) -> Result<Parts, serde_json::Error> {
     COLLECTED.with_borrow_mut(|slot| *slot = Some(Vec::new()));
@@ -136,6 +135,20 @@ pub(crate) fn serialise<T: Serialize>(value: &T) -> Result<Parts, serde_json::Er
     let mut named = Vec::with_capacity(blobs.len());
     name_blobs(&mut json, "result", &blobs, &mut named);
     Ok((serde_json::to_vec(&json)?, named))
+}
+
+/// Adds `blob` to the attachments of a result, named after where it stands;
+/// returns the text that stands for it in the JSON.
+pub fn attach(named: &mut Vec<(String, Blob)>, name: &str, blob: Blob) -> String {
+    let mut unique = name.to_owned();
+    let mut n = 1;
+    while named.iter().any(|(taken, _)| *taken == unique) {
+        n += 1;
+        unique = format!("{name}-{n}");
+    }
+    let text = format!("{PLACEHOLDER}{unique}");
+    named.push((unique, blob));
+    text
 }
 
 fn name_blobs(
@@ -152,14 +165,7 @@ fn name_blobs(
                 .and_then(|rest| rest.strip_prefix('\u{0}'))
                 .and_then(|index| index.parse::<usize>().ok());
             let Some(blob) = index.and_then(|index| blobs.get(index)) else { return };
-            let mut unique = name.to_owned();
-            let mut n = 1;
-            while named.iter().any(|(taken, _)| *taken == unique) {
-                n += 1;
-                unique = format!("{name}-{n}");
-            }
-            *text = format!("{PLACEHOLDER}{unique}");
-            named.push((unique, blob.clone()));
+            *text = attach(named, name, blob.clone());
         }
         Value::Array(items) => {
             for item in items {

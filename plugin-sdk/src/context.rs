@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -12,24 +12,38 @@ use serde::Serialize;
 use stockade_proto::worker::{FromPlugin, Item, Progress, from_plugin::Frame};
 use tokio::sync::{Notify, mpsc};
 
-use crate::{Error, Level, Result, blob, host::Host};
+use crate::{
+    Error, Level, Result, blob,
+    guest::{Parts, to_wire},
+    host::Host,
+};
 
 /// The one place where frames leave for the supervisor.
 pub(crate) type Outbox = mpsc::UnboundedSender<FromPlugin>;
 
+/// Called once when the call is cancelled.
+type Listener = Box<dyn FnOnce() + Send>;
+
 /// Shared between a running call and the reader of the channel.
-#[derive(Debug)]
 pub(crate) struct CallControl {
     cancelled: AtomicBool,
+    listener: Mutex<Option<Listener>>,
     credit: AtomicU64,
     changed: Notify,
     changed_sync: (std::sync::Mutex<()>, std::sync::Condvar),
+}
+
+impl std::fmt::Debug for CallControl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallControl").field("cancelled", &self.cancelled).finish_non_exhaustive()
+    }
 }
 
 impl CallControl {
     pub(crate) fn new(credit: u64) -> Arc<Self> {
         Arc::new(CallControl {
             cancelled: AtomicBool::new(false),
+            listener: Mutex::default(),
             credit: AtomicU64::new(credit),
             changed: Notify::new(),
             changed_sync: Default::default(),
@@ -39,6 +53,13 @@ impl CallControl {
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.announce();
+        if let Some(listener) = self.listener().take() {
+            listener();
+        }
+    }
+
+    fn listener(&self) -> std::sync::MutexGuard<'_, Option<Listener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn add_credit(&self, items: u64) {
@@ -128,6 +149,18 @@ impl Context {
         if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
+    /// Calls `listener` once when the call is cancelled, or at once when it is
+    /// already. It runs on the thread that reads the channel and must not block.
+    pub fn on_cancel(&self, listener: impl FnOnce() + Send + 'static) {
+        let mut slot = self.control.listener();
+        if self.is_cancelled() {
+            drop(slot);
+            listener();
+        } else {
+            *slot = Some(Box::new(listener));
+        }
+    }
+
     /// Waits for the cancellation (async tools).
     pub async fn cancelled(&self) {
         loop {
@@ -151,12 +184,19 @@ impl Context {
     /// [`Error::cancelled`] when nobody wants more, or the item is not
     /// serialisable.
     pub fn emit<T: Serialize>(&self, item: &T) -> Result<()> {
-        let (value, blobs) = blob::serialise(item)?;
+        self.emit_parts(blob::serialise(item)?)
+    }
+
+    /// As [`Context::emit`], for what is serialised already.
+    ///
+    /// # Errors
+    /// [`Error::cancelled`] when nobody wants more.
+    pub fn emit_parts(&self, (value, blobs): Parts) -> Result<()> {
         self.control.wait_for_credit()?;
         let item = Item {
             call_id: self.id,
             value: value.into(),
-            attachments: blobs.into_iter().map(crate::worker::to_wire).collect(),
+            attachments: blobs.into_iter().map(to_wire).collect(),
         };
         let _ = self.outbox.send(FromPlugin { frame: Some(Frame::Item(item)) });
         Ok(())

@@ -3,11 +3,12 @@
 use std::fmt;
 
 /// What went wrong, as the caller will read it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Error {
     kind: String,
     message: String,
     missing: Vec<String>,
+    traceback: String,
 }
 
 /// The result of a tool or a hook.
@@ -17,7 +18,7 @@ impl Error {
     /// An error with a type of the plugin's own (`error_type` of the outcome),
     /// for instance `"BadImage"`, and a message.
     pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
-        Error { kind: kind.into(), message: message.into(), missing: Vec::new() }
+        Error { kind: kind.into(), message: message.into(), ..Error::default() }
     }
 
     /// The call was cancelled; a tool returns it when it stopped for that.
@@ -29,7 +30,20 @@ impl Error {
     /// package). The plugin becomes UNAVAILABLE, not FAILED, and is started
     /// again when the thing appears.
     pub fn missing(what: impl Into<String>, how_to_get_it: impl Into<String>) -> Self {
-        Error { kind: "Missing".into(), message: how_to_get_it.into(), missing: vec![what.into()] }
+        Error::all_missing(vec![what.into()], how_to_get_it)
+    }
+
+    /// As [`Error::missing`], for several things.
+    pub fn all_missing(what: Vec<String>, how_to_get_it: impl Into<String>) -> Self {
+        Error { missing: what, ..Error::new("Missing", how_to_get_it) }
+    }
+
+    /// With where it happened: for the plugin's log and the crash record,
+    /// never for remote clients.
+    #[must_use]
+    pub fn with_traceback(mut self, traceback: impl Into<String>) -> Self {
+        self.traceback = traceback.into();
+        self
     }
 
     /// The type of the error.
@@ -40,6 +54,10 @@ impl Error {
     /// The message.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    pub(crate) fn traceback(&self) -> &str {
+        &self.traceback
     }
 
     pub(crate) fn missing_things(&self) -> &[String] {

@@ -29,7 +29,7 @@ thread_local! {
 }
 
 /// Runs `work` as the given call: a fatal signal on this thread names it.
-pub(crate) fn during_call<T>(call_id: u64, work: impl FnOnce() -> T) -> T {
+pub fn during_call<T>(call_id: u64, work: impl FnOnce() -> T) -> T {
     struct Reset(u64);
     impl Drop for Reset {
         fn drop(&mut self) {
@@ -40,24 +40,40 @@ pub(crate) fn during_call<T>(call_id: u64, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Installs the handler over what is there (std's own stack-overflow handler,
-/// which is chained to).
-pub(crate) fn install() {
+/// Installs the handler over what is there (std's own stack-overflow handler, a
+/// language's printer of stacks), which is chained to. Again after plugin code
+/// has run: it may have put a handler of its own in place.
+pub fn install() {
     OWNER.store(std::process::id() as i32, Ordering::Release);
     for (index, signal) in SIGNALS.into_iter().enumerate() {
         // SAFETY: the action is fully initialised before the call; `PREVIOUS` is
-        // written here, before the handler can run for this signal, and only
-        // read afterwards. Called once, from the main thread, at start.
+        // written here, before our handler is in place for this signal, and only
+        // read by that handler. Called from the main thread alone.
         unsafe {
             let mut action: libc::sigaction = mem::zeroed();
             action.sa_sigaction = handle as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
             let mut previous: libc::sigaction = mem::zeroed();
             libc::sigaction(signal, std::ptr::null(), &mut previous);
+            if previous.sa_sigaction == action.sa_sigaction {
+                continue;
+            }
             (&raw mut PREVIOUS[index]).write(mem::MaybeUninit::new(previous));
             libc::sigaction(signal, &action, std::ptr::null_mut());
         }
     }
+}
+
+/// Sends `signal` to this very thread.
+pub fn raise_here(signal: i32) {
+    // SAFETY: takes a number and returns one; a bad number is refused.
+    unsafe { libc::raise(signal) };
+}
+
+/// Ends the process at once: no destructors, no waiting for other threads.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns and touches no memory of ours.
+    unsafe { libc::_exit(code) }
 }
 
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -90,18 +106,19 @@ unsafe fn notify(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_
     // part of siginfo that belongs to the signal.
     unsafe {
         let code = (*info).si_code;
-        words[0] = signal as u64;
-        words[1] = code as i64 as u64;
+        words[0] = notice::MAGIC;
+        words[1] = signal as u64;
+        words[2] = code as i64 as u64;
         if code > 0 && signal != libc::SIGSYS {
-            words[2] = (*info).si_addr() as u64;
+            words[3] = (*info).si_addr() as u64;
         }
         if signal == libc::SIGSYS {
             // _sigsys: call address, then the number of the system call.
-            words[3] = (info.cast::<u8>().add(24)).cast::<i32>().read_unaligned() as u64;
+            words[4] = (info.cast::<u8>().add(24)).cast::<i32>().read_unaligned() as u64;
         }
-        words[4] = CURRENT_CALL.get();
-        let (_, frames) = words.split_at_mut(6);
-        words[5] = backtrace(context, frames) as u64;
+        words[5] = CURRENT_CALL.get();
+        let (_, frames) = words.split_at_mut(7);
+        words[6] = backtrace(context, frames) as u64;
         libc::write(fds::NOTICE, words.as_ptr().cast(), notice::BYTES);
         step_aside();
     }

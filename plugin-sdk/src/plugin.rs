@@ -32,7 +32,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 }
 
 /// What `init` may know and do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct InitContext {
     pub(crate) name: String,
     pub(crate) directory: PathBuf,
@@ -67,6 +67,11 @@ impl InitContext {
     /// The file of `requires.models.{name}`; the supervisor has checked it.
     pub fn model(&self, name: &str) -> Option<&std::path::Path> {
         self.models.get(name).map(PathBuf::as_path)
+    }
+
+    /// Every file of `requires.models`, by name.
+    pub fn models(&self) -> &BTreeMap<String, PathBuf> {
+        &self.models
     }
 
     /// Counts the processes of this plugin: 1 is the first.

@@ -1,62 +1,45 @@
 //! Serves `stockade.worker.v1.Worker`: hello, init, calls, shutdown.
 
 use std::{
-    collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    task::Poll,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures_util::Stream;
 use stockade_proto::{
     PROTOCOL_VERSIONS, worker as wire,
-    worker::{FromPlugin, ToPlugin, from_plugin, init_failed, init_update, to_plugin},
+    worker::{FromPlugin, ToPlugin, init_update, to_plugin},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{StreamExt as _, wrappers::UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    Blob, Context, Error, InitContext, Plugin, Tools,
+    Blob, Context, InitContext,
     context::{CallControl, Outbox},
-    fatal,
+    guest::{Call, Guest, Pong, Reply as CallReply, Running, Start},
     host::Host,
-    pool::Pool,
-    tools::{self, Handler, Outcome},
 };
 
 /// The plugin's side of the protocol.
-pub(crate) struct Worker<P> {
-    shared: Arc<Shared<P>>,
+pub(crate) struct Worker<G> {
+    shared: Arc<Shared<G>>,
 }
 
-struct Shared<P> {
-    plugin: OnceLock<Arc<P>>,
-    tools: HashMap<String, Handler<P>>,
-    specs: Vec<wire::ToolSpec>,
-    pool: Pool,
+struct Shared<G> {
+    guest: Arc<G>,
     host: Option<Host>,
-    running: Mutex<HashMap<u64, Arc<CallControl>>>,
+    running: Arc<Running>,
     stopped: Mutex<Option<oneshot::Sender<()>>>,
 }
 
-impl<P: Plugin> Worker<P> {
+impl<G: Guest> Worker<G> {
     /// The service, and what resolves once the shutdown hook has run.
-    pub(crate) fn new(host: Option<Host>) -> (Self, oneshot::Receiver<()>) {
-        let mut tools = Tools::new();
-        P::tools(&mut tools);
+    pub(crate) fn new(guest: Arc<G>, host: Option<Host>) -> (Self, oneshot::Receiver<()>) {
         let (stopped, stop) = oneshot::channel();
-        let specs = tools.list.iter().map(|tool| tool.spec.clone()).collect();
-        let shared = Shared {
-            plugin: OnceLock::new(),
-            tools: tools.list.into_iter().map(|tool| (tool.spec.name, tool.handler)).collect(),
-            specs,
-            pool: Pool::default(),
-            host,
-            running: Mutex::default(),
-            stopped: Mutex::new(Some(stopped)),
-        };
+        let stopped = Mutex::new(Some(stopped));
+        let shared = Shared { guest, host, running: Arc::default(), stopped };
         (Worker { shared: Arc::new(shared) }, stop)
     }
 }
@@ -65,7 +48,7 @@ type Reply<T> = Result<Response<T>, Status>;
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl<P: Plugin> wire::worker_server::Worker for Worker<P> {
+impl<G: Guest> wire::worker_server::Worker for Worker<G> {
     type InitStream = Replies<wire::InitUpdate>;
     type CallsStream = Replies<FromPlugin>;
 
@@ -76,7 +59,7 @@ impl<P: Plugin> wire::worker_server::Worker for Worker<P> {
             protocol_version: common.copied().unwrap_or(0),
             supported_versions: PROTOCOL_VERSIONS.to_vec(),
             nonce: hello.nonce,
-            sdk: concat!("rust/", env!("CARGO_PKG_VERSION")).to_owned(),
+            sdk: G::SDK.to_owned(),
             features: Vec::new(),
         }))
     }
@@ -84,7 +67,9 @@ impl<P: Plugin> wire::worker_server::Worker for Worker<P> {
     async fn init(&self, request: Request<wire::InitRequest>) -> Reply<Self::InitStream> {
         let request = request.into_inner();
         let (updates, replies) = mpsc::unbounded_channel();
-        let (progress, mut reports) = mpsc::unbounded_channel();
+        let (progress, reports) = mpsc::unbounded_channel();
+        let timeout = Duration::from_millis(request.timeout_ms);
+        tokio::spawn(attend(self.shared.guest.clone(), reports, updates.clone(), timeout));
         let context = InitContext {
             name: request.plugin,
             directory: request.directory.into(),
@@ -94,23 +79,12 @@ impl<P: Plugin> wire::worker_server::Worker for Worker<P> {
             generation: request.generation,
             progress: Some(progress),
         };
-        let forward = updates.clone();
-        tokio::spawn(async move {
-            while let Some((fraction, message)) = reports.recv().await {
-                let progress = wire::InitProgress { message, fraction };
-                let _ = forward.send(init_update::Update::Progress(progress));
-            }
-        });
-        let shared = self.shared.clone();
-        self.shared.pool.run(move || {
-            let last = match start(&shared, &context) {
-                Ok(()) => {
-                    let ready = wire::InitReady { tools: shared.specs.clone() };
-                    init_update::Update::Ready(ready)
-                }
-                Err(failed) => init_update::Update::Failed(failed),
-            };
-            let _ = updates.send(last);
+        self.shared.guest.start(Start {
+            context,
+            entry: request.entry,
+            packages: request.packages,
+            check_only: request.check_only,
+            updates,
         });
         let replies = UnboundedReceiverStream::new(replies)
             .map(|update| Ok(wire::InitUpdate { update: Some(update) }));
@@ -127,21 +101,14 @@ impl<P: Plugin> wire::worker_server::Worker for Worker<P> {
                     shared.take(frame, &outbox);
                 }
             }
-            shared.cancel_all();
+            shared.running.cancel_all();
         });
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(replies).map(Ok))))
     }
 
     async fn shutdown(&self, _: Request<wire::ShutdownRequest>) -> Reply<wire::ShutdownResponse> {
-        let shared = self.shared.clone();
         let (done, finished) = oneshot::channel();
-        self.shared.pool.run(move || {
-            if let Some(plugin) = shared.plugin.get() {
-                let hook = std::panic::AssertUnwindSafe(|| plugin.shutdown());
-                let _ = std::panic::catch_unwind(hook);
-            }
-            let _ = done.send(());
-        });
+        self.shared.guest.stop(done);
         let _ = finished.await;
         let stopped = self.shared.stopped.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(stopped) = stopped {
@@ -151,149 +118,86 @@ impl<P: Plugin> wire::worker_server::Worker for Worker<P> {
     }
 }
 
-/// `init` and `validate`, a panic in either caught.
-fn start<P: Plugin>(shared: &Shared<P>, context: &InitContext) -> Result<(), wire::InitFailed> {
-    use init_failed::Kind;
-    let failed = |kind: Kind, error: &Error| wire::InitFailed {
-        kind: if error.missing_things().is_empty() { kind } else { Kind::Missing } as i32,
-        error_type: error.kind().to_owned(),
-        message: error.message().to_owned(),
-        missing: error.missing_things().to_vec(),
-        traceback: String::new(),
-    };
-    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| P::init(context)))
-        .unwrap_or_else(|panic| Err(tools::panicked(&*panic)));
-    let plugin = made.map_err(|error| failed(Kind::Init, &error))?;
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| plugin.validate()))
-        .unwrap_or_else(|panic| Err(tools::panicked(&*panic)))
-        .map_err(|error| failed(Kind::Validate, &error))?;
-    let _ = shared.plugin.set(Arc::new(plugin));
-    Ok(())
+/// Passes progress on while the plugin loads. Shortly before its time is up the
+/// stacks are told: they say where it hangs.
+async fn attend<G: Guest>(
+    guest: Arc<G>,
+    mut reports: mpsc::UnboundedReceiver<(f64, String)>,
+    updates: mpsc::UnboundedSender<init_update::Update>,
+    timeout: Duration,
+) {
+    let mut told = timeout.is_zero();
+    loop {
+        tokio::select! {
+            report = reports.recv() => {
+                let Some((fraction, message)) = report else { return };
+                let progress = wire::InitProgress { message, fraction };
+                let _ = updates.send(init_update::Update::Progress(progress));
+            }
+            // It has been answered.
+            () = updates.closed() => return,
+            () = tokio::time::sleep(timeout.mul_f64(0.8)), if !told => {
+                told = true;
+                guest.last_words();
+            }
+        }
+    }
 }
 
-impl<P: Plugin> Shared<P> {
+impl<G: Guest> Shared<G> {
     /// One frame from the supervisor. Never blocks: the reader answers pings
     /// and passes cancellations whatever the tools do.
     fn take(self: &Arc<Self>, frame: to_plugin::Frame, outbox: &Outbox) {
         match frame {
             to_plugin::Frame::Invoke(invoke) => self.invoke(invoke, outbox),
-            to_plugin::Frame::Cancel(cancel) => {
-                if let Some(control) = self.running().get(&cancel.call_id) {
-                    control.cancel();
-                }
-            }
+            to_plugin::Frame::Cancel(cancel) => self.cancel(&cancel),
             to_plugin::Frame::Credit(credit) => {
-                if let Some(control) = self.running().get(&credit.call_id) {
+                if let Some(control) = self.running.get(credit.call_id) {
                     control.add_credit(credit.items.into());
                 }
             }
-            to_plugin::Frame::Ping(ping) => self.answer(ping, outbox),
-        }
-    }
-
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<CallControl>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn cancel_all(&self) {
-        for control in self.running().values() {
-            control.cancel();
-        }
-    }
-
-    /// A serving ping is answered from where blocking tools run, if there are
-    /// any; the reader itself is where async tools run.
-    fn answer(&self, ping: wire::Ping, outbox: &Outbox) {
-        let pong = FromPlugin { frame: Some(from_plugin::Frame::Pong(wire::Pong { id: ping.id })) };
-        let blocks = self.tools.values().any(|tool| matches!(tool, Handler::Blocking(_)));
-        if ping.serving && blocks {
-            let outbox = outbox.clone();
-            self.pool.run(move || drop(outbox.send(pong)));
-        } else {
-            let _ = outbox.send(pong);
-        }
-    }
-
-    fn invoke(self: &Arc<Self>, invoke: wire::Invoke, outbox: &Outbox) {
-        let id = invoke.call_id;
-        let (Some(plugin), Some(handler)) =
-            (self.plugin.get().cloned(), self.tools.get(&invoke.tool).cloned())
-        else {
-            let error = Error::new("ToolNotFound", format!("no tool {:?}", invoke.tool));
-            reply(id, Err(error), outbox);
-            return;
-        };
-        let control = CallControl::new(invoke.credit.into());
-        self.running().insert(id, control.clone());
-        let context = Context {
-            id,
-            public_id: invoke.public_id.into(),
-            workspace: invoke.workspace.into(),
-            deadline: Instant::now() + Duration::from_millis(invoke.timeout_ms),
-            control,
-            outbox: outbox.clone(),
-            host: self.host.clone(),
-        };
-        let args = invoke.args;
-        let attachments: Vec<_> = invoke.attachments.into_iter().map(from_wire).collect();
-        let shared = self.clone();
-        let outbox = outbox.clone();
-        match handler {
-            Handler::Blocking(handler) => self.pool.run(move || {
-                let outcome = fatal::during_call(id, || {
-                    tools::run_blocking(&*handler, &plugin, &args, attachments, &context)
-                });
-                shared.finish(id, outcome, &outbox);
-            }),
-            Handler::Async(handler) => {
-                let mut run =
-                    Box::pin(tools::run_async(handler, plugin, args, attachments, context));
-                let mut poll = move |context: &mut std::task::Context<'_>| {
-                    fatal::during_call(id, || run.as_mut().poll(context))
-                };
-                // Short work is done at once; what waits becomes a task.
-                let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
-                if let Poll::Ready(outcome) = poll(&mut nobody) {
-                    shared.finish(id, outcome, &outbox);
-                    return;
-                }
-                tokio::spawn(async move {
-                    let outcome = std::future::poll_fn(poll).await;
-                    shared.finish(id, outcome, &outbox);
-                });
+            to_plugin::Frame::Ping(ping) => {
+                let pong = Pong { id: ping.id, outbox: outbox.clone() };
+                if ping.serving { self.guest.ping(pong) } else { pong.send() }
             }
         }
     }
 
-    fn finish(&self, id: u64, outcome: Outcome, outbox: &Outbox) {
-        self.running().remove(&id);
-        reply(id, outcome, outbox);
+    fn cancel(self: &Arc<Self>, cancel: &wire::Cancel) {
+        let Some(control) = self.running.get(cancel.call_id) else { return };
+        control.cancel();
+        if cancel.kill_after_ms == 0 {
+            return;
+        }
+        let (shared, id) = (self.clone(), cancel.call_id);
+        let grace = Duration::from_millis(cancel.kill_after_ms);
+        tokio::spawn(async move {
+            tokio::time::sleep(grace.mul_f64(0.6)).await;
+            if shared.running.get(id).is_some() {
+                shared.guest.last_words();
+            }
+        });
     }
-}
 
-fn reply(call_id: u64, outcome: Outcome, outbox: &Outbox) {
-    let frame = match outcome {
-        Ok((result, blobs)) => from_plugin::Frame::Done(wire::Done {
-            call_id,
-            result: result.into(),
-            attachments: blobs.into_iter().map(to_wire).collect(),
-        }),
-        Err(error) => from_plugin::Frame::Failed(wire::Failed {
-            call_id,
-            error_type: error.kind().to_owned(),
-            message: error.message().to_owned(),
-            traceback: String::new(),
-        }),
-    };
-    let _ = outbox.send(FromPlugin { frame: Some(frame) });
-}
-
-/// An attachment for the wire.
-pub(crate) fn to_wire((name, blob): (String, Blob)) -> wire::Attachment {
-    wire::Attachment {
-        name,
-        content_type: blob.content_type().to_owned(),
-        data: blob.bytes().clone(),
+    fn invoke(&self, invoke: wire::Invoke, outbox: &Outbox) {
+        let id = invoke.call_id;
+        let control = CallControl::new(invoke.credit.into());
+        self.running.insert(id, control.clone());
+        self.guest.invoke(Call {
+            tool: invoke.tool,
+            args: invoke.args,
+            attachments: invoke.attachments.into_iter().map(from_wire).collect(),
+            context: Context {
+                id,
+                public_id: invoke.public_id.into(),
+                workspace: invoke.workspace.into(),
+                deadline: Instant::now() + Duration::from_millis(invoke.timeout_ms),
+                control,
+                outbox: outbox.clone(),
+                host: self.host.clone(),
+            },
+            reply: CallReply { id, running: self.running.clone(), outbox: outbox.clone() },
+        });
     }
 }
 

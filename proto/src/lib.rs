@@ -46,10 +46,14 @@ pub mod fds {
     pub const NOTICE: i32 = 5;
 }
 
-/// Layout of the fatal-signal notice: native-endian `u64` words.
+/// Layout of the fatal-signal notice: native-endian `u64` words. Before and
+/// after it the pipe may carry text without NUL bytes: stacks that a language's
+/// own handler prints.
 pub mod notice {
-    /// `signal, si_code, address, syscall, call id, frames, 16 × frame`.
-    pub const WORDS: usize = 6 + MAX_FRAMES;
+    /// The first word; its first byte is the NUL that ends the text before it.
+    pub const MAGIC: u64 = u64::from_ne_bytes(*b"\0notice1");
+    /// `magic, signal, si_code, address, syscall, call id, frames, 16 × frame`.
+    pub const WORDS: usize = 7 + MAX_FRAMES;
     /// Return addresses that fit.
     pub const MAX_FRAMES: usize = 16;
     /// Bytes of one notice; under PIPE_BUF, so that the write is atomic.

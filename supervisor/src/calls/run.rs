@@ -345,7 +345,7 @@ impl Attempt<'_> {
                     format!("Tool {} did not answer within the caller's deadline.", self.tool);
                 return Err(CallError::Timeout { message, cause: None });
             }
-            Err(_) => running.cancel("timeouts.call is over"),
+            Err(_) => running.time_is_up(timeouts.cancel_grace),
         }
         Box::pin(self.overrun(running, timeouts, own)).await
     }

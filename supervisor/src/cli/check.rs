@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use stockade::{
+    Config,
     document::Severity,
     machine::Gpus,
     manifest::{self, MANIFEST_FILES},
-    preflight::{self, Surroundings},
+    preflight::{self, Absent, PythonHost, Surroundings},
 };
 
 use super::{failure::Failure, output};
@@ -63,12 +64,21 @@ fn one(directory: &std::path::Path, manifest_only: bool) -> bool {
             state_dir: scratch.clone(),
             gpus: Gpus::new(None),
             digests: Default::default(),
+            python: PythonHost::from(&Config::new(directory, &scratch)),
         };
         let planned = preflight::plan(manifest, &around);
         let _ = std::fs::remove_dir_all(scratch);
-        if let Err(refusal) = planned {
+        let refusal = match planned {
+            Err(refusal) => Some(refusal),
+            Ok(plan) => plan.absent.map(Absent::into_refusal),
+        };
+        if let Some(refusal) = refusal {
             output::line(&format!("{shown}: {} [error]", refusal.cause.reason));
             return false;
+        }
+        if !manifest.requires.packages.is_empty() {
+            let packages = manifest.requires.packages.join(", ");
+            output::line(&format!("{shown}: looked for when it starts: {packages}"));
         }
     }
     output::line(&format!(

@@ -91,6 +91,9 @@ fn card(record: &CrashRecord) {
     if !record.backtrace.is_empty() {
         output::line(&format!("  at {}", record.backtrace.join(" ")));
     }
+    for line in record.traceback.lines() {
+        output::line(&format!("  : {line}"));
+    }
     for line in record.stderr_tail.lines() {
         output::line(&format!("  | {line}"));
     }
@@ -115,5 +118,6 @@ fn to_json(record: &CrashRecord) -> Value {
         "uptime_seconds": record.uptime_seconds, "peak_memory_bytes": record.peak_memory_bytes,
         "cpu_seconds": record.cpu_seconds, "calls": calls, "last_progress": record.last_progress,
         "stderr_tail": record.stderr_tail, "backtrace": record.backtrace,
+        "traceback": record.traceback,
     })
 }

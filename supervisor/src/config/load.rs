@@ -178,7 +178,7 @@ fn with_drop_ins(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Every key of stockade.toml but `plugin`.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 21] = [
     "plugins",
     "state_dir",
     "listen",
@@ -191,6 +191,9 @@ const KEYS: [&str; 18] = [
     "max_starting",
     "shutdown_timeout",
     "max_request",
+    "python",
+    "python_host",
+    "entry_points",
     "max_result",
     "max_connections",
     "log_lines",
@@ -396,6 +399,23 @@ impl Loader {
                 None,
                 |path| path.as_ref().map(show_path).unwrap_or_default(),
                 |raw| Some(path(raw)),
+            ),
+            python: self.take(&mut s, "python", "a path", paths::default_python(), show_path, path),
+            python_host: self.take(
+                &mut s,
+                "python_host",
+                "a folder",
+                paths::default_python_host(),
+                show_path,
+                path,
+            ),
+            entry_points: self.take(
+                &mut s,
+                "entry_points",
+                "true or false",
+                true,
+                bool::to_string,
+                boolean,
             ),
             plugins: std::mem::take(&mut self.overlays),
             settings: s,

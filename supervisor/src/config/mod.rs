@@ -48,6 +48,12 @@ pub struct Config {
     pub watch: bool,
     /// Another NVML library than libnvidia-ml.so.1.
     pub nvml: Option<PathBuf>,
+    /// The interpreter of Python plugins that bring none.
+    pub python: PathBuf,
+    /// The folder that holds the Python package `stockade`.
+    pub python_host: PathBuf,
+    /// Plugins that distributions of `python` advertise are plugins too.
+    pub entry_points: bool,
     /// What the operator lays over single plugins.
     pub plugins: BTreeMap<String, Overlay>,
     /// Where each value came from, for `stockade config show`.
@@ -81,6 +87,9 @@ impl Config {
             crash_records: 50,
             watch: true,
             nvml: None,
+            python: paths::default_python(),
+            python_host: paths::default_python_host(),
+            entry_points: true,
             plugins: BTreeMap::new(),
             settings: Vec::new(),
             files: Vec::new(),

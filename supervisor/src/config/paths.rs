@@ -59,12 +59,26 @@ pub fn default_socket() -> PathBuf {
 
 /// The launcher beside this program, else where packages put it.
 pub(super) fn default_worker() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|exe| {
-        let directory = exe.parent()?.to_owned();
-        // Test binaries live one folder deeper.
-        [directory.join("stockade-worker"), directory.join("../stockade-worker")]
-            .into_iter()
-            .find(|path| path.exists())
-    });
-    beside.unwrap_or_else(|| PathBuf::from("/usr/lib/stockade/stockade-worker"))
+    beside("stockade-worker").unwrap_or_else(|| PathBuf::from("/usr/lib/stockade/stockade-worker"))
+}
+
+/// The first `python3` of the usual folders.
+pub(super) fn default_python() -> PathBuf {
+    ["/usr/local/bin/python3", "/usr/bin/python3"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+        .unwrap_or_else(|| PathBuf::from("/usr/bin/python3"))
+}
+
+/// The folder `python` beside this program, else where packages put it.
+pub(super) fn default_python_host() -> PathBuf {
+    beside("python").unwrap_or_else(|| PathBuf::from("/usr/lib/stockade/python"))
+}
+
+/// Something that was built together with this program.
+fn beside(name: &str) -> Option<PathBuf> {
+    let directory = std::env::current_exe().ok()?.parent()?.to_owned();
+    // Test binaries live one folder deeper.
+    [directory.join(name), directory.join("..").join(name)].into_iter().find(|path| path.exists())
 }

@@ -171,7 +171,7 @@ impl Reader<'_> {
         }
         let module = self.text("entrypoint").unwrap_or_else(|| "plugin".to_owned());
         let target = if module.contains(':') { module } else { format!("{module}:Plugin") };
-        Run::Python { target, venv: None }
+        Run::Python { target, venv: None, interpreter: None }
     }
 
     fn models(&mut self) -> Vec<Model> {

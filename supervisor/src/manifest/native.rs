@@ -165,7 +165,21 @@ fn read_what(table: &Table<'_>) -> Option<Run> {
     let binary = table.path("binary").filter(|path| inside(table, "binary", path));
     let library = table.path("library").filter(|path| inside(table, "library", path));
     let venv = table.path("venv").filter(|path| inside(table, "venv", path));
-    let python = table.text("python");
+    let python = table.text("python").and_then(|target| python_target(table, target));
+    let interpreter = table.path("interpreter");
+    if interpreter.as_ref().is_some_and(|path| !path.is_absolute()) {
+        let message = "`run.interpreter` must be an absolute path";
+        table.error_with("interpreter", message, "use run.venv for one in the directory");
+    }
+    for key in ["venv", "interpreter"] {
+        if table.has(key) && !present.contains(&"python") {
+            table.error(key, format!("`run.{key}` belongs to `run.python`"));
+        }
+    }
+    if venv.is_some() && interpreter.is_some() {
+        let message = "`[run]` has both `venv` and `interpreter`";
+        table.error_with("interpreter", message, "keep exactly one");
+    }
     let remote = table.table("remote").map(|remote| {
         let endpoint = remote.text("endpoint").unwrap_or_else(|| {
             remote.error("endpoint", "`run.remote.endpoint` is missing");
@@ -198,8 +212,25 @@ fn read_what(table: &Table<'_>) -> Option<Run> {
     binary
         .map(Run::Binary)
         .or(library.map(Run::Library))
-        .or(python.map(|target| Run::Python { target, venv }))
+        .or(python.map(|target| Run::Python { target, venv, interpreter }))
         .or(remote)
+}
+
+/// `module:Class`; the class is `Plugin` when only the module is named.
+fn python_target(table: &Table<'_>, target: String) -> Option<String> {
+    let target = if target.contains(':') { target } else { format!("{target}:Plugin") };
+    let name = |part: &str| {
+        part.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_alphanumeric() || c == '_')
+    };
+    let valid = target
+        .split_once(':')
+        .is_some_and(|(module, class)| module.split('.').all(name) && class.split('.').all(name));
+    if !valid {
+        let message = format!("`run.python` {target:?} is not like \"package.module:Class\"");
+        table.error_with("python", message, "write the module as in an import statement");
+    }
+    valid.then_some(target)
 }
 
 /// A relative path that does not climb out of the directory.

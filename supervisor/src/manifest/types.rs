@@ -62,6 +62,9 @@ pub enum Run {
         target: String,
         /// Virtual environment, relative to the directory.
         venv: Option<PathBuf>,
+        /// Interpreter, absolute; None = the virtual environment's, else the
+        /// machine's.
+        interpreter: Option<PathBuf>,
     },
     /// A shared library, hosted by the launcher.
     Library(PathBuf),

@@ -23,7 +23,7 @@ use super::{
     journal::{EventKind, Journal},
     logs::{Drain, Logs},
     mailbox::{Command, Ends, Handle, Internal, Order, Sink, Usable},
-    notice::Notice,
+    notice::{Notice, Stacks},
     session::Session,
     snapshot::{LastExit, Recent, Snapshot},
     spawner::Spawner,
@@ -91,6 +91,9 @@ pub(super) struct Process {
     pub(super) session: Option<Arc<Session>>,
     pub(super) plan: Arc<LaunchPlan>,
     pub(super) notice: Option<Notice>,
+    pub(super) stacks: Stacks,
+    /// Where its start failed, as its language tells it.
+    pub(super) traceback: String,
     pub(super) spawned: Instant,
     pub(super) greeted: bool,
     pub(super) asked: bool,
@@ -111,6 +114,17 @@ impl Process {
                 let _ = tokio::time::timeout(Duration::from_millis(50), drained).await;
             }
         }
+    }
+
+    /// Where it was when it died, in its own language: stacks that it printed at
+    /// its death, else where its start or its last call failed.
+    pub(super) fn last_traceback(&self) -> String {
+        let stacks = self.stacks.text();
+        if !stacks.is_empty() {
+            return stacks;
+        }
+        let raised = self.session.as_ref().map(|session| session.last_traceback());
+        raised.filter(|traceback| !traceback.is_empty()).unwrap_or_else(|| self.traceback.clone())
     }
 
     /// The client, once the handshake has connected it.

@@ -37,6 +37,7 @@ pub(super) struct Deceased<'a> {
     pub(super) asked: bool,
     pub(super) intent: Option<&'a Cause>,
     pub(super) notice: Option<&'a Notice>,
+    pub(super) traceback: String,
     pub(super) peak: u64,
     pub(super) init_progress: Option<&'a str>,
 }
@@ -136,6 +137,7 @@ impl Deceased<'_> {
                 .filter(|text| !text.is_empty())
                 .or_else(|| self.init_progress.map(str::to_owned))
                 .unwrap_or_default(),
+            traceback: self.traceback.clone(),
             stderr_tail: evidence.stderr,
             backtrace: self.notice.map(|notice| notice.backtrace.clone()).unwrap_or_default(),
         };

@@ -141,7 +141,7 @@ impl Actor {
         let Some(plan) = self.plan.clone() else {
             let reason = "Could not start: there is no launch plan. Run `stockade restart`.";
             let cause = Cause::new(CauseCode::SpawnResources, reason);
-            self.sink.tell(Internal::StartFailed(generation, cause, Vec::new()));
+            self.sink.tell(Internal::StartFailed(generation, cause.into()));
             return;
         };
         let (sink, spawner) = (self.sink.clone(), self.context.spawner.clone());
@@ -170,8 +170,13 @@ impl Actor {
         let pump = |pipe, stream| {
             logs::pump(pipe, stream, generation, self.logs.clone(), self.name.clone())
         };
-        let drains =
+        let mut drains =
             vec![pump(launched.stdout, Stream::Stdout), pump(launched.stderr, Stream::Stderr)];
+        let told = self.sink.clone();
+        let (stacks, drain) = notice::listen(launched.notice, move |notice| {
+            told.tell(Internal::Notice(generation, notice));
+        });
+        drains.push(drain);
         let (client, client_soon) = tokio::sync::oneshot::channel();
         let shaking = Handshake {
             manifest,
@@ -187,17 +192,9 @@ impl Actor {
             data: self.context.data.clone(),
         };
         let killer = launched.reports.killer().ok();
-        let sink = self.sink.clone();
-        let mut notice_pipe = launched.notice;
         let tasks = vec![
             tokio::spawn(listen(launched.reports, generation, self.sink.clone())).abort_handle(),
             tokio::spawn(handshake::run(shaking, client)).abort_handle(),
-            tokio::spawn(async move {
-                if let Some(notice) = notice::read(&mut notice_pipe).await {
-                    sink.tell(Internal::Notice(generation, notice));
-                }
-            })
-            .abort_handle(),
         ];
         self.processes.insert(
             generation,
@@ -211,6 +208,8 @@ impl Actor {
                 session: None,
                 plan,
                 notice: None,
+                stacks,
+                traceback: String::new(),
                 spawned: Instant::now(),
                 greeted: false,
                 asked: false,

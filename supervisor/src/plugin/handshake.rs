@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     os::unix::net::UnixStream as StdStream,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -35,7 +36,7 @@ use super::{
 use crate::{
     lifecycle::{Cause, CauseCode},
     manifest::Manifest,
-    preflight::LaunchPlan,
+    preflight::{Absent, LaunchPlan, Refusal},
 };
 
 /// The client of one process.
@@ -87,12 +88,26 @@ pub(super) struct Handshake {
     pub(super) data: Runtime,
 }
 
-/// A start that did not succeed: the cause and what is missing.
-type Failed = (Cause, Vec<String>);
+/// A start that did not succeed.
+pub(super) struct StartFailure {
+    pub(super) cause: Cause,
+    /// What is missing, one name each.
+    pub(super) missing: Vec<String>,
+    /// Files and folders whose change may heal it.
+    pub(super) watch: Vec<PathBuf>,
+    /// Where, in the plugin's own language.
+    pub(super) traceback: String,
+}
 
-fn breach(phase: &str, what: impl std::fmt::Display) -> Failed {
+impl From<Cause> for StartFailure {
+    fn from(cause: Cause) -> Self {
+        StartFailure { cause, missing: Vec::new(), watch: Vec::new(), traceback: String::new() }
+    }
+}
+
+fn breach(phase: &str, what: impl std::fmt::Display) -> StartFailure {
     let reason = format!("Broke the protocol in {phase}: {what}.");
-    (Cause::new(CauseCode::ProtocolError, reason), Vec::new())
+    Cause::new(CauseCode::ProtocolError, reason).into()
 }
 
 /// One token per GPU, by UUID.
@@ -139,12 +154,12 @@ pub(super) async fn run(handshake: Handshake, client: tokio::sync::oneshot::Send
     let (events, generation) = (handshake.events.clone(), handshake.generation);
     match shake(handshake, client).await {
         Ok(session) => events.tell(Internal::Ready(generation, session)),
-        Err((cause, missing)) => {
+        Err(failure) => {
             // A channel that broke is usually a death, which tells more.
-            if cause.code == CauseCode::ProtocolError {
+            if failure.cause.code == CauseCode::ProtocolError {
                 tokio::time::sleep(HANGUP_GRACE).await;
             }
-            events.tell(Internal::StartFailed(generation, cause, missing));
+            events.tell(Internal::StartFailed(generation, failure));
         }
     }
 }
@@ -152,7 +167,7 @@ pub(super) async fn run(handshake: Handshake, client: tokio::sync::oneshot::Send
 async fn shake(
     handshake: Handshake,
     hand_out: tokio::sync::oneshot::Sender<Client>,
-) -> Result<Arc<Session>, Failed> {
+) -> Result<Arc<Session>, StartFailure> {
     let Handshake { manifest, plan, generation, calls, host, host_handler, events, .. } = handshake;
     let (activity, data) = (handshake.activity, handshake.data);
     let caller = Caller { manifest: manifest.clone(), generation, data_dir: plan.data_dir.clone() };
@@ -164,7 +179,7 @@ async fn shake(
     let _gpus = handshake.gpu_tokens.take(&plan.gpus, &events, generation).await;
     let specs = init(&mut client, &manifest, &plan, generation, &events).await?;
     let tools = Tools::compile(specs).map_err(|why| {
-        (Cause::new(CauseCode::InitError, format!("InitError: {why}")), Vec::new())
+        StartFailure::from(Cause::new(CauseCode::InitError, format!("InitError: {why}")))
     })?;
     let (outbox, frames) = mpsc::unbounded_channel::<ToPlugin>();
     let stream = client
@@ -203,7 +218,11 @@ async fn connect(data: &Runtime, calls: StdStream) -> Result<Client, String> {
         .max_encoding_message_size(inherited::MAX_MESSAGE))
 }
 
-async fn hello(client: &mut Client, manifest: &Manifest, generation: u64) -> Result<(), Failed> {
+async fn hello(
+    client: &mut Client,
+    manifest: &Manifest,
+    generation: u64,
+) -> Result<(), StartFailure> {
     let nonce = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let request = HelloRequest {
         protocol_versions: PROTOCOL_VERSIONS.to_vec(),
@@ -232,7 +251,7 @@ async fn hello(client: &mut Client, manifest: &Manifest, generation: u64) -> Res
         "Speaks protocol {list}; this supervisor speaks {first}–{last}. Upgrade {}.",
         if newer { "the supervisor" } else { "the plugin (its SDK)" }
     );
-    Err((Cause::new(CauseCode::ProtocolVersion, reason), Vec::new()))
+    Err(Cause::new(CauseCode::ProtocolVersion, reason).into())
 }
 
 async fn init(
@@ -241,7 +260,7 @@ async fn init(
     plan: &LaunchPlan,
     generation: u64,
     events: &Sink,
-) -> Result<Vec<stockade_proto::worker::ToolSpec>, Failed> {
+) -> Result<Vec<stockade_proto::worker::ToolSpec>, StartFailure> {
     let models: HashMap<String, String> =
         plan.models.iter().map(|(name, path)| (name.clone(), path.display().to_string())).collect();
     let request = InitRequest {
@@ -251,6 +270,10 @@ async fn init(
         concurrency: manifest.concurrency,
         models,
         generation,
+        entry: plan.entry.clone(),
+        packages: plan.packages.clone(),
+        check_only: plan.absent.is_some(),
+        timeout_ms: manifest.timeouts.init.as_millis() as u64,
     };
     let broken = |status: Status| breach("init", status.message());
     let mut updates = client.init(request).await.map_err(broken)?.into_inner();
@@ -272,7 +295,9 @@ async fn init(
                 tokio::task::yield_now().await;
             }
             Some(init_update::Update::Ready(ready)) => return Ok(ready.tools),
-            Some(init_update::Update::Failed(failed)) => return Err(refused(failed)),
+            Some(init_update::Update::Failed(failed)) => {
+                return Err(refused(failed, plan.absent.as_ref()));
+            }
             None => {}
         }
     }
@@ -280,25 +305,30 @@ async fn init(
 }
 
 /// The seeds' wording, which operators grep for.
-fn refused(failed: InitFailed) -> Failed {
+fn refused(failed: InitFailed, absent: Option<&Absent>) -> StartFailure {
     let kind = failed.kind();
-    let InitFailed { error_type, message, missing, .. } = failed;
-    let cause = match kind {
-        Kind::Import => {
-            Cause::new(CauseCode::ImportError, format!("ImportError: {error_type}: {message}"))
+    let InitFailed { error_type, message, missing, traceback, watch, .. } = failed;
+    let (code, reason) = match kind {
+        Kind::Missing => {
+            let mut all = Absent { names: missing, ..Absent::default() };
+            all.hints.extend((!message.is_empty()).then_some(message));
+            all.watch.extend(watch.into_iter().map(PathBuf::from));
+            if let Some(absent) = absent.cloned() {
+                all.gpu = absent.gpu;
+                all.names.extend(absent.names);
+                all.hints.extend(absent.hints);
+                all.watch.extend(absent.watch);
+            }
+            let Refusal { cause, missing, watch } = all.into_refusal();
+            return StartFailure { cause, missing, watch, traceback };
         }
-        Kind::Validate => {
-            Cause::new(CauseCode::InitError, format!("Plugin validation failed: {message}"))
-        }
-        Kind::Missing => Cause::new(
-            CauseCode::DependencyMissing,
-            format!("Missing dependencies: {}. {message}", missing.join(", ")),
-        ),
+        Kind::Import => (CauseCode::ImportError, format!("ImportError: {error_type}: {message}")),
+        Kind::Validate => (CauseCode::InitError, format!("Plugin validation failed: {message}")),
         Kind::Init | Kind::Unspecified => {
-            Cause::new(CauseCode::InitError, format!("InitError: {error_type}: {message}"))
+            (CauseCode::InitError, format!("InitError: {error_type}: {message}"))
         }
     };
-    (cause, missing)
+    StartFailure { traceback, ..Cause::new(code, reason).into() }
 }
 
 /// Serves fd 4. An HTTP/2 server is made only once the plugin says something.

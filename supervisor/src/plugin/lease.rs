@@ -201,9 +201,9 @@ impl Running {
         }
     }
 
-    /// Asks the tool to stop.
-    pub fn cancel(&self, reason: &str) {
-        self.session.cancel(self.id, reason);
+    /// Tells the tool that its time is up; its process is killed after `grace`.
+    pub fn time_is_up(&self, grace: Duration) {
+        self.session.cancel(self.id, "timeouts.call is over", Some(grace));
     }
 
     /// It did not stop: its process must.

@@ -7,6 +7,7 @@ use stockade_proto::launch::launch_report::Report;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::{
+    handshake::StartFailure,
     launch::Launched,
     logs::Logs,
     notice::Notice,
@@ -72,7 +73,7 @@ pub(super) enum Internal {
     Greeted(u64),
     Progress(u64, String),
     Ready(u64, Arc<Session>),
-    StartFailed(u64, Cause, Vec<String>),
+    StartFailed(u64, StartFailure),
     Notice(u64, Notice),
     /// The calls channel ended; death may follow.
     Hangup(u64, String),
@@ -83,6 +84,8 @@ pub(super) enum Internal {
     Silent(u64, Duration, bool),
     CallOverran(u64, Arc<str>),
     ToolErrors(u64, u32, Option<String>, String),
+    /// A tool raised: its name and where.
+    Raised(u64, Arc<str>, String),
     /// The guard wants it killed.
     Over(u64, Cause),
     /// The guard names it; it goes on.

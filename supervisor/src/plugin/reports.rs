@@ -12,10 +12,12 @@ use stockade_proto::launch::{Exited, launch_report::Report};
 use tracing::warn;
 
 use super::{
-    actor::{Actor, HANGUP_GRACE},
+    actor::{Actor, HANGUP_GRACE, Process},
     death::Deceased,
+    handshake::StartFailure,
     journal::{Event as JournalEvent, EventKind},
     launchers,
+    logs::Stream,
     mailbox::Internal,
     notice::Notice,
     snapshot::LastExit,
@@ -76,8 +78,9 @@ impl Actor {
                     self.step(Event::Ready(generation));
                 }
             }
-            Internal::StartFailed(generation, cause, missing) => {
-                self.start_failed(generation, cause, missing);
+            Internal::StartFailed(generation, failure) => self.start_failed(generation, failure),
+            Internal::Raised(generation, tool, traceback) => {
+                self.log_stack(generation, &format!("tool {tool} raised:"), &traceback);
             }
             Internal::Notice(generation, notice) => self.notice(generation, notice).await,
             Internal::Hangup(generation, what) => {
@@ -258,11 +261,28 @@ impl Actor {
         Cause::new(CauseCode::SpawnResources, reason)
     }
 
-    fn start_failed(&mut self, generation: u64, cause: Cause, missing: Vec<String>) {
+    fn start_failed(&mut self, generation: u64, failure: StartFailure) {
+        let StartFailure { cause, missing, watch, traceback } = failure;
         if generation == self.machine.generation() {
             self.missing = missing;
+            self.watched = watch;
+        }
+        self.log_stack(generation, "the start failed:", &traceback);
+        if let Some(process) = self.processes.get_mut(&generation) {
+            process.traceback = traceback;
         }
         self.step(Event::StartFailed(generation, cause));
+        self.watch_for_healing();
+    }
+
+    /// A stack, into the plugin's log.
+    fn log_stack(&self, generation: u64, title: &str, stack: &str) {
+        if stack.trim().is_empty() {
+            return;
+        }
+        for line in std::iter::once(title).chain(stack.lines()) {
+            self.logs.push(generation, Stream::Supervisor, Some("error"), line.trim_end());
+        }
     }
 
     /// The callers are told at once; the kernel's word on the death follows.
@@ -283,8 +303,10 @@ impl Actor {
             return;
         }
         process.drain_logs().await;
+        let stacks = process.stacks.text();
         let (mut cause, mut record) =
             self.deceased(generation).examine(exited.as_ref(), &self.context.oom);
+        self.log_stack(generation, "its last stacks:", &stacks);
         if let Some(settled) = self.machine.settled(generation) {
             cause = settled.clone();
             record.cause = cause.code.to_string();
@@ -343,6 +365,7 @@ impl Actor {
             asked: process.is_some_and(|process| process.asked),
             intent: self.machine.intent(generation),
             notice: process.and_then(|process| process.notice.as_ref()),
+            traceback: process.map(Process::last_traceback).unwrap_or_default(),
             peak: process.map_or(0, |process| process.sample.peak()),
             init_progress: self.progress.as_deref(),
         }

@@ -139,6 +139,7 @@ pub struct Session {
     last_pong: AtomicU64,
     ponged: Notify,
     last_progress: Mutex<String>,
+    last_traceback: Mutex<String>,
     last_dead: Mutex<Vec<CallInfo>>,
     events: Sink,
     pub(super) activity: Activity,
@@ -185,6 +186,7 @@ impl Session {
             last_pong: AtomicU64::new(0),
             ponged: Notify::new(),
             last_progress: Mutex::default(),
+            last_traceback: Mutex::default(),
             last_dead: Mutex::default(),
             events: parts.events,
             activity: parts.activity,
@@ -320,6 +322,7 @@ impl Session {
                 Ok(self.finish(done.call_id, reply))
             }
             Frame::Failed(failed) => {
+                self.keep_traceback(&failed);
                 self.count_error(&failed);
                 let reply = Reply::Failed(failed.error_type, failed.message);
                 Ok(self.finish(failed.call_id, reply))
@@ -348,6 +351,26 @@ impl Session {
             self.tell_if_drained();
         }
         true
+    }
+
+    /// Where the tool raised: for the log, and the record of a death that follows.
+    fn keep_traceback(&self, failed: &wire::Failed) {
+        if failed.traceback.is_empty() {
+            return;
+        }
+        let traceback = last_part(&failed.traceback).to_owned();
+        let tool = self.pending().get(&failed.call_id).map(|one| one.call.tool.clone());
+        self.events.tell(Internal::Raised(
+            self.generation,
+            tool.unwrap_or_else(|| "".into()),
+            traceback.clone(),
+        ));
+        *self.last_traceback.lock().unwrap_or_else(PoisonError::into_inner) = traceback;
+    }
+
+    /// Where a tool raised last.
+    pub(super) fn last_traceback(&self) -> String {
+        self.last_traceback.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What a tool raises counts; what is the caller's doing does not.
@@ -416,8 +439,10 @@ impl Session {
 
     // ── leaving a call ──────────────────────────────────────────────────────
 
-    pub(super) fn cancel(&self, id: u64, reason: &str) {
-        let cancel = wire::Cancel { call_id: id, reason: reason.to_owned() };
+    /// `kill_after`: what follows if the tool does not stop.
+    pub(super) fn cancel(&self, id: u64, reason: &str, kill_after: Option<Duration>) {
+        let kill_after_ms = kill_after.map_or(0, |grace| grace.as_millis().max(1) as u64);
+        let cancel = wire::Cancel { call_id: id, reason: reason.to_owned(), kill_after_ms };
         self.send(wire::to_plugin::Frame::Cancel(cancel));
     }
 
@@ -431,11 +456,16 @@ impl Session {
         }) else {
             return;
         };
-        self.cancel(id, "the caller is gone");
+        self.cancel(id, "the caller is gone", None);
         let timeouts = self.manifest.timeouts;
         let session = self.clone();
         self.runtime.spawn(async move {
             let deadline = started + timeouts.call + timeouts.cancel_grace;
+            tokio::select! {
+                () = tokio::time::sleep_until((started + timeouts.call).into()) => {}
+                () = session.over() => return,
+            }
+            session.cancel(id, "timeouts.call is over", Some(timeouts.cancel_grace));
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => session.overran(id),
                 () = session.over() => {}
@@ -448,6 +478,11 @@ impl Session {
         let Some(tool) = self.pending().get(&id).map(|one| one.call.tool.clone()) else { return };
         self.events.tell(Internal::CallOverran(self.generation, tool));
     }
+}
+
+/// The last 16 KiB of a text: of a traceback the end tells most.
+fn last_part(text: &str) -> &str {
+    &text[text.ceil_char_boundary(text.len().saturating_sub(16 * 1024))..]
 }
 
 fn convert(attachments: Vec<wire::Attachment>) -> Vec<Attachment> {

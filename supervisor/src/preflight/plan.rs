@@ -8,7 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Refusal, requirements};
+use super::{
+    Absent, Refusal,
+    python::{Interpreter, PythonHost},
+    requirements,
+};
 use crate::{
     lifecycle::{Cause, CauseCode},
     machine::Gpus,
@@ -34,6 +38,13 @@ pub struct LaunchPlan {
     pub gpus: Vec<String>,
     /// What the launcher and the guard enforce.
     pub limits: Limits,
+    /// `module:Class`, for a host of a language.
+    pub entry: String,
+    /// Looked for in the plugin's own interpreter before its code runs.
+    pub packages: Vec<String>,
+    /// What is missing besides: the process only looks for the packages, so
+    /// that all is told at once.
+    pub absent: Option<Absent>,
 }
 
 /// What the plan depends on besides the manifest.
@@ -45,34 +56,57 @@ pub struct Surroundings {
     pub gpus: Arc<Gpus>,
     /// Digests of model files already read.
     pub digests: Arc<requirements::Sha256Cache>,
+    /// What runs Python plugins.
+    pub python: PythonHost,
 }
 
 /// Checks everything and plans the launch. Reads files; may block.
 ///
 /// # Errors
-/// The first group of things that is not as it must be.
+/// Everything that is not as it must be.
 pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Refusal> {
-    let binary = match &manifest.run {
-        Run::Binary(path) => path,
-        Run::Python { .. } => return Err(unsupported("Python plugins")),
+    let mut absent = Absent::default();
+    let gpus = requirements::gpus(manifest, &around.gpus, &mut absent);
+    let models = requirements::files(manifest, &around.digests, &mut absent);
+    let packages = manifest.requires.packages.clone();
+    if !absent.is_empty() && packages.is_empty() {
+        return Err(absent.into_refusal());
+    }
+    let directory = &manifest.directory;
+    let data_dir = data_dir(&around.state_dir, &manifest.name)?;
+    let mut env = environment(manifest, &data_dir, &gpus);
+    let mut entry = String::new();
+    let (program, argv) = match &manifest.run {
+        Run::Binary(path) => {
+            let fix = "Build the plugin, or correct run.binary.";
+            let program = executable(directory.join(path), path, fix)?;
+            let mut argv = vec![program.display().to_string()];
+            argv.extend(manifest.args.iter().cloned());
+            (program, argv)
+        }
+        Run::Python { target, venv, interpreter } => {
+            entry.clone_from(target);
+            let (venv, interpreter) = (venv.as_deref(), interpreter.as_deref());
+            let python = Interpreter::of(directory, venv, interpreter, &around.python)?;
+            python.environment(&mut env);
+            let argv = python.argv(&around.python, &manifest.args)?;
+            (python.program, argv)
+        }
         Run::Library(_) => return Err(unsupported("Shared-library plugins")),
         Run::Remote { .. } => return Err(unsupported("Remote plugins")),
     };
-    let models = requirements::files(manifest, &around.digests)?;
-    let gpus = requirements::gpus(manifest, &around.gpus)?;
-    let program = program(&manifest.directory, binary)?;
-    let data_dir = data_dir(&around.state_dir, &manifest.name)?;
-    let mut argv = vec![program.display().to_string()];
-    argv.extend(manifest.args.iter().cloned());
     Ok(LaunchPlan {
-        env: environment(manifest, &data_dir, &gpus),
         program,
         argv,
-        directory: manifest.directory.clone(),
+        env,
+        directory: directory.clone(),
         data_dir,
         models,
         gpus,
         limits: manifest.limits,
+        entry,
+        packages,
+        absent: (!absent.is_empty()).then_some(absent),
     })
 }
 
@@ -85,22 +119,20 @@ fn unsupported(what: &str) -> Refusal {
     }
 }
 
-/// The program exists, is a file and may be executed.
-fn program(directory: &Path, binary: &Path) -> Result<PathBuf, Refusal> {
-    let path = directory.join(binary);
-    let shown = binary.display();
+/// The program exists, is a file and may be executed. `fix` says what to do
+/// when it is not there.
+pub(super) fn executable(path: PathBuf, shown: &Path, fix: &str) -> Result<PathBuf, Refusal> {
     let refuse = |what: String, fix: &str| {
-        let reason = format!("Cannot execute {shown}: {what}. {fix}");
+        let reason = format!("Cannot execute {}: {what}. {fix}", shown.display());
         Refusal {
             cause: Cause::new(CauseCode::ExecFailed, reason),
-            missing: vec![binary.display().to_string()],
+            missing: vec![shown.display().to_string()],
             watch: vec![path.clone()],
         }
     };
     let metadata = match std::fs::metadata(&path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let fix = "Build the plugin, or correct run.binary.";
             return Err(refuse("no such file (ENOENT)".into(), fix));
         }
         Err(error) => {
@@ -108,7 +140,7 @@ fn program(directory: &Path, binary: &Path) -> Result<PathBuf, Refusal> {
         }
     };
     if !metadata.is_file() {
-        return Err(refuse("not a regular file".into(), "Correct run.binary."));
+        return Err(refuse("not a regular file".into(), fix));
     }
     if metadata.permissions().mode() & 0o111 == 0 {
         let fix = format!("Run: chmod +x {}", path.display());

@@ -11,10 +11,9 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::Refusal;
+use super::{Absent, hints};
 use crate::{
     document::Bytes,
-    lifecycle::{Cause, CauseCode},
     machine::{Gpu, Gpus},
     manifest::{GpuNeed, Manifest, Model},
 };
@@ -22,19 +21,17 @@ use crate::{
 /// Where a plugin's commands are looked for.
 const PATH: [&str; 5] = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"];
 
-/// Commands and model files; every missing one is named.
+/// Commands and model files; every missing one is named in `absent`.
 pub(super) fn files(
     manifest: &Manifest,
     digests: &Sha256Cache,
-) -> Result<BTreeMap<String, PathBuf>, Refusal> {
-    let mut missing = Vec::new();
-    let mut hints = Vec::new();
-    let mut watch = Vec::new();
+    absent: &mut Absent,
+) -> BTreeMap<String, PathBuf> {
     for command in &manifest.requires.commands {
         if find_command(command).is_none() {
-            missing.push(command.clone());
-            hints.push(format!("install {command} (Debian: apt-get install {command})"));
-            watch.extend(PATH.iter().map(|folder| Path::new(folder).join(command)));
+            absent.names.push(command.clone());
+            absent.hints.push(hints::command(command));
+            absent.watch.extend(PATH.iter().map(|folder| Path::new(folder).join(command)));
         }
     }
     let mut models = BTreeMap::new();
@@ -45,18 +42,13 @@ pub(super) fn files(
                 models.insert(model.name.clone(), path);
             }
             Err(hint) => {
-                missing.push(format!("{} (path: {})", model.name, model.path.display()));
-                hints.push(hint);
-                watch.push(path);
+                absent.names.push(format!("{} (path: {})", model.name, model.path.display()));
+                absent.hints.push(hint);
+                absent.watch.push(path);
             }
         }
     }
-    if missing.is_empty() {
-        return Ok(models);
-    }
-    let reason =
-        format!("Missing dependencies: {}. To fix: {}.", missing.join(", "), hints.join("; "));
-    Err(Refusal { cause: Cause::new(CauseCode::DependencyMissing, reason), missing, watch })
+    models
 }
 
 fn find_command(command: &str) -> Option<PathBuf> {
@@ -127,31 +119,31 @@ impl Sha256Cache {
     }
 }
 
-/// The UUIDs of GPUs that fit, most free memory first.
-pub(super) fn gpus(manifest: &Manifest, gpus: &Gpus) -> Result<Vec<String>, Refusal> {
-    let Some(need) = manifest.requires.gpu else { return Ok(Vec::new()) };
-    let refuse = |why: String| {
-        let reason = format!(
+/// The UUIDs of GPUs that fit, most free memory first; none with a reason in
+/// `absent`.
+pub(super) fn gpus(manifest: &Manifest, gpus: &Gpus, absent: &mut Absent) -> Vec<String> {
+    let Some(need) = manifest.requires.gpu else { return Vec::new() };
+    let mut refuse = |why: String| {
+        absent.gpu = Some(format!(
             "Plugin requires GPU/CUDA but {why}. Install the NVIDIA driver or run it on a \
              machine with such a GPU."
-        );
-        Refusal {
-            cause: Cause::new(CauseCode::GpuMissing, reason),
-            missing: vec!["cuda".to_owned()],
-            watch: Vec::new(),
+        ));
+        Vec::new()
+    };
+    let inventory = match gpus.inventory() {
+        Ok(inventory) => inventory,
+        Err(why) => {
+            return refuse(format!("CUDA not available (looked for {}; {why})", wish(&need)));
         }
     };
-    let inventory = gpus
-        .inventory()
-        .map_err(|why| refuse(format!("CUDA not available (looked for {}; {why})", wish(&need))))?;
     let mut fitting: Vec<&Gpu> = inventory.iter().filter(|gpu| fits(gpu, &need)).collect();
     if fitting.len() < need.count as usize {
         let found: Vec<String> = inventory.iter().map(describe).collect();
-        let why = format!("no match (looked for {}; found {})", wish(&need), found.join(", "));
-        return Err(refuse(why));
+        let found = found.join(", ");
+        return refuse(format!("no match (looked for {}; found {found})", wish(&need)));
     }
     fitting.sort_by_key(|gpu| std::cmp::Reverse(gpu.memory_free));
-    Ok(fitting.iter().take(need.count as usize).map(|gpu| gpu.uuid.clone()).collect())
+    fitting.iter().take(need.count as usize).map(|gpu| gpu.uuid.clone()).collect()
 }
 
 fn fits(gpu: &Gpu, need: &GpuNeed) -> bool {

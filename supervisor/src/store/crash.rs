@@ -40,6 +40,9 @@ pub struct CrashRecord {
     pub last_progress: String,
     /// At most 2 KiB.
     pub stderr_tail: String,
+    /// Where it was, in the plugin's own language: what its handler printed at
+    /// its death, else where its start or its last call failed.
+    pub traceback: String,
     /// Raw return addresses of the fatal-signal notice, innermost first.
     pub backtrace: Vec<String>,
 }

@@ -192,7 +192,8 @@ fn deaths(tools: &mut Tools<Rogue>) {
         })
         .add("false_notice", "Announces a death that does not come", |_, _: (), _| {
             let mut words = [0u64; stockade_proto::notice::WORDS];
-            words[0] = libc::SIGSEGV as u64;
+            words[0] = stockade_proto::notice::MAGIC;
+            words[1] = libc::SIGSEGV as u64;
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
             unsafe { libc::write(5, bytes.as_ptr().cast(), bytes.len()) };
             thread::sleep(Duration::from_secs(600));

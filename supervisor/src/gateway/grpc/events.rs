@@ -157,6 +157,7 @@ fn crash(record: store::CrashRecord) -> CrashRecord {
         last_progress: record.last_progress,
         stderr_tail: record.stderr_tail,
         backtrace: record.backtrace,
+        traceback: record.traceback,
         version: record.version,
         pid: record.pid,
     }

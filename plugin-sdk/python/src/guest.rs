@@ -1,0 +1,232 @@
+//! The Python plugin as the SDK's guest: loading, calls, pings, the end.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    thread,
+};
+
+use pyo3::{
+    exceptions::PyRuntimeError,
+    prelude::*,
+    types::{PyList, PyTuple},
+};
+use stockade_plugin_sdk::{
+    Error,
+    guest::{self, Call, Failure, Guest, Kind, Parts, Pong, Start, ToolSpec},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    arguments,
+    context::{Context, Init},
+    failure, results,
+    threads::Threads,
+};
+
+/// The signal at which faulthandler prints every thread's stack: one that no
+/// plugin uses.
+pub(crate) const STACKS_SIGNAL: i32 = 63;
+
+/// A tool as `stockade._load` hands it over.
+struct Tool {
+    /// Takes the arguments (a dictionary) and the context, gives the result.
+    run: Py<PyAny>,
+    /// Arguments that it wants as memory views.
+    views: Vec<String>,
+}
+
+/// The plugin of this process.
+struct PythonPlugin {
+    threads: Threads,
+    tools: OnceLock<HashMap<String, Arc<Tool>>>,
+    load: Py<PyAny>,
+    unload: Py<PyAny>,
+}
+
+/// Marks the inherited channels close-on-exec. False: this is no plugin process.
+#[pyfunction]
+pub(crate) fn adopt() -> bool {
+    guest::close_on_exec()
+}
+
+/// In a forked child: lets go of the channels.
+#[pyfunction]
+pub(crate) fn forked() {
+    guest::close_forked();
+}
+
+/// Announces fatal signals before they take their course.
+#[pyfunction]
+pub(crate) fn install_fatal_handler() {
+    guest::install_fatal_handler();
+}
+
+/// Serves the plugin; never returns. Call it on the main thread.
+///
+/// `load(init)` gives `(tools, None)` or `(None, failure)`: a tool is
+/// `(name, title, description, input schema, output schema, streams, run, views)`,
+/// a failure `(kind, class, message, missing, watch, traceback)`. `unload()` runs
+/// before a requested stop.
+#[pyfunction]
+pub(crate) fn serve(py: Python<'_>, load: Py<PyAny>, unload: Py<PyAny>) -> PyResult<()> {
+    let threads = Threads::default();
+    let plugin = PythonPlugin { threads: threads.clone(), tools: OnceLock::new(), load, unload };
+    let reader = thread::Builder::new().name("stockade".into()).spawn(move || {
+        let served = guest::serve(Arc::new(plugin));
+        if let Err(error) = &served {
+            eprintln!("<3>cannot serve the calls channel: {error}");
+        }
+        // Other threads may be anywhere, in Python's own end too: nothing waits.
+        guest::exit_now(i32::from(served.is_err()));
+    });
+    reader.map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+    threads.work_on_main(py)
+}
+
+impl PythonPlugin {
+    fn load(&self, py: Python<'_>, start: Start) {
+        let Start { context, entry, packages, check_only, .. } = &start;
+        let init = Init {
+            context: context.clone(),
+            entry: entry.clone(),
+            packages: packages.clone(),
+            check_only: *check_only,
+        };
+        let raised = |error: &PyErr| Failure {
+            kind: Kind::Init,
+            error: failure::describe(py, error),
+            watch: Vec::new(),
+        };
+        let loaded = Bound::new(py, init)
+            .and_then(|init| self.load.bind(py).call1((init,)))
+            .and_then(|loaded| Ok(loaded.cast_into::<PyTuple>()?));
+        // Plugin code has run: it may have put handlers of its own in place.
+        guest::install_fatal_handler();
+        let outcome = loaded.and_then(|loaded| {
+            let failed = loaded.get_item(1)?;
+            if !failed.is_none() {
+                return Ok(Err(read_failure(&failed)?));
+            }
+            read_tools(&loaded.get_item(0)?.cast_into::<PyList>()?).map(Ok)
+        });
+        match outcome {
+            Ok(Ok((specs, tools))) => {
+                let _ = self.tools.set(tools);
+                start.ready(specs);
+            }
+            Ok(Err(failure)) => start.failed(failure),
+            Err(error) => {
+                let failure = raised(&error);
+                start.failed(failure);
+            }
+        }
+    }
+}
+
+fn read_failure(failed: &Bound<'_, PyAny>) -> PyResult<Failure> {
+    type Raw = (String, String, String, Vec<String>, Vec<String>, String);
+    let (kind, class, message, missing, watch, traceback): Raw = failed.extract()?;
+    let kind = match kind.as_str() {
+        "import" => Kind::Import,
+        "validate" => Kind::Validate,
+        "missing" => Kind::Missing,
+        _ => Kind::Init,
+    };
+    let error = match kind {
+        Kind::Missing => Error::all_missing(missing, message),
+        _ => Error::new(class, message).with_traceback(traceback),
+    };
+    Ok(Failure { kind, error, watch })
+}
+
+type Tools = (Vec<ToolSpec>, HashMap<String, Arc<Tool>>);
+
+fn read_tools(list: &Bound<'_, PyList>) -> PyResult<Tools> {
+    let mut specs = Vec::with_capacity(list.len());
+    let mut tools = HashMap::with_capacity(list.len());
+    for tool in list.iter() {
+        type Raw = (String, String, String, String, String, bool, Py<PyAny>, Vec<String>);
+        let (name, title, description, input_schema, output_schema, streams, run, views): Raw =
+            tool.extract()?;
+        tools.insert(name.clone(), Arc::new(Tool { run, views }));
+        specs.push(ToolSpec { name, title, description, input_schema, output_schema, streams });
+    }
+    Ok((specs, tools))
+}
+
+/// Runs a tool with the interpreter's lock held; the tool gives it up as it likes.
+fn run(py: Python<'_>, tool: &Tool, call: Call) {
+    let Call { args, mut attachments, context, reply, .. } = call;
+    let id = reply.id();
+    let outcome = guest::during_call(id, || {
+        let content_types = attachments
+            .iter()
+            .filter(|(_, blob)| !blob.content_type().is_empty())
+            .map(|(name, blob)| (name.clone(), blob.content_type().to_owned()))
+            .collect();
+        let attachments = std::mem::take(&mut attachments);
+        let arguments = arguments::read(py, &args, attachments, &tool.views)?;
+        let context = Context { context, content_types };
+        let result = tool
+            .run
+            .call1(py, (&arguments.dict, context))
+            .and_then(|result| results::write(result.bind(py)))
+            .map_err(|error| failure::describe(py, &error));
+        drop(arguments.dict);
+        for view in arguments.views {
+            view.end(py);
+        }
+        result
+    });
+    leave_if_forked();
+    reply.send(outcome as Result<Parts, Error>);
+}
+
+/// A tool that forks and lets the child return: the child is no plugin.
+fn leave_if_forked() {
+    static OWNER: OnceLock<u32> = OnceLock::new();
+    let own = std::process::id();
+    if *OWNER.get_or_init(|| own) != own {
+        guest::exit_now(0);
+    }
+}
+
+impl Guest for PythonPlugin {
+    const SDK: &'static str = concat!("python/", env!("CARGO_PKG_VERSION"));
+
+    fn start(self: &Arc<Self>, start: Start) {
+        leave_if_forked();
+        let plugin = self.clone();
+        self.threads.run_on_main(Box::new(move |py| plugin.load(py, start)));
+    }
+
+    fn invoke(self: &Arc<Self>, call: Call) {
+        let tool = self.tools.get().and_then(|tools| tools.get(&call.tool)).cloned();
+        match tool {
+            Some(tool) => self.threads.run(Box::new(move |py| run(py, &tool, call))),
+            None => {
+                let error = Error::new("ToolNotFound", format!("no tool {:?}", call.tool));
+                call.reply.send(Err(error));
+            }
+        }
+    }
+
+    fn ping(self: &Arc<Self>, pong: Pong) {
+        self.threads.run(Box::new(move |_| pong.send()));
+    }
+
+    fn stop(self: &Arc<Self>, done: oneshot::Sender<()>) {
+        let plugin = self.clone();
+        self.threads.run_on_main(Box::new(move |py| {
+            if let Err(error) = plugin.unload.call0(py) {
+                eprintln!("<3>on_unload raised {}", failure::describe(py, &error));
+            }
+            drop(done);
+        }));
+    }
+
+    fn last_words(&self) {
+        guest::raise_here(STACKS_SIGNAL);
+    }
+}

@@ -1,0 +1,92 @@
+"""Write a Stockade plugin in Python, or call plugins from a Python server.
+
+This is a whole plugin. It runs in a process of its own; if it raises, one call
+fails; if it crashes, it is restarted and the caller is told why::
+
+    from stockade import tool
+
+    @tool
+    def greet(name: str) -> str:
+        '''Says hello to somebody.'''
+        return f"Hello, {name}!"
+
+Beside it goes a ``plugin.toml``::
+
+    name = "hello"
+    [run]
+    python = "plugin"
+
+``stockade new --python hello`` makes both, with a test. Then
+``stockade call hello greet --arg name=Ada`` prints ``"Hello, Ada!"``.
+
+And this is a client::
+
+    from stockade import Client
+
+    with Client() as client:
+        print(client.run_tool("hello", "greet", name="Ada").result)
+
+What a tool gets and gives:
+
+- **Arguments** are typed parameters; their JSON Schema comes from the type
+  hints, and callers are refused before the plugin sees a wrong argument.
+  Dataclasses, enums, ``TypedDict`` and pydantic models are fine.
+- **Binary arguments** are parameters of type ``bytes``, ``memoryview`` (not
+  copied) or ``numpy.ndarray`` (not copied, read-only).
+- **Results** are anything JSON-serialisable, dataclasses, pydantic models,
+  numpy scalars; bytes, `Blob` and numpy arrays become attachments.
+- **Streams**: a generator sends its items one by one.
+- **The context** (a parameter named ``ctx`` or annotated `Context`) has
+  ``progress``, ``cancelled``, ``check``, ``deadline``, ``remaining``.
+- **Errors** are exceptions: class and message reach the caller, the traceback
+  the plugin's log.
+"""
+
+TYPE_CHECKING = False  # as type checkers read it; `typing` itself is slow to import
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Blob",
+    "CallFailed",
+    "Cancelled",
+    "Client",
+    "Context",
+    "Init",
+    "Missing",
+    "Outcome",
+    "StockadeError",
+    "tool",
+]
+
+# What is exported and where it lives: a plugin's start pays for what it uses.
+_HOMES = {
+    "AsyncClient": "stockade.client",
+    "Blob": "stockade._host",
+    "CallFailed": "stockade.errors",
+    "Cancelled": "stockade._host",
+    "Client": "stockade.client",
+    "Context": "stockade._host",
+    "Init": "stockade._host",
+    "Missing": "stockade._tool",
+    "Outcome": "stockade.client",
+    "StockadeError": "stockade.errors",
+    "tool": "stockade._tool",
+}
+
+if TYPE_CHECKING:
+    from stockade._host import Blob, Cancelled, Context, Init
+    from stockade._tool import Missing, tool
+    from stockade.client import AsyncClient, Client, Outcome
+    from stockade.errors import CallFailed, StockadeError
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'stockade' has no attribute {name!r}")
+    module = __import__(home, fromlist=[name])
+    value = getattr(module, name)
+    globals()[name] = value
+    return value

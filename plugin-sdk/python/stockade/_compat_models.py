@@ -1,0 +1,52 @@
+"""``app.models`` for plugins written for the original server."""
+
+
+class _Model:
+    """Named fields with defaults; others are kept as they come."""
+
+    _defaults: dict = {}
+
+    def __init__(self, **fields):
+        for name, default in self._defaults.items():
+            setattr(self, name, default() if callable(default) else default)
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def model_dump(self, **_):
+        """The fields as a dictionary."""
+        return dict(vars(self))
+
+    dict = model_dump
+
+    def __repr__(self):
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fields})"
+
+    def __eq__(self, other):
+        return type(self) is type(other) and vars(self) == vars(other)
+
+
+class AnalysisResult(_Model):
+    """What ``analyze`` returns."""
+
+    _defaults = {
+        "text": "",
+        "blocks": list,
+        "confidence": 0.0,
+        "language": None,
+        "error": None,
+    }
+
+
+class PluginMetadata(_Model):
+    """What ``metadata`` returns."""
+
+    _defaults = {
+        "name": "",
+        "version": "",
+        "description": "",
+        "inputs": list,
+        "outputs": list,
+        "permissions": list,
+        "config_schema": None,
+    }

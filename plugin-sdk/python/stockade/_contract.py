@@ -1,0 +1,438 @@
+"""What makes a class a plugin: its tools, in every form that exists.
+
+1. functions or methods marked with ``@tool``;
+2. a dictionary ``tools`` of ``{handler, description, input_schema, output_schema}``;
+3. ``analyze(image_bytes, options)`` alone;
+4. otherwise every public method.
+"""
+
+import os
+
+from stockade import _host
+from stockade._signature import EMPTY, signature
+from stockade._tool import MARK
+
+# What the hooks and the older base classes are called: no tools.
+_NO_TOOLS = frozenset(
+    "name tools run_tool validate on_load on_unload on_reload metadata health_check".split()
+)
+
+# Types as manifests of the shipped form name them.
+_MANIFEST_TYPES = {
+    "string": {"type": "string"},
+    "str": {"type": "string"},
+    "text": {"type": "string"},
+    "integer": {"type": "integer"},
+    "int": {"type": "integer"},
+    "number": {"type": "number"},
+    "float": {"type": "number"},
+    "boolean": {"type": "boolean"},
+    "bool": {"type": "boolean"},
+    "array": {"type": "array"},
+    "list": {"type": "array"},
+    "object": {"type": "object"},
+    "dict": {"type": "object"},
+}
+
+
+class _Functions:
+    """A module of marked functions, in the place of an instance."""
+
+    def __init__(self, module):
+        self.module = module
+        for hook in ("validate", "on_load", "on_unload"):
+            if callable(getattr(module, hook, None)):
+                setattr(self, hook, getattr(module, hook))
+
+
+def missing_error() -> type:
+    """The exception that says what is missing."""
+    from stockade._tool import Missing
+
+    return Missing
+
+
+def instance(module, class_name: str, init):
+    """The plugin's object; a module of marked functions needs no class."""
+    kind = module
+    for part in class_name.split("."):
+        kind = getattr(kind, part, None)
+    if kind is not None:
+        takes_init = any(
+            parameter.name == "init" for parameter in _constructor(kind)
+        )
+        return kind(init=init) if takes_init else kind()
+    if any(hasattr(value, MARK) for value in vars(module).values()):
+        return _Functions(module)
+    raise AttributeError(f"No '{class_name}' class found in module")
+
+
+def _constructor(kind):
+    if not isinstance(kind, type) or kind.__init__ is object.__init__:
+        return []
+    if not hasattr(kind.__init__, "__code__"):
+        return []
+    return signature(kind.__init__).parameters
+
+
+def check_name(plugin) -> None:
+    """A plugin with a table of tools says its name."""
+    if hasattr(type(plugin), "tools") and not isinstance(plugin, _Functions):
+        name = getattr(plugin, "name", None)
+        if not isinstance(name, str) or not name:
+            raise TypeError("Plugin must define a string attribute `name`")
+
+
+def tools(plugin, init) -> list:
+    """Every tool as ``(name, title, description, input, output, streams, run, views)``."""
+    marked = _marked(plugin)
+    if marked:
+        return [_typed(name, function, mark) for name, function, mark in marked]
+    told = _manifest_tools(init.directory)
+    table = getattr(plugin, "tools", None)
+    if isinstance(table, dict):
+        name = plugin.name
+        return [_described(plugin, name, tool, entry, told) for tool, entry in table.items()]
+    return [_method(name, function, told.get(name, {})) for name, function in _methods(plugin, told)]
+
+
+def _marked(plugin) -> list:
+    """The functions that carry the decorator's mark, in the order of the source."""
+    found = []
+    if isinstance(plugin, _Functions):
+        places = [vars(plugin.module)]
+    else:
+        places = [vars(kind) for kind in reversed(type(plugin).__mro__)]
+    owner = plugin.module if isinstance(plugin, _Functions) else plugin
+    for place in places:
+        for attribute, value in list(place.items()):
+            raw = getattr(value, "__func__", value)
+            mark = getattr(raw, MARK, None)
+            if mark is not None and attribute not in [known[0] for known in found]:
+                found.append((attribute, getattr(owner, attribute), mark))
+    return [(mark["name"] or attribute, function, mark) for attribute, function, mark in found]
+
+
+# ── 1: marked functions ──────────────────────────────────────────────────────
+
+
+def _typed(name: str, function, mark: dict) -> tuple:
+    from stockade import _schema
+
+    read = signature(function)
+    description, texts = _docstring(function)
+    definitions: dict = {}
+    properties, required, converters, views = {}, [], [], []
+    context = None
+    for parameter in read.parameters:
+        if _is_context(parameter):
+            context = parameter.name
+            continue
+        try:
+            hint = _schema.read(parameter.annotation, definitions)
+        except _schema.Unsupported as error:
+            raise TypeError(f"Tool '{name}': parameter '{parameter.name}': {error}") from None
+        schema = dict(hint.schema)
+        if parameter.name in texts:
+            schema.setdefault("description", texts[parameter.name])
+        if parameter.default is EMPTY:
+            required.append(parameter.name)
+        elif _is_json(parameter.default):
+            schema["default"] = parameter.default
+        properties[parameter.name] = schema
+        if hint.convert is not None:
+            converters.append((parameter.name, hint.convert))
+        if hint.view:
+            views.append(parameter.name)
+    schema = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = required
+    if not read.any_keyword:
+        schema["additionalProperties"] = False
+    if definitions:
+        schema["$defs"] = definitions
+    output = _output(read, _schema)
+    streams = read.generator or read.async_generator
+    run = _runner(function, context, converters, read)
+    told = mark["description"] or description
+    return (name, mark["title"], told, _text(schema, name, "input"), output, streams, run, views)
+
+
+def _is_context(parameter) -> bool:
+    hint = parameter.annotation
+    return hint is _host.Context or (parameter.name == "ctx" and hint is EMPTY)
+
+
+def _is_json(value) -> bool:
+    return value is None or type(value) in (str, int, float, bool, list, dict)
+
+
+def _output(read, schemas) -> str:
+    """The schema of the result, when the return type says one."""
+    if read.returns in (EMPTY, None) or read.generator or read.async_generator:
+        return ""
+    definitions: dict = {}
+    try:
+        schema = dict(schemas.read(read.returns, definitions).schema)
+    except schemas.Unsupported:
+        return ""
+    if definitions:
+        schema["$defs"] = definitions
+    # Bytes stand as the name of their attachment.
+    text = _host.to_json(schema)
+    return text.replace('"format":"binary"', '"contentEncoding":"attachment"')
+
+
+def _runner(function, context, converters, read):
+    """What the host calls with the arguments and the context."""
+    if context is None and not converters:
+        call = lambda args, ctx: function(**args)  # noqa: E731
+    else:
+
+        def call(args, ctx):
+            for name, convert in converters:
+                if name in args:
+                    try:
+                        args[name] = convert(args[name])
+                    except Exception as error:
+                        raise _invalid(name, error) from error
+            if context is not None:
+                args[context] = ctx
+            return function(**args)
+
+    return _as_it_comes(call, read)
+
+
+def _as_it_comes(call, read):
+    """Drives generators and coroutines to their result."""
+    if read.generator:
+        return lambda args, ctx: _drain(call(args, ctx), ctx)
+    if read.async_generator:
+
+        def drain(args, ctx):
+            from stockade import _async
+
+            return _async.drain(call(args, ctx), ctx)
+
+        return drain
+
+    def run(args, ctx):
+        result = call(args, ctx)
+        if hasattr(result, "__await__"):
+            from stockade import _async
+
+            result = _async.run(result, ctx)
+        return result
+
+    return run
+
+
+def _invalid(name: str, error: Exception) -> Exception:
+    kind = type("InvalidArguments", (ValueError,), {})
+    return kind(f"{name}: {error}")
+
+
+def _drain(generator, ctx):
+    """Sends the items; what the generator returns is the result."""
+    while True:
+        try:
+            item = next(generator)
+        except StopIteration as end:
+            return end.value
+        try:
+            ctx.emit(item)
+        except BaseException:
+            generator.close()
+            raise
+
+
+# ── 2: a table of tools ──────────────────────────────────────────────────────
+
+
+def _described(plugin, plugin_name: str, tool: str, entry, told: dict) -> tuple:
+    where = f"Tool '{tool}' in plugin '{plugin_name}'"
+    if not isinstance(entry, dict):
+        raise TypeError(f"{where} must define a callable 'handler'")
+    handler = entry.get("handler")
+    if isinstance(handler, str):
+        handler = getattr(plugin, handler, None)
+        if not callable(handler):
+            raise TypeError(f"{where} references non-existent method '{entry['handler']}'")
+    if not callable(handler):
+        raise TypeError(f"{where} must define a callable 'handler'")
+    if not isinstance(entry.get("description"), str):
+        raise TypeError(f"{where} must define a string 'description'")
+    schemas = []
+    for key in ("input_schema", "output_schema"):
+        if not isinstance(entry.get(key), dict):
+            raise TypeError(f"{where} must define a dict '{key}'")
+        schemas.append(_text(_full_schema(entry[key]), tool, key))
+    title = entry.get("title") or told.get(tool, {}).get("title") or ""
+    read = signature(handler)
+    if callable(getattr(plugin, "run_tool", None)):
+        call = lambda args, ctx: plugin.run_tool(tool, args)  # noqa: E731
+    else:
+        call = lambda args, ctx: handler(**args)  # noqa: E731
+    streams = read.generator or read.async_generator
+    run = _as_it_comes(call, read)
+    return (tool, str(title), entry["description"], *schemas, streams, run, [])
+
+
+def _full_schema(schema: dict) -> dict:
+    """A JSON Schema, of one or of a bare map of properties."""
+    keywords = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "$schema"}
+    if not schema or (keywords & schema.keys() and not _bare(schema)):
+        return schema
+    properties, required = {}, []
+    for name, value in schema.items():
+        if isinstance(value, str):
+            properties[name], needed = _manifest_type(value)
+            if needed:
+                required.append(name)
+        else:
+            properties[name] = value
+    full = {"type": "object", "properties": properties}
+    if required:
+        full["required"] = required
+    return full
+
+
+def _bare(schema: dict) -> bool:
+    """Every value is itself a schema: ``type`` is a property's name here."""
+    return all(isinstance(value, dict) and "type" in value for value in schema.values())
+
+
+def _manifest_type(text: str) -> "tuple[dict, bool]":
+    """``"string?"`` is an optional text; an unknown word allows anything."""
+    optional = text.endswith("?")
+    word = text.rstrip("?").strip().lower()
+    if word in ("bytes", "binary"):
+        return {"type": "string", "format": "binary"}, not optional
+    schema = _MANIFEST_TYPES.get(word, {})
+    if optional and schema:
+        schema = {"anyOf": [schema, {"type": "null"}]}
+    return schema, not optional
+
+
+# ── 3 and 4: methods ─────────────────────────────────────────────────────────
+
+
+def _methods(plugin, told: dict) -> list:
+    """The methods that are tools: those that the manifest names, ``analyze``
+    alone when it is of the older form, else every public one."""
+    public = {}
+    for kind in reversed(type(plugin).__mro__):
+        if kind is object or kind.__module__.startswith("stockade."):
+            continue
+        for name, value in vars(kind).items():
+            if name.startswith("_") or name in _NO_TOOLS or isinstance(value, (type, property)):
+                continue
+            if callable(getattr(plugin, name, None)):
+                public[name] = getattr(plugin, name)
+    analyze = public.get("analyze")
+    if analyze is not None and _takes_image(analyze):
+        return [("analyze", analyze)]
+    listed = {name: public[name] for name in told if name in public}
+    return list((listed or public).items())
+
+
+def _takes_image(function) -> bool:
+    return any(parameter.name == "image_bytes" for parameter in signature(function).parameters)
+
+
+def _method(name: str, function, told: dict) -> tuple:
+    from stockade import _schema
+
+    read = signature(function)
+    description, texts = _docstring(function)
+    inputs = told.get("inputs") if isinstance(told.get("inputs"), dict) else {}
+    definitions: dict = {}
+    properties, required, converters, views = {}, [], [], []
+    for parameter in read.parameters:
+        hint = parameter.annotation
+        if hint is EMPTY and parameter.name == "image_bytes":
+            hint = bytes
+        if hint is EMPTY and isinstance(inputs.get(parameter.name), str):
+            schema, _ = _manifest_type(inputs[parameter.name])
+        else:
+            try:
+                found = _schema.read(hint, definitions)
+            except _schema.Unsupported:
+                found = _schema.Hint({})
+            schema = found.schema
+            if found.convert is not None:
+                converters.append((parameter.name, found.convert))
+            if found.view:
+                views.append(parameter.name)
+        if parameter.default is EMPTY:
+            required.append(parameter.name)
+        elif parameter.default is None and schema and schema != _schema.BINARY:
+            schema = {"anyOf": [schema, {"type": "null"}]}
+        schema = dict(schema)
+        if parameter.name in texts:
+            schema.setdefault("description", texts[parameter.name])
+        properties[parameter.name] = schema
+    full = {"type": "object", "properties": properties}
+    if required:
+        full["required"] = required
+    if not read.any_keyword:
+        full["additionalProperties"] = False
+    if definitions:
+        full["$defs"] = definitions
+    title, said = told.get("title") or "", told.get("description") or description
+    run = _runner(function, None, converters, read)
+    streams = read.generator or read.async_generator
+    return (name, str(title), str(said), _text(full, name, "input"), "", streams, run, views)
+
+
+# ── what is around ───────────────────────────────────────────────────────────
+
+
+def _manifest_tools(directory: str) -> dict:
+    """The tools that a manifest.json describes, by id."""
+    try:
+        with open(os.path.join(directory, "manifest.json"), encoding="utf-8") as file:
+            manifest = _host.from_json(file.read())
+    except (OSError, ValueError):
+        return {}
+    tools = manifest.get("tools") if isinstance(manifest, dict) else None
+    if isinstance(tools, dict):
+        return {name: tool for name, tool in tools.items() if isinstance(tool, dict)}
+    if not isinstance(tools, list):
+        return {}
+    named = ((tool.get("id") or tool.get("name"), tool) for tool in tools if isinstance(tool, dict))
+    return {name: tool for name, tool in named if isinstance(name, str)}
+
+
+def _text(schema: dict, tool: str, which: str) -> str:
+    try:
+        return _host.to_json(schema)
+    except (TypeError, ValueError) as error:
+        text = f"Tool '{tool}': the {which} is not JSON-serialisable: {error}"
+        raise TypeError(text) from None
+
+
+def _docstring(function) -> "tuple[str, dict]":
+    """The first paragraph, and the texts of the section ``Args:`` (or of
+    ``:param name:``)."""
+    raw = getattr(function, "__doc__", None) or ""
+    lines = [line.strip() for line in raw.strip().splitlines()]
+    first = []
+    for line in lines:
+        if not line:
+            break
+        first.append(line)
+    texts: dict = {}
+    section = False
+    for line in lines:
+        if line.startswith(":param "):
+            name, _, text = line[len(":param ") :].partition(":")
+            texts[name.split()[-1] if name.split() else ""] = text.strip()
+        elif line.lower() in ("args:", "arguments:", "parameters:"):
+            section = True
+        elif section and line.endswith(":") and " " not in line:
+            section = False
+        elif section and ":" in line:
+            name, _, text = line.partition(":")
+            texts[name.split("(")[0].strip()] = text.strip()
+    return " ".join(first), texts

@@ -1,0 +1,127 @@
+"""From a directory to tools: packages, import, instance, hooks."""
+
+import os
+import sys
+from importlib import import_module
+
+from stockade import _contract
+
+# The plugin's instance, for the hook at its end.
+_plugin = None
+
+# (kind, class, message, missing, watch, traceback)
+Failure = tuple
+
+
+def load(init) -> tuple:
+    """Gives ``(tools, None)`` or ``(None, failure)``; see ``_host.serve``."""
+    global _plugin
+    _make_importable(init.directory)
+    if init.packages:
+        from stockade import _packages
+
+        missing, hint = _packages.missing(init.packages, init.directory)
+        if missing:
+            watch = _packages.places(init.directory)
+            return None, ("missing", "Missing", hint, missing, watch, "")
+    if init.check_only:
+        return None, ("missing", "Missing", "", [], [], "")
+    module_name, _, class_name = init.entry.partition(":")
+    try:
+        init.progress(0.0, f"importing {module_name}")
+        module = _import(module_name, init.directory)
+    except BaseException as error:
+        return None, _failure("import", error)
+    _configure_logging()
+    try:
+        init.progress(0.0, f"making {class_name}")
+        _plugin = _contract.instance(module, class_name, init)
+        _configure_logging()
+        _contract.check_name(_plugin)
+        _call_hook("on_load")
+        tools = _contract.tools(_plugin, init)
+    except _contract.missing_error() as error:
+        return None, ("missing", "Missing", error.how, [error.what], [], "")
+    except BaseException as error:
+        return None, _failure("init", error)
+    try:
+        if _call_hook("validate") is False:
+            raise ValueError("validate() returned False")
+    except BaseException as error:
+        return None, _failure("validate", error)
+    return tools, None
+
+
+def unload() -> None:
+    """Runs the plugin's last hook and what it registered for its end."""
+    try:
+        _call_hook("on_unload")
+    finally:
+        import atexit
+
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+
+
+def _call_hook(name: str):
+    hook = getattr(_plugin, name, None)
+    if not callable(hook):
+        return None
+    result = hook()
+    if hasattr(result, "__await__"):
+        from stockade import _async
+
+        return _async.run(result, None)
+    return result
+
+
+def _failure(kind: str, error: BaseException) -> Failure:
+    from stockade import _failure
+
+    name, message, traceback = _failure.describe(error)
+    return (kind, name, message, [], [], traceback)
+
+
+def _make_importable(directory: str) -> None:
+    """The directory and its ``src`` come first; our own folder and the current
+    directory are not in the way."""
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    rest = [path for path in sys.path if path not in ("", own)]
+    front = [directory]
+    source = os.path.join(directory, "src")
+    if os.path.isdir(source):
+        front.insert(0, source)
+    # Children that Python itself starts (multiprocessing) find us at the end.
+    sys.path[:] = [*front, *rest, own]
+    from stockade import _compat
+
+    sys.meta_path.append(_compat.Finder)
+
+
+def _import(name: str, directory: str):
+    """The plugin's module. A directory that is itself the package is imported
+    under its own name, so that its relative imports work."""
+    folder = os.path.basename(directory)
+    package = os.path.exists(os.path.join(directory, "__init__.py"))
+    if package and folder.isidentifier():
+        if name.partition(".")[0] == folder:
+            sys.path.append(os.path.dirname(directory))
+        elif os.path.exists(os.path.join(directory, *name.split(".")) + ".py"):
+            sys.path.append(os.path.dirname(directory))
+            name = f"{folder}.{name}"
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0] or error.name in sys.modules:
+            raise
+        missing = name.replace(".", "/") + ".py"
+        raise ImportError(f"{missing} not found in {directory}") from None
+
+
+def _configure_logging() -> None:
+    if "logging" in sys.modules:
+        from stockade import _logging
+
+        _logging.configure()

@@ -1,0 +1,92 @@
+"""The parameters of a function. Plain functions are read without `inspect`,
+whose import takes as long as the rest of a plugin's start."""
+
+# Bits of a code object.
+_VARKEYWORDS = 0x08
+_GENERATOR = 0x20
+_ASYNC_GENERATOR = 0x200
+
+EMPTY = object()
+
+
+class Parameter:
+    """One parameter that can be given by name."""
+
+    __slots__ = ("annotation", "default", "name")
+
+    def __init__(self, name, default, annotation):
+        self.name = name
+        self.default = default
+        self.annotation = annotation
+
+
+class Signature:
+    """What a function takes and gives."""
+
+    __slots__ = ("any_keyword", "async_generator", "generator", "parameters", "returns")
+
+    def __init__(self, parameters, any_keyword, returns, flags):
+        self.parameters = parameters
+        self.any_keyword = any_keyword
+        self.returns = returns
+        self.generator = bool(flags & _GENERATOR)
+        self.async_generator = bool(flags & _ASYNC_GENERATOR)
+
+
+def signature(function) -> Signature:
+    """The signature of a function, a bound method or a callable object."""
+    bound = hasattr(function, "__func__")
+    plain = function.__func__ if bound else function
+    while hasattr(plain, "__wrapped__"):
+        plain = plain.__wrapped__
+    code = getattr(plain, "__code__", None)
+    if code is None or code.co_posonlyargcount:
+        return _inspected(function)
+    count = code.co_argcount
+    names = code.co_varnames[: count + code.co_kwonlyargcount]
+    defaults = dict(zip(names[:count][::-1], (plain.__defaults__ or ())[::-1]))
+    defaults.update(plain.__kwdefaults__ or {})
+    hints = _hints(plain)
+    parameters = [
+        Parameter(name, defaults.get(name, EMPTY), hints.get(name, EMPTY))
+        for name in names[1 if bound else 0 :]
+    ]
+    any_keyword = bool(code.co_flags & _VARKEYWORDS)
+    return Signature(parameters, any_keyword, hints.get("return", EMPTY), code.co_flags)
+
+
+def _hints(function) -> dict:
+    """The annotations; one that is text is evaluated, or left out."""
+    hints = dict(getattr(function, "__annotations__", {}))
+    for name, hint in list(hints.items()):
+        if not isinstance(hint, str):
+            continue
+        try:
+            hints[name] = eval(hint, function.__globals__)
+        except Exception:
+            del hints[name]
+    return hints
+
+
+def _inspected(function) -> Signature:
+    import inspect
+
+    try:
+        read = inspect.signature(function)
+    except (TypeError, ValueError):
+        return Signature([], True, EMPTY, 0)
+    parameters = []
+    any_keyword = False
+    for parameter in read.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            any_keyword = True
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            raise TypeError(f"parameter {parameter.name!r} cannot be given by name")
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            default = EMPTY if parameter.default is parameter.empty else parameter.default
+            hint = EMPTY if parameter.annotation is parameter.empty else parameter.annotation
+            parameters.append(Parameter(parameter.name, default, hint))
+    returns = EMPTY if read.return_annotation is read.empty else read.return_annotation
+    call = getattr(function, "__call__", None)
+    flags = getattr(getattr(call, "__code__", None), "co_flags", 0)
+    return Signature(parameters, any_keyword, returns, flags)

@@ -1,0 +1,113 @@
+//! Runs a Rust [`Plugin`]: typed tools on threads of their own, async ones on
+//! the reader's runtime.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, OnceLock},
+    task::Poll,
+};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    Error, InitContext, Plugin, Tools,
+    fatal::during_call,
+    guest::{Call, Failure, Guest, Kind, Pong, Start, ToolSpec},
+    pool::Pool,
+    tools::{self, Handler},
+};
+
+/// One plugin written in Rust.
+pub(crate) struct Native<P> {
+    plugin: OnceLock<Arc<P>>,
+    tools: HashMap<String, Handler<P>>,
+    specs: Vec<ToolSpec>,
+    pool: Pool,
+}
+
+impl<P: Plugin> Native<P> {
+    pub(crate) fn new() -> Arc<Self> {
+        let mut tools = Tools::new();
+        P::tools(&mut tools);
+        Arc::new(Native {
+            plugin: OnceLock::new(),
+            specs: tools.list.iter().map(|tool| tool.spec.clone()).collect(),
+            tools: tools.list.into_iter().map(|tool| (tool.spec.name, tool.handler)).collect(),
+            pool: Pool::default(),
+        })
+    }
+
+    /// `init` and `validate`, a panic in either caught.
+    fn load(&self, context: &InitContext) -> Result<(), Failure> {
+        let failed = |kind, error| Failure { kind, error, watch: Vec::new() };
+        let made = catch_unwind(AssertUnwindSafe(|| P::init(context)))
+            .unwrap_or_else(|panic| Err(tools::panicked(&*panic)));
+        let plugin = made.map_err(|error| failed(Kind::Init, error))?;
+        catch_unwind(AssertUnwindSafe(|| plugin.validate()))
+            .unwrap_or_else(|panic| Err(tools::panicked(&*panic)))
+            .map_err(|error| failed(Kind::Validate, error))?;
+        let _ = self.plugin.set(Arc::new(plugin));
+        Ok(())
+    }
+}
+
+impl<P: Plugin> Guest for Native<P> {
+    const SDK: &'static str = concat!("rust/", env!("CARGO_PKG_VERSION"));
+
+    fn start(self: &Arc<Self>, start: Start) {
+        let native = self.clone();
+        self.pool.run(move || match native.load(&start.context) {
+            Ok(()) => start.ready(native.specs.clone()),
+            Err(failure) => start.failed(failure),
+        });
+    }
+
+    fn invoke(self: &Arc<Self>, call: Call) {
+        let Call { tool, args, attachments, context, reply } = call;
+        let (Some(plugin), Some(handler)) = (self.plugin.get(), self.tools.get(&tool)) else {
+            return reply.send(Err(Error::new("ToolNotFound", format!("no tool {tool:?}"))));
+        };
+        let (plugin, id) = (plugin.clone(), reply.id());
+        match handler.clone() {
+            Handler::Blocking(handler) => self.pool.run(move || {
+                let outcome = during_call(id, || {
+                    tools::run_blocking(&*handler, &plugin, &args, attachments, &context)
+                });
+                reply.send(outcome);
+            }),
+            Handler::Async(handler) => {
+                let mut run =
+                    Box::pin(tools::run_async(handler, plugin, args, attachments, context));
+                let mut poll = move |context: &mut std::task::Context<'_>| {
+                    during_call(id, || run.as_mut().poll(context))
+                };
+                // Short work is done at once; what waits becomes a task.
+                let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+                if let Poll::Ready(outcome) = poll(&mut nobody) {
+                    return reply.send(outcome);
+                }
+                tokio::spawn(async move { reply.send(std::future::poll_fn(poll).await) });
+            }
+        }
+    }
+
+    /// Blocking tools run in the pool; the reader itself is where async ones do.
+    fn ping(self: &Arc<Self>, pong: Pong) {
+        if self.tools.values().any(|tool| matches!(tool, Handler::Blocking(_))) {
+            self.pool.run(move || pong.send());
+        } else {
+            pong.send();
+        }
+    }
+
+    fn stop(self: &Arc<Self>, done: oneshot::Sender<()>) {
+        let native = self.clone();
+        self.pool.run(move || {
+            if let Some(plugin) = native.plugin.get() {
+                let _ = catch_unwind(AssertUnwindSafe(|| plugin.shutdown()));
+            }
+            drop(done);
+        });
+    }
+}
