@@ -6,6 +6,7 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Once,
     time::Duration,
 };
 
@@ -51,6 +52,7 @@ pub fn binary(name: &str) -> PathBuf {
 /// How a daemon is set up.
 pub struct Options {
     plugins: Vec<(String, String)>,
+    directories: Vec<(String, Vec<(String, String)>)>,
     config: String,
     env: HashMap<String, String>,
     args: Vec<String>,
@@ -63,6 +65,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             plugins: Vec::new(),
+            directories: Vec::new(),
             config: String::new(),
             env: HashMap::new(),
             args: Vec::new(),
@@ -105,6 +108,22 @@ impl Options {
     #[must_use]
     pub fn plugin(mut self, name: &str, toml: &str) -> Self {
         self.plugins.push((name.to_owned(), toml.to_owned()));
+        self
+    }
+
+    /// A Python plugin with this `plugin.py`; `more` goes behind `[run]`.
+    #[must_use]
+    pub fn python(self, name: &str, more: &str, source: &str) -> Self {
+        let toml = format!("name = \"{name}\"\n[run]\npython = \"plugin\"\n{more}\n");
+        self.directory(name, &[("plugin.toml", &toml), ("plugin.py", source)])
+    }
+
+    /// A plugin's directory with these files, of Python.
+    #[must_use]
+    pub fn directory(mut self, name: &str, files: &[(&str, &str)]) -> Self {
+        python_host();
+        let files = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
+        self.directories.push((name.to_owned(), files.collect()));
         self
     }
 
@@ -155,6 +174,11 @@ impl Options {
         for (name, toml) in &self.plugins {
             write_plugin(&plugins, name, toml);
         }
+        for (name, files) in &self.directories {
+            for (path, text) in files {
+                write_file(&plugins.join(name).join(path), text);
+            }
+        }
         let config = root.join("stockade.toml");
         fs::write(&config, &self.config).expect("stockade.toml");
         let log =
@@ -195,6 +219,25 @@ impl Options {
 /// `name`, `version`, `[run]` with the rogue, then `more`.
 pub fn manifest(name: &str, more: &str) -> String {
     format!("name = \"{name}\"\nversion = \"1.2.3\"\n[run]\nbinary = \"bin/rogue\"\n{more}\n")
+}
+
+/// Writes a file and the folders above it.
+pub fn write_file(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+    fs::write(path, text).expect("file");
+}
+
+/// The folder of the Python package, laid out beside the programs.
+pub fn python_host() -> PathBuf {
+    static LAID_OUT: Once = Once::new();
+    let target = target_dir();
+    LAID_OUT.call_once(|| {
+        let profile = target.file_name().expect("profile");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/python");
+        let status = std::process::Command::new(script).arg(profile).status().expect("script");
+        assert!(status.success(), "scripts/python failed");
+    });
+    target.join("python")
 }
 
 fn write_plugin(plugins: &Path, name: &str, toml: &str) {

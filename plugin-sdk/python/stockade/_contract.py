@@ -77,10 +77,20 @@ def _constructor(kind):
 
 def check_name(plugin) -> None:
     """A plugin with a table of tools says its name."""
-    if hasattr(type(plugin), "tools") and not isinstance(plugin, _Functions):
+    if _table(plugin):
         name = getattr(plugin, "name", None)
         if not isinstance(name, str) or not name:
             raise TypeError("Plugin must define a string attribute `name`")
+
+
+def _table(plugin) -> dict:
+    """The table of tools, empty when the plugin has none."""
+    table = getattr(plugin, "tools", None)
+    if table is None or callable(table):
+        return {}
+    if not isinstance(table, dict):
+        raise TypeError("Plugin must define a dict attribute `tools`")
+    return table
 
 
 def tools(plugin, init) -> list:
@@ -89,8 +99,8 @@ def tools(plugin, init) -> list:
     if marked:
         return [_typed(name, function, mark) for name, function, mark in marked]
     told = _manifest_tools(init.directory)
-    table = getattr(plugin, "tools", None)
-    if isinstance(table, dict):
+    table = _table(plugin)
+    if table:
         name = plugin.name
         return [_described(plugin, name, tool, entry, told) for tool, entry in table.items()]
     return [_method(name, function, told.get(name, {})) for name, function in _methods(plugin, told)]

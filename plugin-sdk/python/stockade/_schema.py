@@ -140,6 +140,8 @@ def _generic(hint, origin, arguments, definitions) -> Hint:
         item = read(arguments[0], definitions) if arguments else Hint({})
         schema = {"type": "array", "items": item.schema}
         make = origin if origin in (set, frozenset) else None
+        if item.schema is BINARY:
+            return Hint(schema, _attachments(item.convert), item.view)
         return Hint(schema, _each(item.convert, make), item.view)
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
@@ -166,11 +168,17 @@ def _each(convert, make):
         return None
 
     def run(values):
-        # One attachment of a list's name comes alone.
-        if isinstance(values, (bytes, memoryview)):
-            values = [values]
         values = values if convert is None else [convert(value) for value in values]
         return values if make is None else make(values)
+
+    return run
+
+
+def _attachments(convert):
+    def run(values):
+        # One attachment of the name comes alone.
+        values = values if isinstance(values, list) else [values]
+        return values if convert is None else [convert(value) for value in values]
 
     return run
 

@@ -52,6 +52,7 @@ fn to_json(reply: GetPluginResponse) -> Value {
         .map(|tool| {
             json!({
                 "name": tool.name,
+                "title": tool.title,
                 "description": tool.description,
                 "input_schema": parse(&tool.input_schema),
                 "output_schema": parse(&tool.output_schema),

@@ -140,14 +140,43 @@ fn read_text(file: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-/// Changes when the manifest or the program file does (size, time, inode).
+/// Python files that are looked at for a change, at most.
+const MAX_SOURCES: usize = 2000;
+
+/// The Python files of a plugin's directory, without its virtual environment
+/// and what is hidden.
+fn python_sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    entries.sort();
+    for path in entries {
+        if found.len() >= MAX_SOURCES {
+            return;
+        }
+        if path.extension().is_some_and(|extension| extension == "py") {
+            found.push(path);
+        } else if path.is_dir()
+            && !path.is_symlink()
+            && !hidden(&path)
+            && !path.ends_with("__pycache__")
+            && !path.join("pyvenv.cfg").exists()
+        {
+            python_sources(&path, found);
+        }
+    }
+}
+
+/// Changes when the manifest, the program or a Python source file does (size,
+/// time, inode).
 pub fn fingerprint(directory: &Path, manifest: Option<&Manifest>) -> u64 {
     use std::{hash::Hasher as _, os::unix::fs::MetadataExt as _};
     let mut hasher = std::hash::DefaultHasher::new();
-    let program = manifest.and_then(|manifest| match &manifest.run {
-        Run::Binary(path) | Run::Library(path) => Some(directory.join(path)),
-        Run::Python { .. } | Run::Remote { .. } => None,
-    });
+    let mut program = Vec::new();
+    match manifest.map(|manifest| &manifest.run) {
+        Some(Run::Binary(path) | Run::Library(path)) => program.push(directory.join(path)),
+        Some(Run::Python { .. }) => python_sources(directory, &mut program),
+        Some(Run::Remote { .. }) | None => {}
+    }
     let files = MANIFEST_FILES.iter().map(|name| directory.join(name)).chain(program);
     for file in files {
         let Ok(metadata) = fs::metadata(&file) else { continue };

@@ -1,0 +1,327 @@
+//! Arguments, results, attachments, streams, async tools, the context.
+
+use serde_json::{Value, json};
+use stockade_tests::{Daemon, Options, eventually};
+
+const SOURCE: &str = r#"
+import asyncio, dataclasses, enum, threading, time
+from typing import Annotated, Dict, List, Literal, Optional, Tuple, TypedDict
+from stockade import Blob, Cancelled, Context, tool
+import logging
+
+log = logging.getLogger("typed")
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+@dataclasses.dataclass
+class Box:
+    x: int
+    y: int
+    label: Optional[str] = None
+
+class Options(TypedDict):
+    fast: bool
+
+@tool
+def everything(
+    name: str,
+    boxes: List[Box],
+    color: Color = Color.RED,
+    mode: Literal["a", "b"] = "a",
+    pair: Optional[Tuple[int, float]] = None,
+    scores: Optional[Dict[str, float]] = None,
+    options: Optional[Options] = None,
+    limit: Annotated[int, "how many at most"] = 5,
+):
+    """Takes everything.
+
+    Args:
+        name: whose it is
+    """
+    return {"name": name, "boxes": boxes, "color": color, "mode": mode, "pair": pair,
+            "scores": scores, "options": options, "limit": limit,
+            "kinds": [type(boxes[0]).__name__, type(color).__name__]}
+
+@tool(name="big", title="Big numbers", description="Returns what it gets.")
+def numbers(n: int) -> int:
+    log.warning("got %s", n)
+    print("printed")
+    return n
+
+@tool
+def echo(data: bytes, ctx: Context):
+    return {"kind": type(data).__name__, "type": ctx.content_type("data"),
+            "inner": {"copy": data, "other": Blob(bytearray(b"xy"), "image/png")}}
+
+@tool
+def views(frames: List[memoryview]):
+    return [len(frame) for frame in frames] + [frames[0].readonly]
+
+kept = []
+
+@tool
+def keep(data: memoryview):
+    kept.append(data)
+    return bytes(data[:3]).decode()
+
+@tool
+def look():
+    try:
+        return bytes(kept[-1][:3]).decode()
+    except ValueError as error:
+        return str(error)
+
+@tool
+def count(n: int, pause: float = 0.0, ctx: Context = None):
+    """Counts."""
+    for i in range(n):
+        ctx.progress(i / n, f"item {i}")
+        if pause:
+            time.sleep(pause)
+        yield {"i": i}
+    return n
+
+@tool
+async def count_slowly(n: int):
+    for i in range(n):
+        await asyncio.sleep(0.001)
+        yield i
+
+tasks = []
+
+@tool
+async def nap(seconds: float):
+    tasks.append(asyncio.current_task())
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        tasks.append("cancelled")
+        raise
+    return "slept"
+
+@tool
+def cancelled_naps() -> int:
+    return tasks.count("cancelled")
+
+@tool
+def patient(ctx: Context):
+    while not ctx.cancelled:
+        time.sleep(0.005)
+    tasks.append("cancelled")
+    ctx.check()
+
+@tool
+def times(ctx: Context):
+    return {"remaining": ctx.remaining, "ahead": ctx.deadline - time.monotonic(),
+            "id": ctx.call_id, "thread": threading.current_thread() is threading.main_thread()}
+
+@tool
+def odd(what: str):
+    import datetime, pathlib, uuid
+    loop = []
+    loop.append(loop)
+    return {
+        "nan": lambda: {"score": [1.0, float("nan")]},
+        "object": lambda: {"a": object()},
+        "set": lambda: {1, 2},
+        "generator": lambda: (i for i in range(3)),
+        "loop": lambda: loop,
+        "surrogate": lambda: "\ud800",
+        "keys": lambda: {1: "a", None: "b", False: "c", 2.5: "d"},
+        "badkey": lambda: {(1, 2): "a"},
+        "huge": lambda: 10 ** 30,
+        "values": lambda: [datetime.date(2026, 1, 2), pathlib.Path("/x"), Color.BLUE,
+                           uuid.UUID(int=1), (1, 2)],
+        "raise": lambda: 1 / 0,
+        "exit": lambda: exit(4),
+        "memory": lambda: (_ for _ in ()).throw(MemoryError()),
+        "own": lambda: (_ for _ in ()).throw(type("Broken", (Exception,), {
+            "__str__": lambda self: 1 / 0})()),
+        "cancelled": lambda: (_ for _ in ()).throw(Cancelled("stop")),
+        "text": lambda: "ünï\x00\n\"'",
+    }[what]()
+"#;
+
+async fn typed() -> Daemon {
+    let daemon =
+        Options::new().bystander().python("typed", "concurrency = 4", SOURCE).start().await;
+    daemon.serving("typed").await;
+    daemon
+}
+
+#[tokio::test]
+async fn type_hints_are_schemas_and_values_come_as_their_types() {
+    let daemon = typed().await;
+    let args = json!({"name": "n", "boxes": [{"x": 1, "y": 2}], "color": "blue",
+        "pair": [1, 2.5], "scores": {"a": 0.5}, "options": {"fast": true}});
+    let result = daemon.call("typed", "everything", args).await.unwrap();
+    assert_eq!(result["boxes"], json!([{"x": 1, "y": 2, "label": null}]));
+    assert_eq!(result["kinds"], json!(["Box", "Color"]));
+    assert_eq!((&result["color"], &result["limit"]), (&json!("blue"), &json!(5)));
+    for (args, place) in [
+        (json!({"name": 1, "boxes": []}), "name: "),
+        (json!({"name": "n", "boxes": [{"x": "a", "y": 2}]}), "boxes/0/x: "),
+        (json!({"name": "n", "boxes": [], "color": "green"}), "color: "),
+        (json!({"name": "n", "boxes": [], "pair": [1]}), "pair: "),
+        (json!({"name": "n", "boxes": [], "nothing": 1}), "nothing"),
+        (json!({"name": "n", "boxes": [], "options": {}}), "options: "),
+    ] {
+        let outcome = daemon.call("typed", "everything", args).await;
+        assert_eq!(outcome.error_type, "InvalidArguments", "{outcome:?}");
+        assert!(outcome.error.contains(place), "{}", outcome.error);
+        assert!(!outcome.delivered);
+    }
+    let (_, out, _) = daemon.cli(&["describe", "typed", "-o", "json"]).await;
+    let described: Value = serde_json::from_str(&out).expect("JSON");
+    let tools = described["tools"].as_array().expect("tools");
+    let tool = tools.iter().find(|tool| tool["name"] == "everything").expect("everything");
+    assert_eq!(tool["description"], "Takes everything.");
+    let schema = &tool["input_schema"];
+    assert_eq!(schema["required"], json!(["name", "boxes"]));
+    assert_eq!(schema["properties"]["limit"]["description"], "how many at most");
+    assert_eq!(schema["properties"]["name"]["description"], "whose it is");
+    assert!(tools.iter().any(|tool| tool["name"] == "big" && tool["title"] == "Big numbers"));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn numbers_and_texts_arrive_exactly() {
+    let daemon = typed().await;
+    for n in
+        ["0", "-1", "9007199254740993", "18446744073709551615", "123456789012345678901234567890"]
+    {
+        let n: Value = serde_json::from_str(n).expect("number");
+        let outcome = daemon.call("typed", "big", json!({"n": n})).await;
+        // A number beyond 64 bits is no whole number for JSON Schema in Rust.
+        assert!(outcome.ok || n.as_u64().is_none(), "{outcome:?}");
+        if outcome.ok && n.is_u64() {
+            assert_eq!(outcome.result, n);
+        }
+    }
+    assert_eq!(
+        daemon.call("typed", "odd", json!({"what": "text"})).await.unwrap(),
+        "ünï\u{0}\n\"'"
+    );
+    let log = eventually("the log", || async {
+        let lines = daemon.logs("typed").await;
+        let warned = lines.iter().any(|line| line.level == "warn" && line.text == "typed: got 0");
+        let printed = lines.iter().any(|line| line.stream == "stdout" && line.text == "printed");
+        (warned && printed).then_some(())
+    });
+    log.await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_come_and_go_as_attachments() {
+    let daemon = typed().await;
+    let blobs: &[(&str, &[u8])] = &[("data", b"\x00\x01\xff")];
+    let outcome = daemon.call_with("typed", "echo", json!({}), blobs, 0).await;
+    assert_eq!(
+        outcome.result["inner"],
+        json!({"copy": "attachment:copy", "other": "attachment:other"})
+    );
+    assert_eq!(outcome.result["kind"], "bytes");
+    assert_eq!(outcome.attachments[0], ("copy".into(), b"\x00\x01\xff".to_vec()));
+    assert_eq!(outcome.attachments[1], ("other".into(), b"xy".to_vec()));
+    let blobs: &[(&str, &[u8])] = &[("frames", b"abc"), ("frames", b"de")];
+    let outcome = daemon.call_with("typed", "views", json!({}), blobs, 0).await;
+    assert_eq!(outcome.unwrap(), json!([3, 2, true]));
+    let blobs: &[(&str, &[u8])] = &[("frames", b"abc")];
+    let outcome = daemon.call_with("typed", "views", json!({}), blobs, 0).await;
+    assert_eq!(outcome.unwrap(), json!([3, true]));
+    // A view ends with its call: looking at it later is an error, not a crash.
+    let blobs: &[(&str, &[u8])] = &[("data", b"abcdef")];
+    assert_eq!(daemon.call_with("typed", "keep", json!({}), blobs, 0).await.unwrap(), "abc");
+    let later = daemon.call("typed", "look", json!({})).await.unwrap();
+    assert_eq!(later, "operation forbidden on released memoryview object");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn generators_are_streams() {
+    let daemon = typed().await;
+    let outcome = daemon.call("typed", "count", json!({"n": 40})).await;
+    assert_eq!(outcome.items.len(), 40);
+    assert_eq!(outcome.items[39], json!({"i": 39}));
+    assert_eq!(outcome.result, 40);
+    assert!(!outcome.progress.is_empty());
+    let outcome = daemon.call("typed", "count_slowly", json!({"n": 5})).await;
+    assert_eq!(outcome.items, [0, 1, 2, 3, 4]);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn async_tools_run_side_by_side_and_are_cancelled() {
+    let daemon = typed().await;
+    assert_eq!(daemon.call("typed", "nap", json!({"seconds": 0.01})).await.unwrap(), "slept");
+    for (tool, args) in [("nap", json!({"seconds": 600})), ("patient", json!({}))] {
+        let before = daemon.call("typed", "cancelled_naps", json!({})).await.unwrap();
+        let outcome = daemon.call_with("typed", tool, args, &[], 50).await;
+        assert_eq!(outcome.error_type, "TimeoutError");
+        eventually("the tool hears of it", || async {
+            let now = daemon.call("typed", "cancelled_naps", json!({})).await.unwrap();
+            (now.as_i64() > before.as_i64()).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(daemon.health("typed").await.generation, 1, "nobody was killed");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn the_context_knows_the_call() {
+    let daemon = typed().await;
+    let times = daemon.call_with("typed", "times", json!({}), &[], 20_000).await.unwrap();
+    let seconds = |key: &str| times[key].as_f64().expect("seconds");
+    assert!((15.0..=20.0).contains(&seconds("remaining")), "{times}");
+    assert!((15.0..=20.0).contains(&seconds("ahead")), "{times}");
+    assert!(times["id"].as_str().is_some_and(|id| id.starts_with("typed-1-")), "{times}");
+    assert_eq!(times["thread"], true, "one call at a time runs on the main thread");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn odd_results_are_clear_errors_and_never_a_dead_plugin() {
+    let daemon = typed().await;
+    for (what, kind, message) in [
+        ("nan", "ValueError", "result.score[1] is NaN: JSON has no such number"),
+        ("object", "TypeError", "result.a is of type object, which is neither JSON nor bytes"),
+        (
+            "set",
+            "TypeError",
+            "result is of type set, which is neither JSON nor bytes; return a list",
+        ),
+        ("generator", "TypeError", "result is of type generator, which is neither"),
+        ("loop", "ValueError", "nests deeper than 100 levels"),
+        ("surrogate", "ValueError", "result is text with a lone surrogate"),
+        ("badkey", "TypeError", "result has a key of type tuple: JSON needs text"),
+        ("raise", "ZeroDivisionError", "division by zero"),
+        ("exit", "SystemExit", "4"),
+        ("memory", "MemoryError", ""),
+        ("own", "Broken", "<str() raised ZeroDivisionError>"),
+        ("cancelled", "Cancelled", ""),
+    ] {
+        let outcome = daemon.call("typed", "odd", json!({"what": what})).await;
+        assert_eq!(outcome.error_type, kind, "{what}: {outcome:?}");
+        assert!(outcome.error.contains(message), "{what}: {}", outcome.error);
+        // Errors in a row would be a reason to restart it.
+        daemon.call("typed", "big", json!({"n": 1})).await.unwrap();
+    }
+    let keys = daemon.call("typed", "odd", json!({"what": "keys"})).await.unwrap();
+    assert_eq!(keys, json!({"1": "a", "null": "b", "false": "c", "2.5": "d"}));
+    let values = daemon.call("typed", "odd", json!({"what": "values"})).await.unwrap();
+    let uuid = "00000000-0000-0000-0000-000000000001";
+    assert_eq!(values, json!(["2026-01-02", "/x", "blue", uuid, [1, 2]]));
+    let huge = daemon.call("typed", "odd", json!({"what": "huge"})).await;
+    assert!(huge.ok, "{huge:?}");
+    assert_eq!(daemon.health("typed").await.generation, 1);
+    // The traceback is in the log, without our own frames.
+    let lines = daemon.logs("typed").await;
+    let at = lines.iter().position(|line| line.text == "tool odd raised:").expect("traceback");
+    let traceback: Vec<&str> = lines[at..].iter().take(12).map(|line| line.text.as_str()).collect();
+    assert_eq!(traceback[1], "Traceback (most recent call last):");
+    daemon.stop().await;
+}

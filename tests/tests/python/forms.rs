@@ -1,0 +1,241 @@
+//! Every form of a Python plugin that exists loads unchanged.
+
+use serde_json::{Value, json};
+use stockade_tests::{Daemon, Options};
+
+async fn tools(daemon: &Daemon, plugin: &str) -> Value {
+    let (code, out, err) = daemon.cli(&["describe", plugin, "-o", "json"]).await;
+    assert_eq!(code, 0, "{err}");
+    let described: Value = serde_json::from_str(&out).expect("JSON");
+    described["tools"].clone()
+}
+
+const SEED_MANIFEST: &str = r#"{
+  "name": "frames", "description": "Looks at frames", "version": "2.0.0",
+  "dependencies": ["json", "os.path", "xml.dom"], "requires_gpu": false, "models": {}
+}"#;
+
+#[tokio::test]
+async fn the_seed_form_gives_its_public_methods() {
+    let source = r#"
+import base64
+
+class Plugin:
+    limit = 3
+
+    def __init__(self):
+        self.seen = 0
+
+    def measure(self, frame_base64, device="cpu", annotated=False):
+        """Measures a frame."""
+        self.seen += 1
+        return {"bytes": len(base64.b64decode(frame_base64)), "device": device,
+                "annotated": annotated, "seen": self.seen}
+
+    def _private(self):
+        return 1
+
+    def validate(self):
+        assert self.limit == 3
+"#;
+    let daemon = Options::new()
+        .directory("frames", &[("manifest.json", SEED_MANIFEST), ("plugin.py", source)])
+        .start()
+        .await;
+    let health = daemon.serving("frames").await;
+    assert_eq!((health.version.as_deref(), health.reason), (Some("2.0.0"), None));
+    let tools = tools(&daemon, "frames").await;
+    assert_eq!(tools.as_array().map(Vec::len), Some(1), "{tools}");
+    assert_eq!(tools[0]["name"], "measure");
+    assert_eq!(tools[0]["description"], "Measures a frame.");
+    let args = json!({"frame_base64": "AAAA", "annotated": true});
+    let result = daemon.call("frames", "measure", args).await.unwrap();
+    assert_eq!(result, json!({"bytes": 3, "device": "cpu", "annotated": true, "seen": 1}));
+    let wrong = daemon.call("frames", "measure", json!({})).await;
+    assert_eq!(wrong.error_type, "InvalidArguments");
+    let unknown = daemon.call("frames", "_private", json!({})).await;
+    assert_eq!(unknown.error, "Tool _private not found in plugin frames (available: measure)");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn the_package_form_keeps_its_imports_its_tools_and_its_hooks() {
+    let manifest = r#"{
+      "id": "Vision Kit", "name": "Vision", "version": "0.3.0", "author": "Ada",
+      "license": "MIT", "entrypoint": "vision.plugin", "type": "analysis",
+      "capabilities": ["ocr"],
+      "tools": [
+        {"id": "count", "title": "Count things", "description": "Counts.",
+         "input_types": ["text"], "output_types": ["json"], "capabilities": [],
+         "inputs": {"text": "string", "word": "string?"}, "outputs": {"n": "integer"}},
+        {"id": "shout", "description": "Shouts.", "inputs": {}, "outputs": {}}
+      ]
+    }"#;
+    let plugin = r#"
+from app.plugins.base import BasePlugin
+from app.models import AnalysisResult, PluginMetadata
+from .words import count
+
+class Plugin(BasePlugin):
+    name = "vision-kit"
+
+    def __init__(self):
+        self.loaded = False
+        self.tools = {
+            "count": {"handler": self.count, "description": "Counts words.",
+                      "input_schema": {"text": {"type": "string"}, "word": {"type": "string"}},
+                      "output_schema": {"type": "object"}},
+            "shout": {"handler": "shout", "description": "Shouts.",
+                      "input_schema": {"type": "object", "properties": {"text": {"type": "string"}},
+                                       "required": ["text"]},
+                      "output_schema": {}},
+        }
+
+    tools = {}
+
+    def on_load(self):
+        self.loaded = True
+
+    def validate(self):
+        if not self.loaded:
+            raise RuntimeError("on_load did not run")
+
+    def metadata(self):
+        return PluginMetadata(name=self.name, version="0.3.0")
+
+    def count(self, text, word=None):
+        return {"n": count(text, word)}
+
+    def shout(self, text):
+        return AnalysisResult(text=text.upper(), confidence=1.0)
+"#;
+    let words =
+        "def count(text, word):\n    return len([w for w in text.split() if word in (None, w)])\n";
+    let daemon = Options::new()
+        .directory(
+            "vision",
+            &[
+                ("manifest.json", manifest),
+                ("src/vision/__init__.py", ""),
+                ("src/vision/plugin.py", plugin),
+                ("src/vision/words.py", words),
+            ],
+        )
+        .start()
+        .await;
+    daemon.serving("vision-kit").await;
+    let tools = tools(&daemon, "vision-kit").await;
+    assert_eq!(tools[0]["name"], "count");
+    assert_eq!(tools[0]["title"], "Count things");
+    assert_eq!(tools[0]["description"], "Counts words.");
+    let args = json!({"text": "a b a", "word": "a"});
+    let counted = daemon.call("vision-kit", "count", args).await.unwrap();
+    assert_eq!(counted, json!({"n": 2}));
+    let shouted = daemon.call("vision-kit", "shout", json!({"text": "hey"})).await.unwrap();
+    assert_eq!((&shouted["text"], &shouted["confidence"]), (&json!("HEY"), &json!(1.0)));
+    // A bare map of properties is checked like a full schema.
+    let wrong = daemon.call("vision-kit", "count", json!({"text": 7})).await;
+    assert_eq!(wrong.error_type, "InvalidArguments");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_that_is_itself_the_package_imports_relatively() {
+    let manifest = r#"{"id": "ocrkit", "entrypoint": "ocrkit.plugin"}"#;
+    let daemon = Options::new()
+        .directory(
+            "ocrkit",
+            &[
+                ("manifest.json", manifest),
+                ("__init__.py", ""),
+                ("plugin.py", "from .text import reverse\nclass Plugin:\n    def turn(self, text: str):\n        return reverse(text)\n"),
+                ("text.py", "def reverse(text):\n    return text[::-1]\n"),
+            ],
+        )
+        .directory(
+            "seedkit",
+            &[
+                ("manifest.json", r#"{"name": "seedkit"}"#),
+                ("__init__.py", ""),
+                ("plugin.py", "from .text import reverse\nclass Plugin:\n    def turn(self, text: str):\n        return reverse(text)\n"),
+                ("text.py", "def reverse(text):\n    return text[::-1]\n"),
+            ],
+        )
+        .start()
+        .await;
+    for plugin in ["ocrkit", "seedkit"] {
+        daemon.serving(plugin).await;
+        let turned = daemon.call(plugin, "turn", json!({"text": "abc"})).await.unwrap();
+        assert_eq!(turned, "cba");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn the_older_form_has_one_tool_analyze() {
+    let source = r#"
+from app.plugins.base import BasePlugin
+from app.models import AnalysisResult
+
+class Plugin(BasePlugin):
+    def __init__(self):
+        self.closed = False
+
+    def helper(self):
+        return 1
+
+    def analyze(self, image_bytes: bytes, options=None):
+        options = options or {}
+        return AnalysisResult(text=image_bytes.decode()[: options.get("n", 100)], confidence=0.5)
+"#;
+    let daemon = Options::new()
+        .directory("old", &[("manifest.json", r#"{"name": "old"}"#), ("plugin.py", source)])
+        .start()
+        .await;
+    daemon.serving("old").await;
+    let tools = tools(&daemon, "old").await;
+    assert_eq!(tools.as_array().map(Vec::len), Some(1), "{tools}");
+    let blobs: &[(&str, &[u8])] = &[("image_bytes", b"hello")];
+    let outcome = daemon.call_with("old", "analyze", json!({"options": {"n": 2}}), blobs, 0).await;
+    let result = outcome.unwrap();
+    assert_eq!(result["text"], "he");
+    assert_eq!(result["confidence"], 0.5);
+    // The same as JSON: base64 reaches the plugin as bytes.
+    let args = json!({"image_bytes": "aGV5"});
+    assert_eq!(daemon.call("old", "analyze", args).await.unwrap()["text"], "hey");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_own_app_package_wins_over_the_compatibility_modules() {
+    let daemon = Options::new()
+        .directory(
+            "mine",
+            &[
+                ("manifest.json", r#"{"name": "mine"}"#),
+                ("app/__init__.py", "WHOSE = 'mine'\n"),
+                (
+                    "plugin.py",
+                    "import app\nclass Plugin:\n    def whose(self):\n        return app.WHOSE\n",
+                ),
+            ],
+        )
+        .start()
+        .await;
+    daemon.serving("mine").await;
+    assert_eq!(daemon.call("mine", "whose", json!({})).await.unwrap(), "mine");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_source_file_is_a_new_process() {
+    let source = |n: u32| format!("class Plugin:\n    def n(self):\n        return {n}\n");
+    let daemon = Options::new().python("edited", "", &source(1)).start().await;
+    daemon.serving("edited").await;
+    assert_eq!(daemon.call("edited", "n", json!({})).await.unwrap(), 1);
+    stockade_tests::write_file(&daemon.directory("edited").join("plugin.py"), &source(22));
+    daemon.reload().await;
+    daemon.until("edited", |health| health.generation == 2 && health.reason.is_none()).await;
+    assert_eq!(daemon.call("edited", "n", json!({})).await.unwrap(), 22);
+    daemon.stop().await;
+}

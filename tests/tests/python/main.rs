@@ -1,0 +1,7 @@
+//! Python plugins, from outside: real interpreters, real packages, real deaths.
+
+mod calls;
+mod deaths;
+mod forms;
+mod packages;
+mod start;
