@@ -275,7 +275,11 @@ impl Supervisor {
 }
 
 fn folders(config: &Config) -> Folders {
-    Folders { folders: config.plugin_dirs.clone(), overlays: config.plugins.clone() }
+    Folders {
+        folders: config.plugin_dirs.clone(),
+        python: config.entry_points.then(|| config.python.clone()),
+        overlays: config.plugins.clone(),
+    }
 }
 
 /// The thread of all actors: lifecycle work never waits for a call, nor a call

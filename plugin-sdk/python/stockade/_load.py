@@ -89,10 +89,11 @@ def _make_importable(directory: str) -> None:
     directory are not in the way."""
     own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     rest = [path for path in sys.path if path not in ("", own)]
-    front = [directory]
     source = os.path.join(directory, "src")
-    if os.path.isdir(source):
-        front.insert(0, source)
+    front = [source, directory] if os.path.isdir(source) else [directory]
+    if any(directory.startswith(os.path.join(path, "")) for path in rest):
+        # An installed package: its modules are found by their full names.
+        front = []
     # Children that Python itself starts (multiprocessing) find us at the end.
     sys.path[:] = [*front, *rest, own]
     from stockade import _compat

@@ -23,6 +23,9 @@ const MAX_MANIFEST: u64 = 64 * 1024;
 pub struct Found {
     /// The manifest's name, or the directory's when there is no valid one.
     pub name: String,
+    /// What it is known by between scans: its directory, or where a
+    /// distribution advertises it.
+    pub key: PathBuf,
     /// The plugin's directory.
     pub directory: PathBuf,
     /// The manifest, or every problem it has.
@@ -95,7 +98,7 @@ pub fn load(directory: &Path) -> Option<Found> {
         Err(_) => directory_name(&directory),
     };
     let fingerprint = fingerprint(&directory, manifest.as_ref().ok());
-    Some(Found { name, directory, manifest, fingerprint })
+    Some(Found { name, key: directory.clone(), directory, manifest, fingerprint })
 }
 
 /// The directory's name made a valid plugin name, so that a broken plugin can
@@ -145,7 +148,13 @@ const MAX_SOURCES: usize = 2000;
 
 /// The Python files of a plugin's directory, without its virtual environment
 /// and what is hidden.
-fn python_sources(directory: &Path, found: &mut Vec<PathBuf>) {
+pub fn python_sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    collect_sources(directory, &mut found);
+    found
+}
+
+fn collect_sources(directory: &Path, found: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     entries.sort();
@@ -161,7 +170,7 @@ fn python_sources(directory: &Path, found: &mut Vec<PathBuf>) {
             && !path.ends_with("__pycache__")
             && !path.join("pyvenv.cfg").exists()
         {
-            python_sources(&path, found);
+            collect_sources(&path, found);
         }
     }
 }
@@ -174,7 +183,7 @@ pub fn fingerprint(directory: &Path, manifest: Option<&Manifest>) -> u64 {
     let mut program = Vec::new();
     match manifest.map(|manifest| &manifest.run) {
         Some(Run::Binary(path) | Run::Library(path)) => program.push(directory.join(path)),
-        Some(Run::Python { .. }) => python_sources(directory, &mut program),
+        Some(Run::Python { .. }) => program = python_sources(directory),
         Some(Run::Remote { .. }) | None => {}
     }
     let files = MANIFEST_FILES.iter().map(|name| directory.join(name)).chain(program);

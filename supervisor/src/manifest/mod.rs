@@ -4,12 +4,14 @@
 //! checked; every problem is reported at once with its place.
 
 mod discover;
+mod entry_points;
 mod legacy;
 mod native;
 mod settings;
 mod types;
 
-pub use discover::{Found, MANIFEST_FILES, fingerprint, load, scan};
+pub use discover::{Found, MANIFEST_FILES, fingerprint, load, python_sources, scan};
+pub use entry_points::{advertised, libraries};
 pub use settings::{read_limits, read_restart, read_timeouts};
 pub use types::{
     Activation, Exhausted, GpuNeed, Limits, Manifest, Model, OnError, Queue, Requires,

@@ -46,6 +46,8 @@ pub struct Reloaded {
 pub struct Folders {
     /// Searched in this order.
     pub folders: Vec<PathBuf>,
+    /// The interpreter whose distributions advertise plugins.
+    pub python: Option<PathBuf>,
     /// Laid over single plugins.
     pub overlays: BTreeMap<String, Overlay>,
 }
@@ -99,7 +101,7 @@ struct Entry {
 struct Actor {
     context: Context,
     folders: Folders,
-    /// By directory.
+    /// By the key of what was found.
     entries: HashMap<PathBuf, Entry>,
     watcher: FolderWatcher,
     watch_problem: Option<String>,
@@ -156,8 +158,13 @@ impl Actor {
     }
 
     async fn rescan(&mut self) -> Reloaded {
-        let folders = self.folders.folders.clone();
-        let scanned = tokio::task::spawn_blocking(move || manifest::scan(&folders)).await;
+        let (folders, python) = (self.folders.folders.clone(), self.folders.python.clone());
+        let scanned = tokio::task::spawn_blocking(move || {
+            let (mut found, unread) = manifest::scan(&folders);
+            found.extend(python.iter().flat_map(|python| manifest::advertised(python)));
+            (found, unread)
+        })
+        .await;
         let Ok((found, mut problems)) = scanned else { return Reloaded::default() };
         problems.extend(self.watch_problem.clone());
         let mut reloaded = Reloaded { problems: problems.clone(), ..Reloaded::default() };
@@ -184,8 +191,7 @@ impl Actor {
     }
 
     async fn remove_gone(&mut self, found: &[Found], reloaded: &mut Reloaded) {
-        let present: HashMap<&PathBuf, &Found> =
-            found.iter().map(|one| (&one.directory, one)).collect();
+        let present: HashMap<&PathBuf, &Found> = found.iter().map(|one| (&one.key, one)).collect();
         let gone: Vec<PathBuf> = self
             .entries
             .iter()
@@ -209,7 +215,7 @@ impl Actor {
     fn take(&mut self, found: Found, reloaded: &mut Reloaded) {
         let overlay = self.folders.overlays.get(&found.name);
         let enabled = overlay.and_then(|overlay| overlay.enabled).unwrap_or(true);
-        if let Some(entry) = self.entries.get_mut(&found.directory) {
+        if let Some(entry) = self.entries.get_mut(&found.key) {
             if entry.enabled != enabled {
                 reloaded.changed.push(entry.handle.name().to_string());
                 match entry.handle.command(Command::Allow(enabled)) {
@@ -241,9 +247,9 @@ impl Actor {
             reloaded.problems.push(format!("{}: {}", found.name, cause.reason));
         }
         reloaded.added.push(found.name.clone());
-        let (directory, fingerprint) = (found.directory.clone(), found.fingerprint);
+        let (key, fingerprint) = (found.key.clone(), found.fingerprint);
         let handle = plugin::spawn(self.context.clone(), found, usable, enabled);
-        self.entries.insert(directory, Entry { handle, scanned, fingerprint, enabled });
+        self.entries.insert(key, Entry { handle, scanned, fingerprint, enabled });
     }
 
     /// The manifest, or why it cannot be used. A name that is taken is one of
@@ -282,13 +288,19 @@ impl Actor {
         let mut paths: HashSet<PathBuf> = self.folders.folders.iter().cloned().collect();
         for one in found {
             paths.insert(one.directory.clone());
-            if let Ok(manifest) = &one.manifest
-                && let Run::Binary(program) = &manifest.run
-                && let Some(parent) = one.directory.join(program).parent()
-            {
-                paths.insert(parent.to_owned());
+            match one.manifest.as_ref().map(|manifest| &manifest.run) {
+                Ok(Run::Binary(program)) => {
+                    paths.extend(one.directory.join(program).parent().map(PathBuf::from));
+                }
+                Ok(Run::Python { .. }) => {
+                    let sources = manifest::python_sources(&one.directory);
+                    paths
+                        .extend(sources.iter().filter_map(|file| file.parent()).map(PathBuf::from));
+                }
+                Ok(Run::Library(_) | Run::Remote { .. }) | Err(_) => {}
             }
         }
+        paths.extend(self.folders.python.iter().flat_map(|python| manifest::libraries(python)));
         self.watcher.set(paths);
     }
 

@@ -239,3 +239,52 @@ async fn a_changed_source_file_is_a_new_process() {
     assert_eq!(daemon.call("edited", "n", json!({})).await.unwrap(), 22);
     daemon.stop().await;
 }
+
+/// A virtual environment with one distribution that advertises a plugin.
+fn advertise(venv: &std::path::Path) {
+    let made = std::process::Command::new("/usr/bin/python3")
+        .args(["-m", "venv", "--without-pip"])
+        .arg(venv)
+        .status()
+        .expect("python3");
+    assert!(made.success());
+    let library = std::fs::read_dir(venv.join("lib")).expect("lib").next().expect("python3");
+    let site = library.expect("entry").path().join("site-packages");
+    let files = [
+        ("kit/__init__.py", ""),
+        ("kit/types.py", "ANSWER = 42\n"),
+        (
+            "kit/plugin.py",
+            "from .types import ANSWER\nimport types\nclass Plugin:\n    def answer(self):\n        return [ANSWER, types.__name__]\n",
+        ),
+        (
+            "kit-1.4.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: kit\nVersion: 1.4\nSummary: A kit\n\nText\n",
+        ),
+        (
+            "kit-1.4.dist-info/entry_points.txt",
+            "[console_scripts]\nx = kit:y\n\n[forgesyte.plugins]\nkit = kit.plugin:Plugin\n",
+        ),
+    ];
+    for (path, text) in files {
+        stockade_tests::write_file(&site.join(path), text);
+    }
+}
+
+#[tokio::test]
+async fn an_installed_distribution_that_advertises_a_plugin_is_found() {
+    let folder = tempfile::tempdir().expect("folder");
+    let venv = folder.path().join("venv");
+    advertise(&venv);
+    stockade_tests::python_host();
+    let config = format!("python = {:?}", venv.join("bin/python").display().to_string());
+    let daemon = Options::new().config(&config).start().await;
+    let health = daemon.serving("kit").await;
+    assert_eq!(health.version.as_deref(), Some("1.4"));
+    assert_eq!(health.description.as_deref(), Some("A kit"));
+    assert_eq!(daemon.call("kit", "answer", json!({})).await.unwrap(), json!([42, "types"]));
+    daemon.stop().await;
+    let daemon = Options::new().config(&config).config("entry_points = false").start().await;
+    assert!(daemon.list().await.plugins.iter().all(|health| health.name != "kit"));
+    daemon.stop().await;
+}

@@ -1,0 +1,138 @@
+//! Plugins that installed Python distributions advertise: read from their
+//! metadata; no interpreter runs.
+
+use std::{
+    fs,
+    hash::Hasher as _,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    discover::{Found, fingerprint},
+    legacy,
+    types::{Manifest, Run},
+};
+
+/// The groups in which plugins are advertised.
+const GROUPS: [&str; 2] = ["stockade.plugins", "forgesyte.plugins"];
+
+/// The folders in which an interpreter finds distributions, as far as its place
+/// tells: those of its virtual environment, else of its prefix.
+pub fn libraries(python: &Path) -> Vec<PathBuf> {
+    let prefix = |program: &Path| Some(program.parent()?.parent()?.to_owned());
+    let venv = prefix(python).filter(|prefix| prefix.join("pyvenv.cfg").exists());
+    let real = fs::canonicalize(python).unwrap_or_else(|_| python.to_owned());
+    let version = real.file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut folders = Vec::new();
+    if let Some(venv) = venv {
+        folders.extend(in_versions(&venv.join("lib"), None));
+    } else if let Some(prefix) = prefix(&real) {
+        let version = version.filter(|name| name.starts_with("python3."));
+        for library in [prefix.join("local/lib"), prefix.join("lib")] {
+            folders.extend(in_versions(&library, version.as_deref()));
+            folders.push(library.join("python3/dist-packages"));
+        }
+    }
+    folders.retain(|folder| folder.is_dir());
+    folders
+}
+
+/// `lib/python3.11/site-packages` and the like.
+fn in_versions(library: &Path, version: Option<&str>) -> Vec<PathBuf> {
+    let entries = fs::read_dir(library).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("python3.") && version.is_none_or(|wanted| wanted == name))
+        .flat_map(|name| {
+            ["site-packages", "dist-packages"].map(|kind| library.join(&name).join(kind))
+        })
+        .collect();
+    folders.sort();
+    folders
+}
+
+/// Every advertised plugin of the interpreter `python`, by distribution.
+pub fn advertised(python: &Path) -> Vec<Found> {
+    let mut found = Vec::new();
+    for library in libraries(python) {
+        let entries = fs::read_dir(&library).into_iter().flatten().flatten();
+        let mut distributions: Vec<PathBuf> = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "dist-info"))
+            .collect();
+        distributions.sort();
+        for distribution in distributions {
+            let Ok(text) = fs::read_to_string(distribution.join("entry_points.txt")) else {
+                continue;
+            };
+            for (name, target) in plugins_of(&text) {
+                found.push(read(python, &library, &distribution, &name, &target));
+            }
+        }
+    }
+    found
+}
+
+/// `(name, module:Class)` of our groups in an `entry_points.txt`.
+fn plugins_of(text: &str) -> Vec<(String, String)> {
+    let mut group = "";
+    let mut plugins = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            group = name.trim();
+        } else if GROUPS.contains(&group)
+            && !line.starts_with(['#', ';'])
+            && let Some((name, target)) = line.split_once('=')
+        {
+            let target = target.split('[').next().unwrap_or(target).trim();
+            let target = match target.contains(':') {
+                true => target.to_owned(),
+                false => format!("{target}:Plugin"),
+            };
+            plugins.push((name.trim().to_owned(), target));
+        }
+    }
+    plugins
+}
+
+fn read(python: &Path, library: &Path, distribution: &Path, name: &str, target: &str) -> Found {
+    let module = target.split(':').next().unwrap_or(target);
+    let package = module.split('.').next().unwrap_or(module);
+    // An editable install lies elsewhere.
+    let directory = Some(library.join(package)).filter(|path| path.is_dir());
+    let directory = directory.unwrap_or_else(|| distribution.to_owned());
+    let file = directory.join("manifest.json");
+    let text = fs::read_to_string(&file);
+    let text = text.unwrap_or_else(|_| serde_json::json!({ "name": name }).to_string());
+    let metadata = fs::read_to_string(distribution.join("METADATA")).unwrap_or_default();
+    let manifest = legacy::read(&directory, &file, &text).map(|manifest| Manifest {
+        version: manifest.version.clone().or_else(|| header(&metadata, "Version")),
+        description: manifest.description.clone().or_else(|| header(&metadata, "Summary")),
+        run: Run::Python {
+            target: target.to_owned(),
+            venv: None,
+            interpreter: Some(python.to_owned()),
+        },
+        ..manifest
+    });
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write_u64(fingerprint(&directory, manifest.as_ref().ok()));
+    hasher.write(metadata.as_bytes());
+    hasher.write(target.as_bytes());
+    Found {
+        name: manifest.as_ref().map_or_else(|_| name.to_owned(), |manifest| manifest.name.clone()),
+        key: distribution.join(name),
+        directory,
+        manifest,
+        fingerprint: hasher.finish(),
+    }
+}
+
+/// A field of a distribution's metadata.
+fn header(metadata: &str, name: &str) -> Option<String> {
+    let lines = metadata.lines().take_while(|line| !line.is_empty());
+    lines
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value.trim().to_owned())
+}
