@@ -35,16 +35,36 @@ pub(super) async fn run(
     request: Request,
 ) -> Response {
     let accept = Accept::of(request.headers());
-    let call = match read(request, ToolCall { plugin, tool, ..ToolCall::default() }).await {
+    let options = Options::of(request.headers());
+    let mut call = match read(request, ToolCall { plugin, tool, ..ToolCall::default() }).await {
         Ok(call) => call,
         Err(response) => return *response,
     };
+    call.timeout = options.timeout.or(call.timeout);
+    call.workspace = options.workspace.unwrap_or(call.workspace);
     match accept {
         Accept::Lines | Accept::Events => {
             stream::respond(&supervisor, call, accept == Accept::Events)
         }
-        Accept::Json | Accept::Raw => {
-            respond(supervisor.calls().run(call).await, accept == Accept::Raw)
+        Accept::Json | Accept::Raw | Accept::Parts => {
+            respond(supervisor.calls().run(call).await, accept)
+        }
+    }
+}
+
+/// What goes with a call whatever its body is.
+struct Options {
+    timeout: Option<Duration>,
+    workspace: Option<String>,
+}
+
+impl Options {
+    fn of(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let timeout = text("stockade-timeout-ms").and_then(|text| text.parse().ok());
+        Options {
+            timeout: timeout.map(Duration::from_millis),
+            workspace: text("stockade-workspace").map(str::to_owned),
         }
     }
 }
@@ -55,6 +75,8 @@ enum Accept {
     Json,
     /// The one attachment of the result, as it is.
     Raw,
+    /// The outcome and each attachment as a part of their own.
+    Parts,
     /// One JSON object per line: progress, items, the outcome.
     Lines,
     /// The same as server-sent events.
@@ -68,6 +90,7 @@ impl Accept {
         match first {
             "application/x-ndjson" => Accept::Lines,
             "text/event-stream" => Accept::Events,
+            "multipart/form-data" => Accept::Parts,
             "application/octet-stream" => Accept::Raw,
             kind if kind.starts_with("image/") || kind.starts_with("video/") => Accept::Raw,
             _ => Accept::Json,
@@ -109,7 +132,7 @@ fn invalid(message: String, call: &ToolCall) -> Box<Response> {
         generation: 0,
         delivered: false,
     };
-    Box::new(respond(outcome, false))
+    Box::new(respond(outcome, Accept::Json))
 }
 
 fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>> {
@@ -179,9 +202,12 @@ async fn read_raw(
     Ok(call)
 }
 
-fn respond(outcome: Outcome, raw: bool) -> Response {
+fn respond(outcome: Outcome, accept: Accept) -> Response {
     let status = status::http(&outcome.result);
-    if raw
+    if accept == Accept::Parts && outcome.result.is_ok() {
+        return (status, in_parts(outcome)).into_response();
+    }
+    if accept == Accept::Raw
         && let Ok(Success { attachments, .. }) = &outcome.result
         && let [only] = attachments.as_slice()
     {
@@ -201,6 +227,40 @@ fn respond(outcome: Outcome, raw: bool) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// `multipart/form-data`: the part `outcome` is JSON in which attachments stand
+/// as `"attachment:NAME"`; each attachment follows as the part of its name.
+fn in_parts(mut outcome: Outcome) -> Response {
+    let attachments = match &mut outcome.result {
+        Ok(success) => std::mem::take(&mut success.attachments),
+        Err(_) => Vec::new(),
+    };
+    let boundary = format!("stockade-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let size: usize = attachments.iter().map(|blob| blob.data.len() + 256).sum();
+    let mut text = Vec::with_capacity(size + 1024);
+    let mut part = |name: &str, kind: &str, data: &[u8]| {
+        let name = name.replace(['"', '\r', '\n'], "_");
+        let head = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\
+             Content-Type: {kind}\r\n\r\n"
+        );
+        text.extend_from_slice(head.as_bytes());
+        text.extend_from_slice(data);
+        text.extend_from_slice(b"\r\n");
+    };
+    part("outcome", "application/json", to_json(outcome).as_bytes());
+    for blob in &attachments {
+        let plain = blob.content_type.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        let kind = match blob.content_type.as_str() {
+            kind if plain && !kind.is_empty() => kind,
+            _ => "application/octet-stream",
+        };
+        part(&blob.name, kind, &blob.data);
+    }
+    text.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    let kind = format!("multipart/form-data; boundary={boundary}");
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// The outcome as JSON text: the result's own text, untouched, or with base64

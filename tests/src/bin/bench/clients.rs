@@ -7,7 +7,9 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use stockade::{Config, Supervisor, ToolCall, lifecycle::State, plugin::Command};
-use stockade_proto::v1::{CallRequest, CallsRequest, calls_request, tools_client::ToolsClient};
+use stockade_proto::v1::{
+    Attachment, CallRequest, CallsRequest, calls_request, tools_client::ToolsClient,
+};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -58,6 +60,34 @@ pub async fn unary(socket: &str, calls: usize) {
         if n >= calls / 10 {
             times.push(begin.elapsed());
         }
+    }
+    print(times);
+}
+
+/// One in flight, with an attachment of 200 KB.
+pub async fn attachment(socket: &str, calls: usize) {
+    let mut client = ToolsClient::new(connect(socket).await)
+        .max_decoding_message_size(64 << 20)
+        .max_encoding_message_size(64 << 20);
+    let data = bytes::Bytes::from(vec![7; 200_000]);
+    let mut times = Vec::with_capacity(calls);
+    for n in 0..calls + calls / 10 {
+        let request = CallRequest {
+            plugin: "minimal".into(),
+            tool: "size".into(),
+            attachments: vec![Attachment {
+                name: "data".into(),
+                data: data.clone(),
+                ..Attachment::default()
+            }],
+            ..CallRequest::default()
+        };
+        let begin = Instant::now();
+        let reply = client.call(request).await.expect("call").into_inner();
+        if n >= calls / 10 {
+            times.push(begin.elapsed());
+        }
+        assert_eq!(&reply.result[..], b"200000");
     }
     print(times);
 }
@@ -119,6 +149,7 @@ async fn supervisor(place: &str) -> Supervisor {
     let place = Path::new(place);
     let mut config = Config::new(place.join("plugins"), place.join("state"));
     config.worker = stockade_tests::binary("stockade-worker");
+    config.python_host = stockade_tests::target_dir().join("python");
     Supervisor::start(config).await.expect("start")
 }
 
@@ -167,4 +198,19 @@ pub async fn starts(place: &str, starts: usize) {
     }
     print(times);
     supervisor.shutdown().await;
+}
+
+/// `python -c pass`, from spawn to exit.
+pub fn bare(python: &str, starts: usize) {
+    let mut times = Vec::new();
+    for n in 0..starts + 5 {
+        let begin = Instant::now();
+        let mut command = std::process::Command::new(python);
+        let status = command.args(["-c", "pass"]).env_clear().status().expect("python");
+        assert!(status.success());
+        if n >= 5 {
+            times.push(begin.elapsed());
+        }
+    }
+    print(times);
 }

@@ -5,6 +5,7 @@
 mod clients;
 mod deaths;
 mod fleet;
+mod python;
 mod report;
 mod setup;
 
@@ -25,6 +26,8 @@ fn main() {
             "parallel" => clients::parallel(&arg(1), arg(2).parse().expect("calls")).await,
             "multiplexed" => clients::multiplexed(&arg(1), arg(2).parse().expect("calls")).await,
             "embedded" => clients::embedded(&arg(1), arg(2).parse().expect("calls")).await,
+            "attachment" => clients::attachment(&arg(1), arg(2).parse().expect("calls")).await,
+            "bare" => clients::bare(&arg(1), arg(2).parse().expect("starts")),
             "starts" => clients::starts(&arg(1), arg(2).parse().expect("starts")).await,
             _ => measure(&arg(0)).await,
         }
@@ -75,6 +78,9 @@ async fn measure(only: &str) {
     }
     if wanted("fleet") {
         fleet::measure(&mut report).await;
+    }
+    if wanted("python") {
+        python::measure(&mut report).await;
     }
     report.write(only.is_empty());
 }

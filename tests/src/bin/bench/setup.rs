@@ -39,6 +39,18 @@ impl Scene {
             let program = if toml.contains("bin/rogue") { "rogue" } else { "minimal" };
             write(&root.join("plugins").join(name), program, toml);
         }
+        Self::start_in(folder, pin, config, plugins.len() == 1).await
+    }
+
+    /// With one plugin `minimal` that `write` lays out.
+    pub async fn start_with(pin: Option<&str>, write: impl Fn(&Path)) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        write(&folder.path().join("plugins/minimal"));
+        Self::start_in(folder, pin, "", true).await
+    }
+
+    async fn start_in(folder: TempDir, pin: Option<&str>, config: &str, wait: bool) -> Self {
+        let root = folder.path();
         fs::write(root.join("stockade.toml"), config).expect("config");
         let mut command = Command::new("taskset");
         command.args(["-c", pin.unwrap_or("0,1")]).arg(binary("stockade"));
@@ -59,7 +71,7 @@ impl Scene {
         while tokio::net::UnixStream::connect(scene.socket()).await.is_err() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        if plugins.len() == 1 {
+        if wait {
             scene.all_serving(1).await;
         }
         scene

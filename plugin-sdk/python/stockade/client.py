@@ -1,0 +1,466 @@
+"""Call plugins from a Python server: `Client`, and `AsyncClient` for asyncio.
+
+Both speak to the daemon's unix socket or to its port, keep their connections
+and may be shared: `Client` by threads, `AsyncClient` by tasks of one loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional, Union
+
+import httpx
+
+from stockade import errors
+
+__all__ = ["AsyncClient", "Client", "Event", "Outcome", "Progress"]
+
+_JSON = "application/json"
+_PARTS = "multipart/form-data"
+_LINES = "application/x-ndjson"
+_EVENTS = "text/event-stream"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call.
+
+    :ivar ok: there is a result.
+    :ivar result: JSON; bytes and numpy arrays of the tool stand where it put them.
+    :ivar error: the message.
+    :ivar error_type: ``PluginNotFound``, …, or the class that the tool raised.
+    :ivar generation: which process of the plugin had the call. When it changes,
+        the plugin was restarted and has lost what it held in memory.
+    :ivar delivered: the plugin received the call.
+    :ivar cause: why the process died, if it did.
+    :ivar duration_ms: from arrival to end, in the daemon.
+    :ivar retry_after: seconds after which a retry may work.
+    """
+
+    ok: bool
+    result: Any = None
+    error: Optional[str] = None
+    error_type: Optional[str] = None
+    plugin: str = ""
+    tool: str = ""
+    duration_ms: float = 0.0
+    call_id: str = ""
+    generation: int = 0
+    delivered: bool = False
+    cause: Optional[str] = None
+    retry_after: Optional[float] = field(default=None, compare=False)
+
+    def unwrap(self) -> Any:
+        """The result.
+
+        :raises errors.CallFailed: there is none.
+        """
+        if not self.ok:
+            raise errors.of(self)
+        return self.result
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a streamed call is: ``fraction`` from 0 to 1."""
+
+    fraction: float
+    message: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to a plugin."""
+
+    kind: str
+    data: dict
+
+
+# ── requests and replies, the same for both clients ─────────────────────────
+
+
+def _default_target() -> str:
+    named = os.environ.get("STOCKADE_SOCKET")
+    if named:
+        return named
+    if os.geteuid() == 0:
+        return "/run/stockade/stockade.sock"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isabs(runtime):
+        return os.path.join(runtime, "stockade/stockade.sock")
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(state, "stockade/stockade.sock")
+
+
+def _place(target: Optional[str]) -> "tuple[str, Optional[str]]":
+    """Base URL and, for a unix socket, its path."""
+    target = target or _default_target()
+    if target.startswith(("http://", "https://")):
+        return target.rstrip("/"), None
+    return "http://localhost", target.removeprefix("unix:")
+
+
+def _call(plugin: str, tool: str, args: Mapping[str, Any], timeout, workspace) -> dict:
+    """The request of one call, as httpx takes it."""
+    plain: dict = {}
+    parts: list = []
+    for name, value in args.items():
+        binary = _binary(value)
+        if binary is not None:
+            parts.append((name, binary))
+        elif isinstance(value, (list, tuple)) and value and all(map(_is_binary, value)):
+            parts.extend((name, _binary(one)) for one in value)
+        else:
+            plain[name] = value
+    request: dict = {
+        "method": "POST",
+        "url": f"/v1/plugins/{plugin}/tools/{tool}/run",
+        "headers": {"accept": _PARTS},
+    }
+    if timeout is not None:
+        request["headers"]["stockade-timeout-ms"] = str(max(int(timeout * 1000), 1))
+    if workspace:
+        request["headers"]["stockade-workspace"] = workspace
+    if parts:
+        files = [("args", (None, json.dumps(plain), _JSON))]
+        files += [(name, (name, data, kind)) for name, (data, kind) in parts]
+        request["files"] = files
+    else:
+        request["json"] = {"args": plain}
+    # The daemon knows the deadline; the client waits a little longer.
+    request["timeout"] = None if timeout is None else timeout + 30
+    return request
+
+
+def _is_binary(value: Any) -> bool:
+    return _binary(value) is not None
+
+
+def _binary(value: Any) -> "Optional[tuple[bytes, str]]":
+    """Bytes and content type of an argument that travels as an attachment."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value), "application/octet-stream"
+    if type(value).__name__ == "Blob" and hasattr(value, "content_type"):
+        return value.data, value.content_type or "application/octet-stream"
+    if type(value).__module__ == "numpy" and hasattr(value, "dtype") and value.shape != ():
+        from stockade import _numpy
+
+        blob = _numpy.blob(value)
+        return blob.data, blob.content_type
+    return None
+
+
+def _outcome(response: httpx.Response) -> Outcome:
+    kind = response.headers.get("content-type", "")
+    if kind.startswith(_PARTS):
+        parts = _parts(response.content, kind)
+        read = json.loads(parts.pop("outcome")[0])
+        read["result"] = _fill(read["result"], parts)
+    else:
+        read = _body(response)
+        if "ok" not in read:
+            raise errors.Refused(response.status_code, str(read.get("detail", response.text)))
+    return _from(read, response.headers.get("retry-after"))
+
+
+def _from(read: dict, retry_after: Optional[str] = None) -> Outcome:
+    known = {name: read[name] for name in Outcome.__dataclass_fields__ if name in read}
+    if retry_after is not None:
+        known["retry_after"] = float(retry_after)
+    return Outcome(**known)
+
+
+def _body(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        raise errors.Refused(response.status_code, response.text[:500]) from None
+
+
+def _parts(body: bytes, kind: str) -> "dict[str, tuple[bytes, str]]":
+    """Name → (content, content type) of a multipart body of the daemon."""
+    boundary = b"--" + kind.partition("boundary=")[2].strip('"').encode()
+    found = {}
+    for part in body.split(boundary)[1:-1]:
+        head, _, data = part.partition(b"\r\n\r\n")
+        fields = {}
+        for line in head.decode().strip().split("\r\n"):
+            key, _, value = line.partition(":")
+            fields[key.strip().lower()] = value.strip()
+        name = fields["content-disposition"].partition('name="')[2].rpartition('"')[0]
+        found[name] = (data[:-2], fields.get("content-type", ""))
+    return found
+
+
+def _fill(value: Any, parts: dict) -> Any:
+    """Puts attachments where the result names them."""
+    if isinstance(value, str) and value.startswith("attachment:"):
+        part = parts.get(value[len("attachment:") :])
+        return value if part is None else _attached(*part)
+    if isinstance(value, list):
+        return [_fill(item, parts) for item in value]
+    if isinstance(value, dict):
+        return {key: _fill(item, parts) for key, item in value.items()}
+    return value
+
+
+def _attached(data: bytes, kind: str) -> Any:
+    if kind == "application/x-npy":
+        try:
+            from stockade import _numpy
+        except ImportError:
+            return data
+        return _numpy.array(memoryview(data))
+    return data
+
+
+def _checked(response: httpx.Response) -> Any:
+    body = _body(response)
+    if response.is_success:
+        return body
+    raise errors.Refused(response.status_code, str(body.get("detail", response.text)))
+
+
+def _update(line: str) -> "Union[Progress, Outcome, tuple]":
+    ((kind, value),) = json.loads(line).items()
+    if kind == "progress":
+        return Progress(value["fraction"], value["message"])
+    if kind == "outcome":
+        return _from(value)
+    return ("item", value)
+
+
+class _Watch:
+    """Cuts server-sent events out of lines."""
+
+    def __init__(self) -> None:
+        self.kind = "message"
+
+    def line(self, line: str) -> Optional[Event]:
+        if line.startswith("event:"):
+            self.kind = line[6:].strip()
+        elif line.startswith("data:"):
+            return Event(self.kind, json.loads(line[5:]))
+        return None
+
+
+def _unreachable(error: httpx.TransportError, base: str, socket: Optional[str]) -> Exception:
+    return errors.Unreachable(f"no daemon answers at {socket or base}: {error}")
+
+
+# ── the clients ──────────────────────────────────────────────────────────────
+
+
+class Client:
+    """Calls plugins, blocking.
+
+    :param target: the path of the daemon's unix socket or ``http://host:port``;
+        by default ``$STOCKADE_SOCKET``, else where the daemon's socket usually is.
+    """
+
+    def __init__(self, target: Optional[str] = None) -> None:
+        self._base, self._socket = _place(target)
+        transport = httpx.HTTPTransport(uds=self._socket) if self._socket else None
+        self._http = httpx.Client(base_url=self._base, transport=transport, timeout=30)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def _send(self, **request: Any) -> httpx.Response:
+        try:
+            return self._http.request(**request)
+        except httpx.TransportError as error:
+            raise _unreachable(error, self._base, self._socket) from error
+
+    def run_tool(
+        self,
+        plugin: str,
+        tool: str,
+        /,
+        args: Optional[Mapping[str, Any]] = None,
+        *,
+        timeout: Optional[float] = None,
+        workspace: str = "",
+        check: bool = True,
+        **more: Any,
+    ) -> Outcome:
+        """Calls a tool; arguments by name, or in ``args``. Bytes, `Blob` and
+        numpy arrays travel as attachments.
+
+        :param timeout: seconds; None = the plugin's own.
+        :param check: raise when the call gave no result.
+        :raises errors.CallFailed: a subclass per ``error_type``.
+        """
+        outcome = self.call(plugin, tool, {**(args or {}), **more}, timeout, workspace)
+        if check:
+            outcome.unwrap()
+        return outcome
+
+    def call(
+        self,
+        plugin: str,
+        tool: str,
+        args: Mapping[str, Any],
+        timeout: Optional[float] = None,
+        workspace: str = "",
+    ) -> Outcome:
+        """Calls a tool; a failed call is an outcome, not an exception."""
+        return _outcome(self._send(**_call(plugin, tool, args, timeout, workspace)))
+
+    def stream(
+        self, plugin: str, tool: str, /, args: Optional[Mapping[str, Any]] = None, **more: Any
+    ) -> Iterator[Any]:
+        """The items of a streamed result as they come. `Progress` objects come
+        between them. Leaving the loop cancels the call.
+
+        :raises errors.CallFailed: the call failed, perhaps after some items.
+        """
+        request = _call(plugin, tool, {**(args or {}), **more}, None, "")
+        request["headers"]["accept"] = _LINES
+        try:
+            with self._http.stream(**request) as response:
+                for line in response.iter_lines():
+                    update = _update(line)
+                    if isinstance(update, Outcome):
+                        update.unwrap()
+                        return
+                    yield update[1] if isinstance(update, tuple) else update
+        except httpx.TransportError as error:
+            raise _unreachable(error, self._base, self._socket) from error
+
+    def plugins(self) -> "list[dict]":
+        """The health of every plugin, sorted by name."""
+        return _checked(self._send(method="GET", url="/v1/plugins"))["plugins"]
+
+    def health(self, plugin: str) -> dict:
+        """The health of one plugin: ``state``, ``reason``, ``generation``, …
+
+        :raises errors.Refused: there is no such plugin (status 404).
+        """
+        return _checked(self._send(method="GET", url=f"/v1/plugins/{plugin}/health"))
+
+    def tools(self, plugin: str) -> "list[dict]":
+        """Name, description and schemas of a plugin's tools."""
+        return _checked(self._send(method="GET", url=f"/v1/plugins/{plugin}/tools"))["tools"]
+
+    def watch(self) -> Iterator[Event]:
+        """What happens to plugins, as it happens."""
+        reader = _Watch()
+        request = {"method": "GET", "url": "/v1/events", "headers": {"accept": _EVENTS}}
+        try:
+            with self._http.stream(**request, timeout=None) as response:
+                for line in response.iter_lines():
+                    event = reader.line(line)
+                    if event is not None:
+                        yield event
+        except httpx.TransportError as error:
+            raise _unreachable(error, self._base, self._socket) from error
+
+
+class AsyncClient:
+    """Calls plugins from asyncio. Cancelling a task cancels its call.
+
+    :param target: as for `Client`.
+    """
+
+    def __init__(self, target: Optional[str] = None) -> None:
+        self._base, self._socket = _place(target)
+        transport = httpx.AsyncHTTPTransport(uds=self._socket) if self._socket else None
+        self._http = httpx.AsyncClient(base_url=self._base, transport=transport, timeout=30)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def _send(self, **request: Any) -> httpx.Response:
+        try:
+            return await self._http.request(**request)
+        except httpx.TransportError as error:
+            raise _unreachable(error, self._base, self._socket) from error
+
+    async def run_tool(
+        self,
+        plugin: str,
+        tool: str,
+        /,
+        args: Optional[Mapping[str, Any]] = None,
+        *,
+        timeout: Optional[float] = None,
+        workspace: str = "",
+        check: bool = True,
+        **more: Any,
+    ) -> Outcome:
+        """As `Client.run_tool`."""
+        outcome = await self.call(plugin, tool, {**(args or {}), **more}, timeout, workspace)
+        if check:
+            outcome.unwrap()
+        return outcome
+
+    async def call(
+        self,
+        plugin: str,
+        tool: str,
+        args: Mapping[str, Any],
+        timeout: Optional[float] = None,
+        workspace: str = "",
+    ) -> Outcome:
+        """As `Client.call`."""
+        return _outcome(await self._send(**_call(plugin, tool, args, timeout, workspace)))
+
+    async def stream(
+        self, plugin: str, tool: str, /, args: Optional[Mapping[str, Any]] = None, **more: Any
+    ) -> AsyncIterator[Any]:
+        """As `Client.stream`."""
+        request = _call(plugin, tool, {**(args or {}), **more}, None, "")
+        request["headers"]["accept"] = _LINES
+        try:
+            async with self._http.stream(**request) as response:
+                async for line in response.aiter_lines():
+                    update = _update(line)
+                    if isinstance(update, Outcome):
+                        update.unwrap()
+                        return
+                    yield update[1] if isinstance(update, tuple) else update
+        except httpx.TransportError as error:
+            raise _unreachable(error, self._base, self._socket) from error
+
+    async def plugins(self) -> "list[dict]":
+        """As `Client.plugins`."""
+        return _checked(await self._send(method="GET", url="/v1/plugins"))["plugins"]
+
+    async def health(self, plugin: str) -> dict:
+        """As `Client.health`."""
+        return _checked(await self._send(method="GET", url=f"/v1/plugins/{plugin}/health"))
+
+    async def tools(self, plugin: str) -> "list[dict]":
+        """As `Client.tools`."""
+        return _checked(await self._send(method="GET", url=f"/v1/plugins/{plugin}/tools"))["tools"]
+
+    async def watch(self) -> AsyncIterator[Event]:
+        """As `Client.watch`."""
+        reader = _Watch()
+        request = {"method": "GET", "url": "/v1/events", "headers": {"accept": _EVENTS}}
+        try:
+            async with self._http.stream(**request, timeout=None) as response:
+                async for line in response.aiter_lines():
+                    event = reader.line(line)
+                    if event is not None:
+                        yield event
+        except httpx.TransportError as error:
+            raise _unreachable(error, self._base, self._socket) from error
