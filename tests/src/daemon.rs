@@ -227,6 +227,22 @@ pub fn write_file(path: &Path, text: &str) {
     fs::write(path, text).expect("file");
 }
 
+/// A virtual environment of `scripts/environments`.
+///
+/// # Panics
+/// It has not been made.
+pub fn environments(name: &str) -> PathBuf {
+    let place = target_dir().join("../environments").join(name);
+    let profile = target_dir().file_name().map(|name| name.display().to_string());
+    let profile = profile.unwrap_or_default();
+    assert!(
+        place.join("packages").exists(),
+        "{} is not there: run `scripts/environments {profile}`",
+        place.display()
+    );
+    fs::canonicalize(place).expect("environment")
+}
+
 /// The folder of the Python package, laid out beside the programs.
 pub fn python_host() -> PathBuf {
     static LAID_OUT: Once = Once::new();

@@ -6,7 +6,9 @@ mod outcome;
 mod processes;
 
 pub use bystander::Bystander;
-pub use daemon::{Client, Daemon, Options, binary, manifest, python_host, target_dir, write_file};
+pub use daemon::{
+    Client, Daemon, Options, binary, environments, manifest, python_host, target_dir, write_file,
+};
 pub use outcome::Outcome;
 pub use processes::{left_in, open_files, wait_gone};
 

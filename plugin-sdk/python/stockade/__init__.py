@@ -42,6 +42,9 @@ What a tool gets and gives:
   the plugin's log.
 """
 
+import os as _os
+import sys as _sys
+
 TYPE_CHECKING = False  # as type checkers read it; `typing` itself is slow to import
 
 __version__ = "0.1.0"
@@ -58,6 +61,14 @@ __all__ = [
     "Outcome",
     "StockadeError",
     "tool",
+]
+
+# Stubs that protoc generates of stockade/v1/*.proto are a package of the same
+# name somewhere else on the path: they are found beside us.
+__path__ += [
+    folder
+    for folder in (_os.path.join(entry, "stockade") for entry in _sys.path)
+    if folder not in __path__ and _os.path.isdir(_os.path.join(folder, "v1"))
 ]
 
 # What is exported and where it lives: a plugin's start pays for what it uses.

@@ -1,7 +1,9 @@
 //! Python plugins, from outside: real interpreters, real packages, real deaths.
 
 mod calls;
+mod clients;
 mod deaths;
 mod forms;
 mod packages;
 mod start;
+mod versions;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use stockade_tests::{python_host, target_dir, write_file};
+use stockade_tests::{environments, python_host, write_file};
 use tokio::process::{Child, Command};
 
 use crate::{
@@ -30,12 +30,8 @@ def size(data: bytes) -> int:
     return len(data)
 ";
 
-/// The virtual environment that scripts/bench makes: grpcio and its tools.
 fn environment() -> PathBuf {
-    let place = target_dir().join("../bench-python");
-    let python = place.join("bin/python");
-    assert!(python.exists(), "{} is not there: run scripts/bench", python.display());
-    std::fs::canonicalize(place).expect("environment")
+    environments("client")
 }
 
 fn write_plugin(directory: &Path) {
