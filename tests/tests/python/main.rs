@@ -3,6 +3,7 @@
 mod calls;
 mod clients;
 mod deaths;
+mod examples;
 mod forms;
 mod packages;
 mod start;
