@@ -1,5 +1,5 @@
 # Stockade. Two commands do everything on a fresh machine: `make run`, `make test`.
-.PHONY: run test check bench hooks build plugins fast-test vm-test soak install-tools fmt
+.PHONY: run test check bench hooks build plugins fast-test vm-test soak wheel fmt
 
 # Builds, starts the daemon with the example plugins, calls a tool on a real photograph.
 run:
@@ -40,6 +40,10 @@ build:
 # The example plugins as directories, ready for `stockade serve --plugins target/plugins`.
 plugins: build
 	@scripts/plugins release target/plugins
+
+# The Python package as a wheel, in target/wheels.
+wheel:
+	@scripts/wheel
 
 fmt:
 	cargo fmt --all

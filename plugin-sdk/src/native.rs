@@ -39,8 +39,8 @@ impl<P: Plugin> Native<P> {
     }
 
     /// `init` and `validate`, a panic in either caught.
-    fn load(&self, context: &InitContext) -> Result<(), Failure> {
-        let failed = |kind, error| Failure { kind, error, watch: Vec::new() };
+    fn load(&self, context: &InitContext) -> Result<(), Box<Failure>> {
+        let failed = |kind, error| Box::new(Failure { kind, error, watch: Vec::new() });
         let made = catch_unwind(AssertUnwindSafe(|| P::init(context)))
             .unwrap_or_else(|panic| Err(tools::panicked(&*panic)));
         let plugin = made.map_err(|error| failed(Kind::Init, error))?;
@@ -59,7 +59,7 @@ impl<P: Plugin> Guest for Native<P> {
         let native = self.clone();
         self.pool.run(move || match native.load(&start.context) {
             Ok(()) => start.ready(native.specs.clone()),
-            Err(failure) => start.failed(failure),
+            Err(failure) => start.failed(*failure),
         });
     }
 

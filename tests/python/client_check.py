@@ -3,11 +3,11 @@ daemon (``$STOCKADE_SOCKET``; its port is the first argument) has the plugins
 ``typed`` (see clients.rs) and ``good``."""
 
 import asyncio
+import contextlib
 import sys
 import threading
 
 import numpy
-
 import stockade
 from stockade import AsyncClient, Blob, CallFailed, Client, errors
 from stockade.client import Progress
@@ -110,10 +110,8 @@ async def asyncio_too(target):
         task = asyncio.create_task(client.run_tool("typed", "nap", seconds=600))
         await asyncio.sleep(0.1)
         task.cancel()
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await task
-        except asyncio.CancelledError:
-            pass
         assert (await client.run_tool("typed", "greet", name="z")).result == "Hello, z!"
 
 

@@ -11,7 +11,7 @@ from concurrent import futures
 import grpc
 
 sys.path.insert(0, sys.argv[2])
-from stockade.v1 import tools_pb2, tools_pb2_grpc  # noqa: E402
+from stockade.v1 import tools_pb2, tools_pb2_grpc
 
 
 def ping(text):

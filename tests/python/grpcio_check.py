@@ -10,7 +10,7 @@ import sys
 import grpc
 
 sys.path.insert(0, sys.argv[2])
-from stockade.v1 import plugins_pb2, plugins_pb2_grpc, tools_pb2, tools_pb2_grpc  # noqa: E402
+from stockade.v1 import plugins_pb2, plugins_pb2_grpc, tools_pb2, tools_pb2_grpc
 
 options = [("grpc.default_authority", "localhost")]
 with grpc.insecure_channel(f"unix:{sys.argv[1]}", options=options) as channel:

@@ -19,7 +19,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Form, HTTPException, UploadFile
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-
 from stockade import AsyncClient, CallFailed
 from stockade.errors import Refused
 

@@ -5,7 +5,7 @@ class BasePlugin:
     """The base class: a name, tools, and the hooks of the contract."""
 
     name = ""
-    tools: dict = {}
+    tools: dict = {}  # noqa: RUF012
 
     def run_tool(self, tool_name, args):
         """Calls the handler of a tool with its arguments."""

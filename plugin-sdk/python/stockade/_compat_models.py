@@ -4,7 +4,7 @@
 class _Model:
     """Named fields with defaults; others are kept as they come."""
 
-    _defaults: dict = {}
+    _defaults: dict = {}  # noqa: RUF012
 
     def __init__(self, **fields):
         for name, default in self._defaults.items():
@@ -29,7 +29,7 @@ class _Model:
 class AnalysisResult(_Model):
     """What ``analyze`` returns."""
 
-    _defaults = {
+    _defaults = {  # noqa: RUF012
         "text": "",
         "blocks": list,
         "confidence": 0.0,
@@ -41,7 +41,7 @@ class AnalysisResult(_Model):
 class PluginMetadata(_Model):
     """What ``metadata`` returns."""
 
-    _defaults = {
+    _defaults = {  # noqa: RUF012
         "name": "",
         "version": "",
         "description": "",

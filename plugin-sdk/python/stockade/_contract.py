@@ -14,7 +14,7 @@ from stockade._tool import MARK
 
 # What the hooks and the older base classes are called: no tools.
 _NO_TOOLS = frozenset(
-    "name tools run_tool validate on_load on_unload on_reload metadata health_check".split()
+    ["name", "tools", "run_tool", "validate", "on_load", "on_unload", "on_reload", "metadata", "health_check"]
 )
 
 # Types as manifests of the shipped form name them.
@@ -58,9 +58,7 @@ def instance(module, class_name: str, init):
     for part in class_name.split("."):
         kind = getattr(kind, part, None)
     if kind is not None:
-        takes_init = any(
-            parameter.name == "init" for parameter in _constructor(kind)
-        )
+        takes_init = any(parameter.name == "init" for parameter in _constructor(kind))
         return kind(init=init) if takes_init else kind()
     if any(hasattr(value, MARK) for value in vars(module).values()):
         return _Functions(module)
@@ -103,7 +101,8 @@ def tools(plugin, init) -> list:
     if table:
         name = plugin.name
         return [_described(plugin, name, tool, entry, told) for tool, entry in table.items()]
-    return [_method(name, function, told.get(name, {})) for name, function in _methods(plugin, told)]
+    methods = _methods(plugin, told)
+    return [_method(name, function, told.get(name, {})) for name, function in methods]
 
 
 def _marked(plugin) -> list:

@@ -26,7 +26,7 @@ def blob(array: numpy.ndarray) -> "_host.Blob":
     header = io.BytesIO()
     described = numpy.lib.format.header_data_from_array_1_0(array)
     numpy.lib.format.write_array_header_1_0(header, described)
-    data = b"".join((header.getvalue(), memoryview(array.reshape(-1)).cast("B")))
+    data = b"".join((header.getvalue(), array.reshape(-1).data.cast("B")))
     return _host.Blob(data, CONTENT_TYPE)
 
 

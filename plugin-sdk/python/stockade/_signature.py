@@ -87,6 +87,6 @@ def _inspected(function) -> Signature:
             hint = EMPTY if parameter.annotation is parameter.empty else parameter.annotation
             parameters.append(Parameter(parameter.name, default, hint))
     returns = EMPTY if read.return_annotation is read.empty else read.return_annotation
-    call = getattr(function, "__call__", None)
+    call = getattr(type(function), "__call__", None)  # noqa: B004
     flags = getattr(getattr(call, "__code__", None), "co_flags", 0)
     return Signature(parameters, any_keyword, returns, flags)

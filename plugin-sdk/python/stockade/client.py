@@ -356,7 +356,7 @@ class Client:
     def watch(self) -> Iterator[Event]:
         """What happens to plugins, as it happens."""
         reader = _Watch()
-        request = {"method": "GET", "url": "/v1/events", "headers": {"accept": _EVENTS}}
+        request: dict = {"method": "GET", "url": "/v1/events", "headers": {"accept": _EVENTS}}
         try:
             with self._http.stream(**request, timeout=None) as response:
                 for line in response.iter_lines():
@@ -455,7 +455,7 @@ class AsyncClient:
     async def watch(self) -> AsyncIterator[Event]:
         """As `Client.watch`."""
         reader = _Watch()
-        request = {"method": "GET", "url": "/v1/events", "headers": {"accept": _EVENTS}}
+        request: dict = {"method": "GET", "url": "/v1/events", "headers": {"accept": _EVENTS}}
         try:
             async with self._http.stream(**request, timeout=None) as response:
                 async for line in response.aiter_lines():

@@ -47,6 +47,8 @@ impl Absent {
     /// The refusal that says all of it.
     pub fn into_refusal(self) -> Refusal {
         let Absent { gpu, mut names, mut hints, watch } = self;
+        // Each is a sentence of its own or part of one.
+        hints.iter_mut().for_each(|hint| *hint = hint.trim_end_matches('.').to_owned());
         hints.dedup();
         let code = if gpu.is_some() { CauseCode::GpuMissing } else { CauseCode::DependencyMissing };
         let mut sentences: Vec<String> = gpu.iter().cloned().collect();

@@ -33,7 +33,10 @@ fn the_seed_form_loads_unchanged() {
         problems(&found),
         ["manifest.json:1:2: the plugin is called \"video-tracker\" (from \"Video Tracker\")"]
     );
-    assert_eq!(manifest.run, Run::Python { target: "plugin:Plugin".into(), venv: None });
+    assert_eq!(
+        manifest.run,
+        Run::Python { target: "plugin:Plugin".into(), venv: None, interpreter: None }
+    );
     assert_eq!(manifest.requires.packages, ["torch", "torch.cuda"]);
     assert_eq!(manifest.requires.models[0].path, Path::new("models/p.pt"));
     assert!(manifest.requires.gpu.is_some());
@@ -55,7 +58,7 @@ fn the_shipped_form_loads_unchanged() {
         let manifest = read("manifest.json", &text).manifest.expect("valid");
         assert_eq!(manifest.name, "ocr");
         let target = "forgesyte_ocr.plugin:Plugin".to_owned();
-        assert_eq!(manifest.run, Run::Python { target, venv: None });
+        assert_eq!(manifest.run, Run::Python { target, venv: None, interpreter: None });
     }
     let text = r#"{"kind": "remote_feature", "id": "remote-analytics", "protocol": "http",
                    "endpoint": "https://plugin.example", "permissions": ["session:read"]}"#;

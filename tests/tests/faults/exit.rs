@@ -241,7 +241,7 @@ async fn a_plugin_may_say_what_is_missing() {
         .start()
         .await;
     let health = daemon.state("rogue", PluginState::Unavailable, "INIT_REJECTED").await;
-    assert_eq!(health.reason.as_deref(), Some("Missing dependencies: cuda. Put it there."));
+    assert_eq!(health.reason.as_deref(), Some("Missing dependencies: cuda. To fix: Put it there."));
     assert_eq!(health.missing, ["cuda"]);
     assert_eq!((health.restarts, health.error_count), (0, 0));
     daemon.stop().await;

@@ -10,7 +10,6 @@ from typing import List, Optional, TypedDict
 
 import numpy
 from PIL import Image
-
 from stockade import tool
 
 # Frames are compared at this size: faster, and noise of single pixels is gone.

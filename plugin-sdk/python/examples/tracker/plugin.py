@@ -8,6 +8,7 @@ arithmetic runs on the GPU when torch is there, else in numpy.
 import io
 import json
 import os
+from typing import Optional
 
 import numpy
 from PIL import Image, ImageSequence
@@ -33,7 +34,7 @@ class Plugin:
         if self.color.shape != (3,) or self.tolerance <= 0:
             raise ValueError("models/ball.json needs a color of three numbers and a tolerance")
 
-    def track_video(self, video: bytes, device: str = "cuda", fail_at: int = None):
+    def track_video(self, video: bytes, device: str = "cuda", fail_at: Optional[int] = None):
         """Follows the ball through every frame of a video.
 
         Args:
