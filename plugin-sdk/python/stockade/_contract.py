@@ -14,7 +14,17 @@ from stockade._tool import MARK
 
 # What the hooks and the older base classes are called: no tools.
 _NO_TOOLS = frozenset(
-    ["name", "tools", "run_tool", "validate", "on_load", "on_unload", "on_reload", "metadata", "health_check"]
+    [
+        "name",
+        "tools",
+        "run_tool",
+        "validate",
+        "on_load",
+        "on_unload",
+        "on_reload",
+        "metadata",
+        "health_check",
+    ]
 )
 
 # Types as manifests of the shipped form name them.
