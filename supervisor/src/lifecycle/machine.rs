@@ -123,6 +123,8 @@ pub struct Machine {
     pub(super) init_limit: Duration,
     pub(super) budget: Budget,
     pub(super) reprobe: Duration,
+    /// Said already; saying it again tells nobody anything.
+    pub(super) lacks: Option<Cause>,
     pub(super) timers: [u64; 2],
     pub(super) armed: u64,
     pub(super) degraded: bool,
@@ -155,6 +157,7 @@ impl Machine {
             init_limit: Duration::ZERO,
             budget: Budget::default(),
             reprobe: Duration::ZERO,
+            lacks: None,
             timers: [0; 2],
             armed: 0,
             degraded: false,

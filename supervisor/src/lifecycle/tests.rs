@@ -207,6 +207,29 @@ fn an_unavailable_plugin_is_probed_between_a_minute_and_a_quarter_of_an_hour() {
 }
 
 #[test]
+fn a_start_that_lacks_the_same_thing_is_told_once_and_tried_ever_more_rarely() {
+    let mut bench = Bench::new(Policy::default());
+    bench.step(Event::Start);
+    let lacks = || Cause::new(CauseCode::DependencyMissing, "Missing dependencies: torch.");
+    let (mut told, mut waits) = (0, Vec::new());
+    for _ in 0..6 {
+        bench.step(Event::Passed);
+        bench.step(Event::Token);
+        let generation = bench.machine.generation();
+        bench.step(Event::Greeted(generation));
+        bench.step(Event::StartFailed(generation, lacks()));
+        bench.step(Event::Died(generation, lacks()));
+        let effects = bench.step(Event::TreeGone(generation));
+        told += effects.iter().filter(|effect| matches!(effect, Effect::Announce(_))).count();
+        let (.., at) = bench.timer.expect("a timer");
+        waits.push((at - bench.now).as_secs());
+        bench.fire();
+    }
+    assert_eq!(told, 1);
+    assert!(waits.is_sorted() && waits[0] >= 54 && waits[5] >= 810, "{waits:?}");
+}
+
+#[test]
 fn a_stop_overtakes_a_restart_loop_in_every_phase() {
     let stop = || Event::Stop("root".into());
     // In the back-off.

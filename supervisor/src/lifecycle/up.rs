@@ -11,7 +11,6 @@ use super::{
 impl Machine {
     pub(super) fn passed(&mut self, out: &mut Effects) {
         if matches!(self.phase, Phase::Checking | Phase::Unavailable { checking: true, .. }) {
-            self.reprobe = Duration::ZERO;
             self.enter(Phase::Queued, None, out);
             out.push(Effect::RequestToken);
         }
@@ -51,7 +50,10 @@ impl Machine {
         dice: f64,
         out: &mut Effects,
     ) {
-        out.push(Effect::Announce(cause.clone()));
+        if self.lacks.as_ref() != Some(&cause) {
+            out.push(Effect::Announce(cause.clone()));
+            self.lacks = Some(cause.clone());
+        }
         self.cause = Some(cause);
         let at = now + self.next_probe(dice);
         self.enter(Phase::Unavailable { kind, checking: false }, Some(at), out);
@@ -85,6 +87,8 @@ impl Machine {
             return;
         }
         self.cause = None;
+        self.lacks = None;
+        self.reprobe = Duration::ZERO;
         self.degraded = false;
         self.serving_since = Some(now);
         self.enter(Phase::Serving, None, out);

@@ -312,6 +312,11 @@ impl Actor {
             record.cause = cause.code.to_string();
             record.reason.clone_from(&cause.reason);
         }
+        // A process that only found out what is missing did not die of anything.
+        if matches!(cause.code, CauseCode::DependencyMissing | CauseCode::GpuMissing) {
+            self.step(Event::Died(generation, cause));
+            return;
+        }
         self.last_exit = Some(Arc::new(LastExit {
             cause: cause.clone(),
             signal: record.signal.clone(),

@@ -33,6 +33,9 @@ async fn everything_that_is_missing_is_told_at_once_and_none_of_its_code_runs() 
     assert!(reason.contains("models/ball.onnx"), "{reason}");
     assert_eq!(missing.len(), 5, "{missing:?}");
     assert!(!daemon.directory("needy").join("ran").exists(), "its code ran");
+    assert!(daemon.crashes("needy").await.is_empty(), "nothing crashed");
+    let health = daemon.health("needy").await;
+    assert_eq!((health.restarts, health.error_count, health.last_exit), (0, 0, None));
     let (code, out, _) = daemon.cli(&["list", "needy"]).await;
     assert!(code == 0 && out.contains("UNAVAILABLE"), "{out}");
     daemon.stop().await;
