@@ -4,7 +4,7 @@
 use std::{
     io::{Error, Result},
     os::{
-        fd::{BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::net::UnixStream as StdStream,
     },
     sync::atomic::{AtomicBool, Ordering},
@@ -28,10 +28,13 @@ pub fn close_on_exec() -> bool {
 /// For a child that was forked without exec: it is no plugin and lets go of the
 /// channels, or their end of file would never come.
 pub fn close_forked() {
+    let Ok(null) = std::fs::File::options().write(true).open("/dev/null") else { return };
     for fd in [fds::CALLS, fds::HOST, fds::NOTICE] {
+        // Covered, not closed: a file that the child opens must not get a number
+        // to which a handler of the parent still writes.
         // SAFETY: in the child nobody else uses these descriptors: the threads
         // that did exist only in the parent.
-        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        unsafe { libc::dup3(null.as_raw_fd(), fd, libc::O_CLOEXEC) };
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Error, Level, Result, blob,
-    guest::{Parts, to_wire},
+    guest::{Parts, check_size, to_wire},
     host::Host,
 };
 
@@ -27,7 +27,7 @@ type Listener = Box<dyn FnOnce() + Send>;
 /// Shared between a running call and the reader of the channel.
 pub(crate) struct CallControl {
     cancelled: AtomicBool,
-    listener: Mutex<Option<Listener>>,
+    listeners: Mutex<Vec<Listener>>,
     credit: AtomicU64,
     changed: Notify,
     changed_sync: (std::sync::Mutex<()>, std::sync::Condvar),
@@ -43,7 +43,7 @@ impl CallControl {
     pub(crate) fn new(credit: u64) -> Arc<Self> {
         Arc::new(CallControl {
             cancelled: AtomicBool::new(false),
-            listener: Mutex::default(),
+            listeners: Mutex::default(),
             credit: AtomicU64::new(credit),
             changed: Notify::new(),
             changed_sync: Default::default(),
@@ -53,13 +53,14 @@ impl CallControl {
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.announce();
-        if let Some(listener) = self.listener().take() {
+        let listeners = std::mem::take(&mut *self.listeners());
+        for listener in listeners {
             listener();
         }
     }
 
-    fn listener(&self) -> std::sync::MutexGuard<'_, Option<Listener>> {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    fn listeners(&self) -> std::sync::MutexGuard<'_, Vec<Listener>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn add_credit(&self, items: u64) {
@@ -152,12 +153,12 @@ impl Context {
     /// Calls `listener` once when the call is cancelled, or at once when it is
     /// already. It runs on the thread that reads the channel and must not block.
     pub fn on_cancel(&self, listener: impl FnOnce() + Send + 'static) {
-        let mut slot = self.control.listener();
+        let mut listeners = self.control.listeners();
         if self.is_cancelled() {
-            drop(slot);
+            drop(listeners);
             listener();
         } else {
-            *slot = Some(Box::new(listener));
+            listeners.push(Box::new(listener));
         }
     }
 
@@ -191,7 +192,9 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::cancelled`] when nobody wants more.
-    pub fn emit_parts(&self, (value, blobs): Parts) -> Result<()> {
+    pub fn emit_parts(&self, parts: Parts) -> Result<()> {
+        check_size(&parts)?;
+        let (value, blobs) = parts;
         self.control.wait_for_credit()?;
         let item = Item {
             call_id: self.id,

@@ -64,10 +64,18 @@ pub fn install() {
     }
 }
 
-/// Sends `signal` to this very thread.
-pub fn raise_here(signal: i32) {
-    // SAFETY: takes a number and returns one; a bad number is refused.
-    unsafe { libc::raise(signal) };
+/// Sends `signal` to this very thread, unless nobody handles it: its default
+/// would be the end of the process.
+pub fn raise_if_handled(signal: i32) {
+    // SAFETY: zeroed is a valid sigaction for the kernel to overwrite; both
+    // calls take a number and refuse a bad one.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        let known = libc::sigaction(signal, std::ptr::null(), &mut action) == 0;
+        if known && ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction) {
+            libc::raise(signal);
+        }
+    }
 }
 
 /// Ends the process at once: no destructors, no waiting for other threads.

@@ -26,7 +26,7 @@ use crate::{
 pub use crate::{
     adopt::{close_forked, close_on_exec},
     blob::attach,
-    fatal::{during_call, exit_now, install as install_fatal_handler, raise_here},
+    fatal::{during_call, exit_now, install as install_fatal_handler, raise_if_handled},
 };
 pub use stockade_proto::worker::{ToolSpec, init_failed::Kind};
 
@@ -123,6 +123,20 @@ pub struct Reply {
     pub(crate) id: u64,
     pub(crate) running: Arc<Running>,
     pub(crate) outbox: Outbox,
+    pub(crate) sent: bool,
+}
+
+/// What one message to the supervisor holds, with room for its frame.
+pub(crate) const MAX_PAYLOAD: usize = 63 << 20;
+
+/// The bytes of a result, refused when they fit into no message.
+pub(crate) fn check_size((text, blobs): &Parts) -> crate::Result<()> {
+    let size = text.len() + blobs.iter().map(|(_, blob)| blob.len()).sum::<usize>();
+    if size <= MAX_PAYLOAD {
+        return Ok(());
+    }
+    let text = format!("the result is {size} bytes long; {MAX_PAYLOAD} fit into one message");
+    Err(Error::new("PayloadTooLarge", text))
 }
 
 impl Reply {
@@ -132,9 +146,15 @@ impl Reply {
     }
 
     /// Sends the outcome.
-    pub fn send(self, outcome: crate::Result<Parts>) {
+    pub fn send(mut self, outcome: crate::Result<Parts>) {
+        self.answer(outcome);
+    }
+
+    fn answer(&mut self, outcome: crate::Result<Parts>) {
+        self.sent = true;
         self.running.remove(self.id);
         let call_id = self.id;
+        let outcome = outcome.and_then(|parts| check_size(&parts).map(|()| parts));
         let frame = match outcome {
             Ok((result, blobs)) => from_plugin::Frame::Done(wire::Done {
                 call_id,
@@ -149,6 +169,15 @@ impl Reply {
             }),
         };
         let _ = self.outbox.send(FromPlugin { frame: Some(frame) });
+    }
+}
+
+impl Drop for Reply {
+    /// A host that lost its way owes an answer all the same.
+    fn drop(&mut self) {
+        if !self.sent {
+            self.answer(Err(Error::new("Panic", "the plugin's host dropped the call")));
+        }
     }
 }
 

@@ -196,7 +196,12 @@ impl<G: Guest> Shared<G> {
                 outbox: outbox.clone(),
                 host: self.host.clone(),
             },
-            reply: CallReply { id, running: self.running.clone(), outbox: outbox.clone() },
+            reply: CallReply {
+                id,
+                running: self.running.clone(),
+                outbox: outbox.clone(),
+                sent: false,
+            },
         });
     }
 }

@@ -10,13 +10,7 @@ use pyo3::{
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use stockade_plugin_sdk::{Blob, Error};
 
-use crate::view::View;
-
-/// Arguments and the views among them, which end with the call.
-pub(crate) struct Arguments<'py> {
-    pub(crate) dict: Bound<'py, PyDict>,
-    pub(crate) views: Vec<View>,
-}
+use crate::view::view;
 
 /// `views` names the attachments that are handed over as memory views; the
 /// others are `bytes`.
@@ -25,7 +19,7 @@ pub(crate) fn read<'py>(
     json: &[u8],
     attachments: Vec<(String, Blob)>,
     views: &[String],
-) -> Result<Arguments<'py>, Error> {
+) -> Result<Bound<'py, PyDict>, Error> {
     let wrong = |error: &dyn fmt::Display| Error::new("InvalidArguments", error.to_string());
     let dict = if json.is_empty() || json == b"{}" {
         PyDict::new(py)
@@ -33,7 +27,6 @@ pub(crate) fn read<'py>(
         let value = value(py, json)?;
         value.cast_into::<PyDict>().map_err(|_| wrong(&"the arguments must be an object"))?
     };
-    let mut arguments = Arguments { dict, views: Vec::new() };
     let mut groups: BTreeMap<String, Vec<Blob>> = BTreeMap::new();
     for (name, blob) in attachments {
         groups.entry(name).or_default().push(blob);
@@ -42,25 +35,22 @@ pub(crate) fn read<'py>(
         let as_view = views.contains(&name);
         let mut objects = Vec::with_capacity(blobs.len());
         for blob in blobs {
-            if as_view {
-                let view = View::new(py, blob.bytes().clone()).map_err(|error| wrong(&error))?;
-                objects.push(view.object(py));
-                arguments.views.push(view);
-            } else {
-                objects.push(PyBytes::new(py, &blob).into_any());
-            }
+            objects.push(match as_view {
+                true => view(py, blob.bytes().clone()).map_err(|error| wrong(&error))?,
+                false => PyBytes::new(py, &blob).into_any(),
+            });
         }
         let set = match (objects.pop(), objects.is_empty()) {
-            (Some(only), true) => arguments.dict.set_item(&name, only),
+            (Some(only), true) => dict.set_item(&name, only),
             (Some(last), false) => {
                 objects.push(last);
-                PyList::new(py, objects).and_then(|list| arguments.dict.set_item(&name, list))
+                PyList::new(py, objects).and_then(|list| dict.set_item(&name, list))
             }
             (None, _) => Ok(()),
         };
         set.map_err(|error| wrong(&error))?;
     }
-    Ok(arguments)
+    Ok(dict)
 }
 
 /// `json.loads`, without importing `json`.

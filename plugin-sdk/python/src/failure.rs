@@ -20,7 +20,9 @@ pub(crate) fn describe(py: Python<'_>, error: &PyErr) -> Error {
         Ok((kind, message, traceback)) => Error::new(kind, message).with_traceback(traceback),
         Err(_) => {
             let kind = exception.get_type().name().map(|name| name.to_string());
-            Error::new(kind.unwrap_or_else(|_| "Exception".to_owned()), "")
+            let message = exception.str().map(|text| text.to_string_lossy().into_owned());
+            let kind = kind.unwrap_or_else(|_| "Exception".to_owned());
+            Error::new(kind, message.unwrap_or_default())
         }
     }
 }

@@ -2,8 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
 use pyo3::{
@@ -27,6 +31,9 @@ use crate::{
 /// The signal at which faulthandler prints every thread's stack: one that no
 /// plugin uses.
 pub(crate) const STACKS_SIGNAL: i32 = 63;
+
+/// Python code gives the lock up every 5 ms when asked.
+const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A tool as `stockade._load` hands it over.
 struct Tool {
@@ -168,16 +175,10 @@ fn run(py: Python<'_>, tool: &Tool, call: Call) {
         let attachments = std::mem::take(&mut attachments);
         let arguments = arguments::read(py, &args, attachments, &tool.views)?;
         let context = Context { context, content_types };
-        let result = tool
-            .run
-            .call1(py, (&arguments.dict, context))
+        tool.run
+            .call1(py, (arguments, context))
             .and_then(|result| results::write(result.bind(py)))
-            .map_err(|error| failure::describe(py, &error));
-        drop(arguments.dict);
-        for view in arguments.views {
-            view.end(py);
-        }
-        result
+            .map_err(|error| failure::describe(py, &error))
     });
     leave_if_forked();
     reply.send(outcome as Result<Parts, Error>);
@@ -197,6 +198,7 @@ impl Guest for PythonPlugin {
 
     fn start(self: &Arc<Self>, start: Start) {
         leave_if_forked();
+        self.threads.set_concurrency(start.context.concurrency());
         let plugin = self.clone();
         self.threads.run_on_main(Box::new(move |py| plugin.load(py, start)));
     }
@@ -226,7 +228,28 @@ impl Guest for PythonPlugin {
         }));
     }
 
+    /// With the interpreter's lock, if it can be had: then nothing moves while
+    /// the stacks are printed. If it cannot, its holder sits in C, and the stacks
+    /// stand still too: the signal's handler prints them without the lock.
     fn last_words(&self) {
-        guest::raise_here(STACKS_SIGNAL);
+        let printed = Arc::new(AtomicBool::new(false));
+        let by_lock = printed.clone();
+        let print = move || {
+            Python::attach(|py| {
+                if !by_lock.swap(true, Ordering::AcqRel) {
+                    let stacks =
+                        py.import("stockade._boot").and_then(|boot| boot.getattr("stacks"));
+                    let _ = stacks.and_then(|stacks| stacks.call0());
+                }
+            });
+        };
+        let wait = move || {
+            thread::sleep(LOCK_PATIENCE);
+            if !printed.swap(true, Ordering::AcqRel) {
+                guest::raise_if_handled(STACKS_SIGNAL);
+            }
+        };
+        let _ = thread::Builder::new().name("stacks".into()).spawn(print);
+        let _ = thread::Builder::new().name("stacks".into()).spawn(wait);
     }
 }

@@ -41,6 +41,7 @@ mod _host {
         context::{Context, Init},
         guest::{adopt, forked, install_fatal_handler, serve},
         results::{Blob, to_json},
+        view::Memory,
     };
 
     #[pymodule_init]

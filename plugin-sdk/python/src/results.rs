@@ -174,7 +174,8 @@ impl Writer {
 
     fn dict(&mut self, dict: &Bound<'_, PyDict>) -> PyResult<()> {
         self.text.push(b'{');
-        for (index, (key, value)) in dict.iter().enumerate() {
+        // A copy: other threads may change it while we write.
+        for (index, (key, value)) in dict.copy()?.iter().enumerate() {
             if index > 0 {
                 self.text.push(b',');
             }

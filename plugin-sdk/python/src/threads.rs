@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
@@ -31,6 +32,8 @@ struct State {
     /// For the main thread alone.
     main_jobs: VecDeque<Job>,
     main_idle: bool,
+    /// One call at a time: every tool runs on the main thread.
+    only_main: bool,
     jobs: VecDeque<Job>,
     idle: usize,
 }
@@ -40,10 +43,15 @@ impl Threads {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// With one call at a time nothing runs elsewhere than on the main thread.
+    pub(crate) fn set_concurrency(&self, concurrency: usize) {
+        self.state().only_main = concurrency <= 1;
+    }
+
     /// Runs `job` wherever a thread is free, the main thread first.
     pub(crate) fn run(&self, job: Job) {
         let mut state = self.state();
-        if state.main_idle && state.main_jobs.is_empty() {
+        if state.only_main || (state.main_idle && state.main_jobs.is_empty()) {
             state.main_jobs.push_back(job);
             state.main_idle = false;
             self.0.main.notify_one();
@@ -89,7 +97,7 @@ impl Threads {
                     state = self.0.main.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             });
-            job(py);
+            do_job(py, job);
         }
     }
 
@@ -106,7 +114,15 @@ impl Threads {
                     state.idle -= 1;
                 }
             });
-            job(py);
+            do_job(py, job);
         }
+    }
+}
+
+/// A panic of ours ends the job, not the thread. The call's reply is dropped on
+/// the way, which answers it.
+fn do_job(py: Python<'_>, job: Job) {
+    if catch_unwind(AssertUnwindSafe(|| job(py))).is_err() {
+        eprintln!("<3>the Python host panicked; please report it");
     }
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import Future
 
 from stockade import _host
 
@@ -15,37 +16,72 @@ def loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="asyncio", daemon=True).start()
+            threading.Thread(target=_run_for_ever, name="asyncio", daemon=True).start()
     return _loop
 
 
+def _run_for_ever() -> None:
+    while True:
+        try:
+            _loop.run_forever()
+        except BaseException as error:
+            # SystemExit of a task that nobody waits for: the others go on.
+            print(f"<3>a task ended the event loop: {error!r}; it goes on")
+
+
 def run(awaitable, ctx):
-    """Runs ``awaitable`` on the loop and waits; a cancelled call cancels it."""
+    """Runs ``awaitable`` on the loop and waits for its end; a cancelled call
+    cancels it, and is over when it is."""
+    ended: Future = Future()
+    tasks = []
 
-    async def wait():
-        return await awaitable
+    async def guarded():
+        # Nothing but a value leaves a task: SystemExit would end the loop.
+        try:
+            return await awaitable, None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            return None, error
 
-    future = asyncio.run_coroutine_threadsafe(wait(), loop())
+    def finish(task):
+        ended.set_result((None, asyncio.CancelledError()) if task.cancelled() else task.result())
+
+    def start():
+        task = _loop.create_task(guarded())
+        task.add_done_callback(finish)
+        tasks.append(task)
+
+    def cancel():
+        for task in tasks:
+            task.cancel()
+
+    running = loop()
+    running.call_soon_threadsafe(start)
     if ctx is not None:
-        ctx.on_cancel(future.cancel)
-    try:
-        return future.result()
-    except (asyncio.CancelledError, _cancelled()):
+        ctx.on_cancel(lambda: running.call_soon_threadsafe(cancel))
+    value, error = ended.result()
+    if isinstance(error, asyncio.CancelledError):
         raise _host.Cancelled("the call was cancelled") from None
+    if error is not None:
+        raise error
+    return value
 
 
-def _cancelled() -> type:
-    from concurrent.futures import CancelledError
-
-    return CancelledError
-
-
-def drain(generator, ctx) -> None:
+def drain(generator, ctx):
     """Sends the items of an async generator."""
+
+    async def step():
+        try:
+            return True, await generator.__anext__()
+        except StopAsyncIteration:
+            return False, None
+
     try:
         while True:
-            ctx.emit(run(generator.__anext__(), ctx))
-    except StopAsyncIteration:
-        pass
+            more, item = run(step(), ctx)
+            if not more:
+                return None
+            ctx.emit(item)
     finally:
         run(generator.aclose(), None)

@@ -29,6 +29,11 @@ def main() -> None:
     _host.serve(_load, _unload)
 
 
+def stacks() -> None:
+    """Prints the stack of every thread for the supervisor."""
+    faulthandler.dump_traceback(_NOTICE, all_threads=True)
+
+
 def _load(init: "_host.Init") -> tuple:
     from stockade import _load
 

@@ -1,5 +1,9 @@
 """``app.models`` for plugins written for the original server."""
 
+import copy
+
+from stockade import _host
+
 
 class _Model:
     """Named fields with defaults; others are kept as they come."""
@@ -9,6 +13,11 @@ class _Model:
     def __init__(self, **fields):
         for name, default in self._defaults.items():
             setattr(self, name, default() if callable(default) else default)
+        # A subclass declares its fields in its body, as with pydantic.
+        for kind in reversed(type(self).__mro__):
+            for name in vars(kind).get("__annotations__", {}):
+                if not name.startswith("_") and name in vars(kind):
+                    setattr(self, name, copy.deepcopy(vars(kind)[name]))
         for name, value in fields.items():
             setattr(self, name, value)
 
@@ -17,6 +26,12 @@ class _Model:
         return dict(vars(self))
 
     dict = model_dump
+
+    def model_dump_json(self, **_):
+        """The fields as JSON text."""
+        return _host.to_json(self.model_dump())
+
+    json = model_dump_json
 
     def __repr__(self):
         fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())

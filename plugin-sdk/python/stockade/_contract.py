@@ -12,6 +12,8 @@ from stockade import _host
 from stockade._signature import EMPTY, signature
 from stockade._tool import MARK
 
+FunctionType = type(lambda: None)
+
 # What the hooks and the older base classes are called: no tools.
 _NO_TOOLS = frozenset(
     [
@@ -50,9 +52,11 @@ class _Functions:
 
     def __init__(self, module):
         self.module = module
-        for hook in ("validate", "on_load", "on_unload"):
-            if callable(getattr(module, hook, None)):
-                setattr(self, hook, getattr(module, hook))
+        for name in ("validate", "on_load", "on_unload"):
+            hook = vars(module).get(name)
+            # What is only imported (a `validate` of a library) is no hook.
+            if isinstance(hook, FunctionType) and hook.__module__ == module.__name__:
+                setattr(self, name, hook)
 
 
 def missing_error() -> type:
@@ -70,7 +74,7 @@ def instance(module, class_name: str, init):
     if kind is not None:
         takes_init = any(parameter.name == "init" for parameter in _constructor(kind))
         return kind(init=init) if takes_init else kind()
-    if any(hasattr(value, MARK) for value in vars(module).values()):
+    if any(_mark(value) for value in vars(module).values()):
         return _Functions(module)
     raise AttributeError(f"No '{class_name}' class found in module")
 
@@ -125,11 +129,27 @@ def _marked(plugin) -> list:
     owner = plugin.module if isinstance(plugin, _Functions) else plugin
     for place in places:
         for attribute, value in list(place.items()):
-            raw = getattr(value, "__func__", value)
-            mark = getattr(raw, MARK, None)
+            mark = _mark(value)
             if mark is not None and attribute not in [known[0] for known in found]:
                 found.append((attribute, getattr(owner, attribute), mark))
     return [(mark["name"] or attribute, function, mark) for attribute, function, mark in found]
+
+
+def _mark(value):
+    """What the decorator left on a function, or on what wraps it. Other objects
+    are not asked: they may be lazy, and act."""
+    for holder in (value, _own(value, "__func__")):
+        mark = (_own(holder, "__dict__") or {}).get(MARK)
+        if isinstance(mark, dict):
+            return mark
+    return None
+
+
+def _own(value, name: str):
+    try:
+        return object.__getattribute__(value, name)
+    except Exception:
+        return None
 
 
 # ── 1: marked functions ──────────────────────────────────────────────────────
@@ -156,11 +176,11 @@ def _typed(name: str, function, mark: dict) -> tuple:
             schema.setdefault("description", texts[parameter.name])
         if parameter.default is EMPTY:
             required.append(parameter.name)
-        elif _is_json(parameter.default):
-            schema["default"] = parameter.default
+        else:
+            schema = _with_default(schema, parameter.default)
         properties[parameter.name] = schema
         if hint.convert is not None:
-            converters.append((parameter.name, hint.convert))
+            converters.append((parameter.name, _optional(hint.convert, parameter.default)))
         if hint.view:
             views.append(parameter.name)
     schema = {"type": "object", "properties": properties}
@@ -179,11 +199,33 @@ def _typed(name: str, function, mark: dict) -> tuple:
 
 def _is_context(parameter) -> bool:
     hint = parameter.annotation
-    return hint is _host.Context or (parameter.name == "ctx" and hint is EMPTY)
+    hints = (hint, *getattr(hint, "__args__", ()))
+    return _host.Context in hints or (parameter.name == "ctx" and hint is EMPTY)
 
 
-def _is_json(value) -> bool:
-    return value is None or type(value) in (str, int, float, bool, list, dict)
+def _with_default(schema: dict, default) -> dict:
+    """The schema with its default; a default of None allows null."""
+    if default is None:
+        nullable = not schema or any(one.get("type") == "null" for one in schema.get("anyOf", []))
+        if not nullable and "default" not in schema:
+            described = {key: schema.pop(key) for key in ("description",) if key in schema}
+            schema = {"anyOf": [schema, {"type": "null"}], **described}
+        return {**schema, "default": None}
+    if type(default) not in (str, int, float, bool, list, dict):
+        return schema
+    try:
+        _host.to_json(default)
+    except (TypeError, ValueError):
+        # Infinity is a default, but no JSON.
+        return schema
+    return {**schema, "default": default}
+
+
+def _optional(convert, default):
+    """None is passed on where it is the default."""
+    if default is not None:
+        return convert
+    return lambda value: None if value is None else convert(value)
 
 
 def _output(read, schemas) -> str:
@@ -192,7 +234,7 @@ def _output(read, schemas) -> str:
         return ""
     definitions: dict = {}
     try:
-        schema = dict(schemas.read(read.returns, definitions).schema)
+        schema = dict(schemas.read(read.returns, definitions, result=True).schema)
     except schemas.Unsupported:
         return ""
     if definitions:
@@ -224,8 +266,6 @@ def _runner(function, context, converters, read):
 
 def _as_it_comes(call, read):
     """Drives generators and coroutines to their result."""
-    if read.generator:
-        return lambda args, ctx: _drain(call(args, ctx), ctx)
     if read.async_generator:
 
         def drain(args, ctx):
@@ -234,6 +274,7 @@ def _as_it_comes(call, read):
             return _async.drain(call(args, ctx), ctx)
 
         return drain
+    streams = read.generator
 
     def run(args, ctx):
         result = call(args, ctx)
@@ -241,6 +282,9 @@ def _as_it_comes(call, read):
             from stockade import _async
 
             result = _async.run(result, ctx)
+        # What calls the generator may have collected its items.
+        if streams and hasattr(result, "__next__"):
+            return _drain(result, ctx)
         return result
 
     return run
@@ -346,13 +390,26 @@ def _methods(plugin, told: dict) -> list:
         for name, value in vars(kind).items():
             if name.startswith("_") or name in _NO_TOOLS or isinstance(value, (type, property)):
                 continue
-            if callable(getattr(plugin, name, None)):
+            if isinstance(value, (FunctionType, staticmethod, classmethod)):
                 public[name] = getattr(plugin, name)
+            elif callable(value) and not hasattr(type(value), "__get__"):
+                public[name] = value
     analyze = public.get("analyze")
     if analyze is not None and _takes_image(analyze):
         return [("analyze", analyze)]
+    public = {name: method for name, method in public.items() if _by_name(name, method)}
     listed = {name: public[name] for name in told if name in public}
     return list((listed or public).items())
+
+
+def _by_name(name: str, method) -> bool:
+    """Can its arguments be given by name? If not, it is no tool."""
+    try:
+        signature(method)
+    except TypeError as error:
+        print(f"<4>{name} is no tool: {error}")
+        return False
+    return True
 
 
 def _takes_image(function) -> bool:
@@ -364,6 +421,8 @@ def _method(name: str, function, told: dict) -> tuple:
 
     read = signature(function)
     description, texts = _docstring(function)
+    older = name == "analyze" and _takes_image(function)
+    defaults: dict = {}
     inputs = told.get("inputs") if isinstance(told.get("inputs"), dict) else {}
     definitions: dict = {}
     properties, required, converters, views = {}, [], [], []
@@ -380,14 +439,18 @@ def _method(name: str, function, told: dict) -> tuple:
                 found = _schema.Hint({})
             schema = found.schema
             if found.convert is not None:
-                converters.append((parameter.name, found.convert))
+                convert = _optional(found.convert, parameter.default)
+                converters.append((parameter.name, convert))
             if found.view:
                 views.append(parameter.name)
-        if parameter.default is EMPTY:
-            required.append(parameter.name)
-        elif parameter.default is None and schema and schema != _schema.BINARY:
-            schema = {"anyOf": [schema, {"type": "null"}]}
         schema = dict(schema)
+        if older and parameter.name == "options":
+            defaults["options"] = {}
+            schema = {"anyOf": [schema, {"type": "null"}]} if schema else schema
+        elif parameter.default is EMPTY:
+            required.append(parameter.name)
+        else:
+            schema = _with_default(schema, parameter.default)
         if parameter.name in texts:
             schema.setdefault("description", texts[parameter.name])
         properties[parameter.name] = schema
@@ -400,6 +463,9 @@ def _method(name: str, function, told: dict) -> tuple:
         full["$defs"] = definitions
     title, said = told.get("title") or "", told.get("description") or description
     run = _runner(function, None, converters, read)
+    if defaults:
+        plain = run
+        run = lambda args, ctx: plain({**defaults, **args}, ctx)  # noqa: E731
     streams = read.generator or read.async_generator
     return (name, str(title), str(said), _text(full, name, "input"), "", streams, run, views)
 

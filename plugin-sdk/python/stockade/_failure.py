@@ -2,6 +2,10 @@
 
 import os
 
+# A caller reads a message, not a file; of a traceback the end tells most.
+_MESSAGE = 16 * 1024
+_TRACEBACK = 64 * 1024
+
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -14,7 +18,9 @@ def describe(error: BaseException) -> "tuple[str, str, str]":
         message = str(error)
     except Exception as broken:
         message = f"<str() raised {type(broken).__name__}>"
-    return name, _printable(message), _printable(_traceback(error))
+    if len(message) > _MESSAGE:
+        message = f"{message[:_MESSAGE]} … ({len(message)} characters)"
+    return name, _printable(message), _printable(_traceback(error)[-_TRACEBACK:])
 
 
 def _traceback(error: BaseException) -> str:

@@ -16,10 +16,12 @@ Failure = tuple
 def load(init) -> tuple:
     """Gives ``(tools, None)`` or ``(None, failure)``; see ``_host.serve``."""
     global _plugin
+    if init.packages:
+        # Before the plugin's directory is on the path: it may have modules with
+        # the names of those that are imported here.
+        from stockade import _packages
     _make_importable(init.directory)
     if init.packages:
-        from stockade import _packages
-
         missing, hint = _packages.missing(init.packages, init.directory)
         if missing:
             watch = _packages.places(init.directory)
@@ -104,14 +106,19 @@ def _make_importable(directory: str) -> None:
 def _import(name: str, directory: str):
     """The plugin's module. A directory that is itself the package is imported
     under its own name, so that its relative imports work."""
-    folder = os.path.basename(directory)
-    package = os.path.exists(os.path.join(directory, "__init__.py"))
-    if package and folder.isidentifier():
-        if name.partition(".")[0] == folder:
-            sys.path.append(os.path.dirname(directory))
-        elif os.path.exists(os.path.join(directory, *name.split(".")) + ".py"):
-            sys.path.append(os.path.dirname(directory))
-            name = f"{folder}.{name}"
+    root = name.partition(".")[0]
+    if root == "stockade":
+        raise ImportError(
+            "the plugin's package is called stockade, as Stockade's own: give it another name"
+        )
+    if os.path.exists(os.path.join(directory, "__init__.py")):
+        folder = os.path.basename(directory)
+        inside = os.path.exists(os.path.join(directory, *name.split(".")) + ".py")
+        package = folder if root == folder else "".join(c if c.isalnum() else "_" for c in folder)
+        if root == folder or inside:
+            _import_package(package, directory)
+        if root != folder and inside:
+            name = f"{package}.{name}"
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
@@ -119,6 +126,17 @@ def _import(name: str, directory: str):
             raise
         missing = name.replace(".", "/") + ".py"
         raise ImportError(f"{missing} not found in {directory}") from None
+
+
+def _import_package(name: str, directory: str) -> None:
+    """The directory as the package ``name``, whatever it is called on the disk."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    file = os.path.join(directory, "__init__.py")
+    spec = spec_from_file_location(name, file, submodule_search_locations=[directory])
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
 
 
 def _configure_logging() -> None:

@@ -26,7 +26,12 @@ def blob(array: numpy.ndarray) -> "_host.Blob":
     header = io.BytesIO()
     described = numpy.lib.format.header_data_from_array_1_0(array)
     numpy.lib.format.write_array_header_1_0(header, described)
-    data = b"".join((header.getvalue(), array.reshape(-1).data.cast("B")))
+    try:
+        body = array.reshape(-1).data.cast("B")
+    except (TypeError, ValueError):
+        # Dates have no buffer.
+        body = array.tobytes()
+    data = b"".join((header.getvalue(), body))
     return _host.Blob(data, CONTENT_TYPE)
 
 

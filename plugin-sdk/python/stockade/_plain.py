@@ -26,7 +26,9 @@ def plain(value, place: str):
     if hasattr(kind, "__fields__") and hasattr(kind, "dict"):
         return value.dict()
     if hasattr(kind, "__dataclass_fields__"):
-        return {name: getattr(value, name) for name in kind.__dataclass_fields__}
+        fields = kind.__dataclass_fields__.items()
+        kept = [name for name, field in fields if field._field_type.name == "_FIELD"]
+        return {name: getattr(value, name) for name in kept}
     if hasattr(value, "_value_"):
         return value._value_
     if hasattr(kind, "__array__"):
@@ -37,8 +39,10 @@ def plain(value, place: str):
         return value.isoformat()
     if hasattr(kind, "__fspath__"):
         return os.fspath(value)
-    if kind.__name__ == "UUID":
+    if kind.__name__ in ("UUID", "Decimal"):
         return str(value)
+    if hasattr(kind, "total_seconds"):
+        return value.total_seconds()
     hint = ""
     if isinstance(value, (set, frozenset)):
         hint = "; return a list"

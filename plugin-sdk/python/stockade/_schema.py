@@ -15,6 +15,7 @@ _PLAIN = {
     list: {"type": "array"},
     tuple: {"type": "array"},
     set: {"type": "array", "uniqueItems": True},
+    frozenset: {"type": "array", "uniqueItems": True},
     dict: {"type": "object"},
     object: {},
 }
@@ -40,15 +41,20 @@ class Hint:
         self.view = view
 
 
-def read(hint, definitions: dict) -> Hint:
+def read(hint, definitions: dict, result: bool = False) -> Hint:
     """Reads a type hint; models add to ``definitions``.
 
+    :param result: of what a tool returns, not of what it takes.
     :raises Unsupported: the type has no JSON form.
     """
-    if hint is EMPTY:
+    if hint is EMPTY or type(hint).__name__ == "TypeVar":
         return Hint({})
+    while hasattr(hint, "__supertype__"):
+        hint = hint.__supertype__
+    if hint is int:
+        return Hint(_PLAIN[int], None if result else _whole)
     if isinstance(hint, type) and hint in _PLAIN:
-        convert = {tuple: tuple, set: set}.get(hint)
+        convert = {tuple: tuple, set: set, frozenset: frozenset}.get(hint)
         return Hint(_PLAIN[hint], convert)
     if hint is None:
         return Hint(_PLAIN[type(None)])
@@ -66,14 +72,14 @@ def read(hint, definitions: dict) -> Hint:
     origin = getattr(hint, "__origin__", None)
     if hasattr(hint, "__metadata__"):
         return _annotated(hint, definitions)
-    if typing is not None and (origin is typing.Union or _is_union(hint)):
+    if _is_union(hint) or (typing is not None and origin is typing.Union):
         return _union(hint.__args__, definitions)
     if typing is not None and origin is getattr(typing, "Literal", None):
         return Hint({"enum": list(hint.__args__)})
     if origin is not None:
         return _generic(hint, origin, getattr(hint, "__args__", ()), definitions)
     if isinstance(hint, type):
-        return _class(hint, definitions)
+        return _class(hint, definitions, result)
     raise Unsupported(f"{_shown(hint)} has no JSON form")
 
 
@@ -124,10 +130,50 @@ def _union(members, definitions) -> Hint:
             convert = _unless_none(convert)
         schema = {"anyOf": [only.schema, {"type": "null"}]} if null else only.schema
         return Hint(schema, convert, only.view)
-    converters = [hint.convert for hint in rest]
-    if any(converters):
-        raise Unsupported("a union of types that JSON cannot tell apart")
-    return Hint({"anyOf": [hint.schema for hint in hints]})
+    schema = {"anyOf": [hint.schema for hint in hints]}
+    if not any(hint.convert for hint in rest):
+        return Hint(schema)
+
+    def pick(value):
+        for hint in rest:
+            if _fits(hint.schema, value):
+                return value if hint.convert is None else hint.convert(value)
+        return value
+
+    return Hint(schema, pick, any(hint.view for hint in rest))
+
+
+# What a value of each JSON type is in Python.
+_KINDS = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+}
+
+
+def _fits(schema: dict, value) -> bool:
+    """Could the value be meant by this member of a union?"""
+    if schema.get("format") == "binary":
+        return isinstance(value, (bytes, memoryview))
+    if "enum" in schema:
+        return value in schema["enum"]
+    if "$ref" in schema:
+        return isinstance(value, dict)
+    kinds = schema.get("type")
+    if kinds is None:
+        return True
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if isinstance(value, bool):
+        return "boolean" in kinds
+    return any(isinstance(value, _KINDS.get(kind, ())) for kind in kinds)
+
+
+def _whole(value):
+    """5.0 is a whole number for JSON Schema; Python wants it as one."""
+    return int(value) if type(value) is float else value
 
 
 def _unless_none(convert):
@@ -136,6 +182,13 @@ def _unless_none(convert):
 
 def _generic(hint, origin, arguments, definitions) -> Hint:
     name = getattr(origin, "__name__", "")
+    if name == "Callable":
+        raise Unsupported(f"{_shown(hint)} has no JSON form")
+    if not arguments or (origin is tuple and arguments == ((),)):
+        plain = {"tuple": tuple, "dict": dict, "set": set, "frozenset": frozenset}.get(name, list)
+        if name in ("Mapping", "MutableMapping", "OrderedDict", "defaultdict", "Counter"):
+            plain = dict
+        return read(plain, definitions)
     if origin in (list, set, frozenset) or name in ("Sequence", "Iterable", "Collection"):
         item = read(arguments[0], definitions) if arguments else Hint({})
         schema = {"type": "array", "items": item.schema}
@@ -156,7 +209,7 @@ def _generic(hint, origin, arguments, definitions) -> Hint:
         }
         converters = [item.convert for item in items]
         return Hint(schema, _tuple(converters))
-    if origin is dict or name in ("Mapping", "MutableMapping"):
+    if origin is dict or name in ("Mapping", "MutableMapping", "OrderedDict", "defaultdict"):
         value = read(arguments[1], definitions) if len(arguments) == 2 else Hint({})
         schema = {"type": "object", "additionalProperties": value.schema}
         return Hint(schema, _values(value.convert))
@@ -197,19 +250,34 @@ def _values(convert):
     return lambda values: {key: convert(value) for key, value in values.items()}
 
 
-def _class(kind, definitions) -> Hint:
+def _class(kind, definitions, result) -> Hint:
     if hasattr(kind, "model_json_schema"):
-        schema = kind.model_json_schema(ref_template="#/$defs/{model}")
+        # What comes is named by alias; what goes is dumped by the fields' names.
+        form = {"mode": "serialization", "by_alias": False} if result else {}
+        schema = kind.model_json_schema(ref_template="#/$defs/{model}", **form)
         return Hint(_with_definitions(schema, definitions), kind.model_validate)
     if hasattr(kind, "__fields__") and hasattr(kind, "parse_obj"):
         schema = kind.schema(ref_template="#/$defs/{model}")
         return Hint(_with_definitions(schema, definitions), kind.parse_obj)
     if hasattr(kind, "__dataclass_fields__"):
-        return _dataclass(kind, definitions)
+        return _dataclass(kind, definitions, result)
     if hasattr(kind, "__members__") and hasattr(kind, "_member_map_"):
         return Hint({"enum": [member.value for member in kind]}, kind)
-    if issubclass(kind, dict) and hasattr(kind, "__total__"):
-        return _typed_dict(kind, definitions)
+    if issubclass(kind, dict):
+        if hasattr(kind, "__total__"):
+            return _typed_dict(kind, definitions, result)
+        return Hint({"type": "object"}, kind if kind.__name__ == "OrderedDict" else None)
+    if issubclass(kind, tuple) and hasattr(kind, "_make"):
+        count = len(kind._fields)
+        return Hint({"type": "array", "minItems": count, "maxItems": count}, kind._make)
+    if kind.__module__ == "collections.abc":
+        return _generic(kind, kind, (), definitions)
+    if kind.__name__ == "UUID":
+        return Hint({"type": "string", "format": "uuid"}, kind)
+    if kind.__name__ == "Decimal":
+        return Hint({"type": ["string", "number"]}, lambda value: kind(str(value)))
+    if kind.__module__ == "datetime" and kind.__name__ == "timedelta":
+        return Hint({"type": "number"}, lambda seconds: kind(seconds=seconds))
     if kind.__module__ == "datetime":
         form = {"datetime": "date-time", "date": "date", "time": "time"}.get(kind.__name__)
         if form is not None:
@@ -227,20 +295,46 @@ def _with_definitions(schema: dict, definitions: dict) -> dict:
     return schema
 
 
-def _dataclass(kind, definitions) -> Hint:
+# Dataclasses that are being read, and whether they were met inside themselves.
+_reading: dict = {}
+
+
+def _dataclass(kind, definitions, result) -> Hint:
+    reference = {"$ref": f"#/$defs/{kind.__name__}"}
+    if kind in _reading:
+        _reading[kind] = True
+        return Hint(reference, lambda values: _MADE[kind](values))
+    _reading[kind] = False
+    try:
+        hint = _fields(kind, definitions, result)
+    finally:
+        recursive = _reading.pop(kind)
+    if not recursive:
+        return hint
+    _MADE[kind] = hint.convert
+    definitions[kind.__name__] = hint.schema
+    return Hint(reference, hint.convert)
+
+
+# How a dataclass that contains itself is made.
+_MADE: dict = {}
+
+
+def _fields(kind, definitions, result) -> Hint:
     from typing import get_type_hints
 
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     properties, required, converters = {}, [], {}
     for name, field in kind.__dataclass_fields__.items():
-        if not field.init:
+        kept = field._field_type.name == "_FIELD"
+        if not kept or not (field.init or result):
             continue
-        hint = read(hints.get(name, EMPTY), definitions)
+        hint = read(hints.get(name, EMPTY), definitions, result)
         properties[name] = hint.schema
         if hint.convert is not None:
             converters[name] = hint.convert
         missing = type(field.default).__name__ == "_MISSING_TYPE"
-        if missing and type(field.default_factory).__name__ == "_MISSING_TYPE":
+        if result or (missing and type(field.default_factory).__name__ == "_MISSING_TYPE"):
             required.append(name)
 
     def make(values):
@@ -253,14 +347,22 @@ def _dataclass(kind, definitions) -> Hint:
     return Hint(_object(properties, required), make)
 
 
-def _typed_dict(kind, definitions) -> Hint:
+def _typed_dict(kind, definitions, result) -> Hint:
     from typing import get_type_hints
 
-    hints = {name: read(hint, definitions) for name, hint in get_type_hints(kind).items()}
+    told = get_type_hints(kind, include_extras=True)
+    hints = {name: read(hint, definitions, result) for name, hint in told.items()}
     properties = {name: hint.schema for name, hint in hints.items()}
-    if any(hint.convert for hint in hints.values()):
-        raise Unsupported(f"{_shown(kind)} has fields that are not plain JSON; use a dataclass")
-    return Hint(_object(properties, sorted(kind.__required_keys__)))
+    converters = {name: hint.convert for name, hint in hints.items() if hint.convert is not None}
+
+    def make(values):
+        return {
+            key: converters[key](value) if key in converters else value
+            for key, value in values.items()
+        }
+
+    schema = _object(properties, sorted(kind.__required_keys__))
+    return Hint(schema, make if converters else None)
 
 
 def _object(properties: dict, required: list) -> dict:

@@ -42,6 +42,8 @@ def signature(function) -> Signature:
     code = getattr(plain, "__code__", None)
     if code is None or code.co_posonlyargcount:
         return _inspected(function)
+    # A decorator may drive what it wraps: the outermost function tells the kind.
+    outer = getattr(function.__func__ if bound else function, "__code__", code)
     count = code.co_argcount
     names = code.co_varnames[: count + code.co_kwonlyargcount]
     defaults = dict(zip(names[:count][::-1], (plain.__defaults__ or ())[::-1]))
@@ -52,20 +54,39 @@ def signature(function) -> Signature:
         for name in names[1 if bound else 0 :]
     ]
     any_keyword = bool(code.co_flags & _VARKEYWORDS)
-    return Signature(parameters, any_keyword, hints.get("return", EMPTY), code.co_flags)
+    return Signature(parameters, any_keyword, hints.get("return", EMPTY), outer.co_flags)
 
 
 def _hints(function) -> dict:
-    """The annotations; one that is text is evaluated, or left out."""
+    """The annotations; one that is text is evaluated, or left out with a word."""
     hints = dict(getattr(function, "__annotations__", {}))
     for name, hint in list(hints.items()):
-        if not isinstance(hint, str):
+        if not isinstance(hint, str) and "ForwardRef" not in repr(hint):
             continue
         try:
-            hints[name] = eval(hint, function.__globals__)
-        except Exception:
+            hints[name] = _evaluated(hint, function)
+        except Exception as error:
             del hints[name]
+            where = f"{function.__qualname__}: {name}: {hint}"
+            print(f"<4>this hint is not understood, anything is taken: {where} ({error})")
     return hints
+
+
+def _evaluated(hint, function):
+    if not isinstance(hint, str):
+        from typing import get_type_hints
+
+        holder = type("Holder", (), {"__annotations__": {"hint": hint}})
+        return get_type_hints(holder, function.__globals__, include_extras=True)["hint"]
+    try:
+        value = eval(hint, function.__globals__)
+        return _evaluated(value, function) if "ForwardRef" in repr(value) else value
+    except TypeError:
+        # `X | Y` on 3.9.
+        from typing import Union
+
+        parts = tuple(eval(part, function.__globals__) for part in hint.split("|"))
+        return Union[parts]
 
 
 def _inspected(function) -> Signature:

@@ -15,8 +15,11 @@ def tool(function=None, *, name=None, title="", description=None):
     event loop; generators are streamed results.
     """
 
+    if isinstance(function, str):
+        raise TypeError(f'write @tool(name="{function}"): the name is a keyword')
+
     def mark(function):
-        told = {"name": name, "title": title, "description": description}
+        told = {"name": name, "title": title or "", "description": description}
         setattr(function, MARK, told)
         return function
 

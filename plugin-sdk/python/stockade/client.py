@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional, Union
 
 import httpx
@@ -38,6 +38,7 @@ class Outcome:
     :ivar cause: why the process died, if it did.
     :ivar duration_ms: from arrival to end, in the daemon.
     :ivar retry_after: seconds after which a retry may work.
+    :ivar raised: the error is the tool's own exception.
     """
 
     ok: bool
@@ -52,6 +53,7 @@ class Outcome:
     delivered: bool = False
     cause: Optional[str] = None
     retry_after: Optional[float] = field(default=None, compare=False)
+    raised: bool = field(default=False, compare=False)
 
     def unwrap(self) -> Any:
         """The result.
@@ -163,7 +165,9 @@ def _outcome(response: httpx.Response) -> Outcome:
         read = _body(response)
         if "ok" not in read:
             raise errors.Refused(response.status_code, str(read.get("detail", response.text)))
-    return _from(read, response.headers.get("retry-after"))
+    outcome = _from(read, response.headers.get("retry-after"))
+    # The statuses tell a tool's own TimeoutError from a call's.
+    return replace(outcome, raised=response.status_code == 500)
 
 
 def _from(read: dict, retry_after: Optional[str] = None) -> Outcome:

@@ -128,4 +128,6 @@ _CLASSES = {
 
 def of(outcome: Outcome) -> CallFailed:
     """The exception of a failed call."""
+    if outcome.raised:
+        return ToolRaised(outcome)
     return _CLASSES.get(outcome.error_type or "", ToolRaised)(outcome)

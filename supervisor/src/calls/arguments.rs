@@ -145,7 +145,11 @@ fn check_attachments(tool: &Tool, attachments: &[Attachment], problems: &mut Vec
     for blob in attachments.iter().filter(|blob| tool.input.is_some() && !known(&blob.name)) {
         let names: Vec<_> = tool.binary.iter().map(|property| property.name.as_str()).collect();
         problems.push(match names.as_slice() {
-            [] => format!("{}: this tool takes no binary arguments", blob.name),
+            [] => format!(
+                "{}: this tool takes no binary arguments (its schema \
+                 declares none as {{\"type\": \"string\", \"format\": \"binary\"}})",
+                blob.name
+            ),
             names => {
                 format!("{}: no binary argument of this tool ({})", blob.name, names.join(", "))
             }

@@ -37,10 +37,16 @@ pub fn children(pid: u32) -> Vec<u32> {
 
 /// Everything below a process, breadth first, itself not included.
 pub fn descendants(pid: u32) -> Vec<u32> {
+    descendants_up_to(pid, usize::MAX)
+}
+
+/// The same, but it stops looking when there are more than `enough`: a fork bomb
+/// grows faster than it can be counted.
+fn descendants_up_to(pid: u32, enough: usize) -> Vec<u32> {
     let mut found = children(pid);
     let mut seen: HashSet<u32> = found.iter().copied().collect();
     let mut next = 0;
-    while next < found.len() {
+    while next < found.len() && found.len() <= enough {
         let more = children(found[next]);
         found.extend(more.into_iter().filter(|pid| seen.insert(*pid)));
         next += 1;
@@ -48,10 +54,16 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-/// The tree below `root` (a launcher, itself not counted).
-pub fn tree_usage(root: u32) -> Usage {
+/// The tree below `root` (a launcher, itself not counted). More than `enough`
+/// processes are only counted, and not to the last.
+pub fn tree_usage(root: u32, enough: u64) -> Usage {
     let mut usage = Usage::default();
-    for pid in descendants(root) {
+    let processes = descendants_up_to(root, enough as usize);
+    if processes.len() as u64 > enough {
+        let count = processes.len() as u64;
+        return Usage { tasks: count, processes: count, ..usage };
+    }
+    for pid in processes {
         let Some(one) = process_usage(pid) else { continue };
         usage.rss += one.rss;
         usage.cpu += one.cpu;

@@ -103,7 +103,8 @@ fn read(python: &Path, library: &Path, distribution: &Path, name: &str, target: 
     let directory = directory.unwrap_or_else(|| distribution.to_owned());
     let file = directory.join("manifest.json");
     let text = fs::read_to_string(&file);
-    let text = text.unwrap_or_else(|_| serde_json::json!({ "name": name }).to_string());
+    let text =
+        text.unwrap_or_else(|_| serde_json::json!({ "name": plugin_name(name) }).to_string());
     let metadata = fs::read_to_string(distribution.join("METADATA")).unwrap_or_default();
     let manifest = legacy::read(&directory, &file, &text).map(|manifest| Manifest {
         version: manifest.version.clone().or_else(|| header(&metadata, "Version")),
@@ -126,6 +127,14 @@ fn read(python: &Path, library: &Path, distribution: &Path, name: &str, target: 
         manifest,
         fingerprint: hasher.finish(),
     }
+}
+
+/// An entry point's name made a plugin's: `My_OCR.v2` → `my_ocr-v2`.
+fn plugin_name(name: &str) -> String {
+    name.to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .collect()
 }
 
 /// A field of a distribution's metadata.

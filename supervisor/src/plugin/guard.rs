@@ -238,7 +238,7 @@ impl Watch {
             self.due = now + IDLE;
             return;
         }
-        let usage = machine::tree_usage(self.launcher);
+        let usage = machine::tree_usage(self.launcher, self.limits.processes);
         let cpu = self.publish(now, &usage);
         if !self.done {
             self.judge(&usage);

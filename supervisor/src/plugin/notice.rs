@@ -33,20 +33,32 @@ pub(super) struct Notice {
 pub(super) struct Stacks(Arc<Mutex<String>>);
 
 impl Stacks {
-    /// The text so far, control characters made visible.
+    /// The last of the text, from the death on when it tells of one; control
+    /// characters made visible.
     pub(super) fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = text.len().saturating_sub(MAX_TEXT);
+        let last = &text[text.ceil_char_boundary(start)..];
+        last[last.rfind("Fatal Python error").unwrap_or(0)..].to_owned()
+    }
+
+    /// What was told so far was no death.
+    pub(super) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn add(&self, bytes: &[u8]) {
         let mut text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = MAX_TEXT.saturating_sub(text.len());
-        let bytes = &bytes[..bytes.len().min(room)];
         text.extend(
             String::from_utf8_lossy(bytes)
                 .chars()
                 .map(|c| if c.is_control() && !"\n\t".contains(c) { '·' } else { c }),
         );
+        // The end tells most.
+        if text.len() > 2 * MAX_TEXT {
+            let cut = text.ceil_char_boundary(text.len() - MAX_TEXT);
+            text.drain(..cut);
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::manifest::Run;
+
 use super::{
     mailbox::{Internal, Sink},
     session::Session,
@@ -22,9 +24,15 @@ fn on_the_grid(pause: Duration) -> tokio::time::Instant {
 
 /// Runs until the session is closed. While a slot is free the ping is answered
 /// from where tools run; while all are busy only the reader is asked (a busy
-/// plugin is judged by the time-outs of its calls).
+/// plugin is judged by the time-outs of its calls). Python is busy with its first
+/// call: that one may keep the interpreter's lock.
 pub(super) async fn run(session: Arc<Session>, events: Sink) {
     let timeouts = session.manifest.timeouts;
+    let python = matches!(session.manifest.run, Run::Python { .. });
+    let idle = || match python {
+        true => session.in_flight() == 0,
+        false => session.free_slots() > 0,
+    };
     let mut missed = 0;
     let mut id = 0;
     loop {
@@ -34,7 +42,7 @@ pub(super) async fn run(session: Arc<Session>, events: Sink) {
             () = session.over() => return,
         }
         id += 1;
-        let serving = session.free_slots() > 0;
+        let serving = idle();
         let asked = Instant::now();
         session.send_ping(id, serving);
         let answered = tokio::select! {
@@ -45,7 +53,7 @@ pub(super) async fn run(session: Arc<Session>, events: Sink) {
         // A supervisor that was itself suspended judges nothing.
         let late = asleep.elapsed() > timeouts.ping * 2 + Duration::from_secs(1)
             || asked.elapsed() > timeouts.ping + Duration::from_secs(1);
-        let busy = serving && session.free_slots() == 0;
+        let busy = serving && !idle();
         if answered || late || busy {
             missed = 0;
             continue;

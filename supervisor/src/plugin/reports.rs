@@ -73,6 +73,7 @@ impl Actor {
             }
             Internal::Ready(generation, session) => {
                 if let Some(process) = self.processes.get_mut(&generation) {
+                    process.stacks.forget();
                     process.watching.serve(&session);
                     process.session = Some(session);
                     self.step(Event::Ready(generation));

@@ -322,10 +322,14 @@ impl Session {
                 Ok(self.finish(done.call_id, reply))
             }
             Frame::Failed(failed) => {
-                self.keep_traceback(&failed);
-                self.count_error(&failed);
-                let reply = Reply::Failed(failed.error_type, failed.message);
-                Ok(self.finish(failed.call_id, reply))
+                let tool = self.pending().get(&failed.call_id).map(|one| one.call.tool.clone());
+                let reply = Reply::Failed(failed.error_type.clone(), failed.message.clone());
+                // The caller first: what follows may end the process.
+                let known = self.finish(failed.call_id, reply);
+                let tool = tool.unwrap_or_else(|| "".into());
+                self.keep_traceback(&failed, &tool);
+                self.count_error(&failed, &tool);
+                Ok(known)
             }
             Frame::Progress(progress) => {
                 self.progress(progress);
@@ -354,17 +358,12 @@ impl Session {
     }
 
     /// Where the tool raised: for the log, and the record of a death that follows.
-    fn keep_traceback(&self, failed: &wire::Failed) {
+    fn keep_traceback(&self, failed: &wire::Failed, tool: &Arc<str>) {
         if failed.traceback.is_empty() {
             return;
         }
         let traceback = last_part(&failed.traceback).to_owned();
-        let tool = self.pending().get(&failed.call_id).map(|one| one.call.tool.clone());
-        self.events.tell(Internal::Raised(
-            self.generation,
-            tool.unwrap_or_else(|| "".into()),
-            traceback.clone(),
-        ));
+        self.events.tell(Internal::Raised(self.generation, tool.clone(), traceback.clone()));
         *self.last_traceback.lock().unwrap_or_else(PoisonError::into_inner) = traceback;
     }
 
@@ -374,7 +373,7 @@ impl Session {
     }
 
     /// What a tool raises counts; what is the caller's doing does not.
-    fn count_error(&self, failed: &wire::Failed) {
+    fn count_error(&self, failed: &wire::Failed, tool: &Arc<str>) {
         if ["InvalidArguments", "Cancelled", "ToolNotFound"].contains(&failed.error_type.as_str()) {
             return;
         }
@@ -385,7 +384,7 @@ impl Session {
             OnError::Count => policy.max_errors,
         };
         if limit > 0 && row == limit {
-            let tool = self.pending().get(&failed.call_id).map(|one| one.call.tool.to_string());
+            let tool = Some(tool.to_string());
             let last = format!("{}: {}", failed.error_type, failed.message);
             self.events.tell(Internal::ToolErrors(self.generation, row, tool, last));
         }

@@ -64,7 +64,8 @@ impl Interpreter {
         Ok(Interpreter { program, venv: None })
     }
 
-    /// The command line: our package is found first, then hosts the plugin.
+    /// The command line: our package is found first, then hosts the plugin. The
+    /// plugin's directory, which is the current one, is not on the path yet.
     pub(super) fn argv(&self, host: &PythonHost, args: &[String]) -> Result<Vec<String>, Refusal> {
         let extension = host.package.join("stockade/_host.abi3.so");
         if !extension.exists() {
@@ -80,7 +81,9 @@ impl Interpreter {
             });
         }
         let boot = format!(
-            "import sys; sys.path.insert(0, {:?}); from stockade._boot import main; main()",
+            "import sys; sys.version_info >= (3, 9) or sys.exit('Stockade hosts plugins with \
+             CPython 3.9 or later; this is %d.%d' % sys.version_info[:2]); sys.path[:] = \
+             [{:?}] + [path for path in sys.path if path]; from stockade._boot import main; main()",
             host.package.display().to_string()
         );
         // No user site: a plugin must not see what the daemon's user installed.

@@ -63,15 +63,11 @@ kept = []
 
 @tool
 def keep(data: memoryview):
-    kept.append(data)
-    return bytes(data[:3]).decode()
+    kept.extend([data, data[2_000_000:].cast("c")])
 
 @tool
 def look():
-    try:
-        return bytes(kept[-1][:3]).decode()
-    except ValueError as error:
-        return str(error)
+    return [bytes(view[:3]).decode() for view in kept]
 
 @tool
 def count(n: int, pause: float = 0.0, ctx: Context = None):
@@ -232,11 +228,14 @@ async fn bytes_come_and_go_as_attachments() {
     let blobs: &[(&str, &[u8])] = &[("frames", b"abc")];
     let outcome = daemon.call_with("typed", "views", json!({}), blobs, 0).await;
     assert_eq!(outcome.unwrap(), json!([3, true]));
-    // A view ends with its call: looking at it later is an error, not a crash.
-    let blobs: &[(&str, &[u8])] = &[("data", b"abcdef")];
-    assert_eq!(daemon.call_with("typed", "keep", json!({}), blobs, 0).await.unwrap(), "abc");
-    let later = daemon.call("typed", "look", json!({})).await.unwrap();
-    assert_eq!(later, "operation forbidden on released memoryview object");
+    // What looks at the bytes keeps them, through later calls and their memory.
+    for letter in [b'a', b'b'] {
+        let large = vec![letter; 3_000_000];
+        let blobs: &[(&str, &[u8])] = &[("data", &large)];
+        daemon.call_with("typed", "keep", json!({}), blobs, 0).await.unwrap();
+    }
+    let kept = daemon.call("typed", "look", json!({})).await.unwrap();
+    assert_eq!(kept, json!(["aaa", "aaa", "bbb", "bbb"]));
     daemon.stop().await;
 }
 
@@ -326,5 +325,207 @@ async fn odd_results_are_clear_errors_and_never_a_dead_plugin() {
     let (_, traceback) = traceback.rsplit_once("tool odd raised:\n").expect("traceback");
     assert!(traceback.starts_with("Traceback (most recent call last):\n"), "{traceback}");
     assert!(traceback.contains(", in odd") && !traceback.contains("_contract.py"), "{traceback}");
+    daemon.stop().await;
+}
+
+const HINTS: &str = r#"
+from __future__ import annotations
+import collections, dataclasses, datetime, decimal, functools, pathlib, sys, uuid
+from typing import ClassVar, Dict, List, NamedTuple, NewType, Optional, Sequence, Tuple, TypeVar, Union
+from stockade import Context, tool
+
+Name = NewType("Name", str)
+T = TypeVar("T")
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+@dataclasses.dataclass
+class Node:
+    LIMIT: ClassVar[int] = 7
+    value: int = 0
+    children: List[Node] = dataclasses.field(default_factory=list)
+
+    def total(self):
+        return self.value + sum(child.total() for child in self.children)
+
+@tool
+def modern(x: int | None = None, data: bytes | None = None) -> str:
+    return f"{x} {data}"
+
+@tool
+def many(
+    name: Name, path: Union[str, pathlib.Path] = "p", ids: Sequence[uuid.UUID] = (),
+    price: Optional[decimal.Decimal] = None, wait: datetime.timedelta = None, pair: Pair = None,
+    bare: Tuple = (), table: Dict = None, any: T = None, bound: float = float("inf"),
+    ordered: collections.OrderedDict = None, words: List["str"] = None,
+    ctx: Optional[Context] = None,
+):
+    return [name, type(path).__name__, [type(one).__name__ for one in ids], price,
+            wait, pair.b if pair else None, list(bare), bound == float("inf"), ctx is not None,
+            words]
+
+@tool
+def tree(root: Node) -> Node:
+    assert isinstance(root.children[0], Node)
+    return Node(root.total())
+
+@tool
+def whole(n: int):
+    return list(range(n))
+
+def collecting(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return list(function(*args, **kwargs))
+    return wrapper
+
+@tool
+@collecting
+def collected(n: int):
+    yield from range(n)
+
+class Tools:
+    pass
+"#;
+
+#[tokio::test]
+async fn hints_that_people_write_are_understood() {
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from).unwrap_or_default();
+    let mut options = Options::new().python("hints", "", HINTS);
+    let mut plugins = vec!["hints".to_owned()];
+    let others = std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten();
+    for (n, other) in
+        others.filter(|other| other.file_name().display().to_string().starts_with("3.")).enumerate()
+    {
+        let version = other.file_name().display().to_string();
+        let minor: u32 = version.split('.').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+        if minor >= 9 {
+            let python = other.path().join("bin/python3").display().to_string();
+            options =
+                options.python(&format!("hints-{n}"), &format!("interpreter = {python:?}"), HINTS);
+            plugins.push(format!("hints-{n}"));
+        }
+    }
+    let daemon = options.start().await;
+    for plugin in &plugins {
+        daemon.serving(plugin).await;
+        let said = daemon.call(plugin, "modern", json!({"x": null})).await.unwrap();
+        assert_eq!(said, "None None");
+        let blobs: &[(&str, &[u8])] = &[("data", b"z")];
+        let said = daemon.call_with(plugin, "modern", json!({"x": 5}), blobs, 0).await.unwrap();
+        assert_eq!(said, "5 b'z'", "{plugin}");
+        let id = "00000000-0000-0000-0000-000000000001";
+        let args = json!({"name": "n", "ids": [id], "price": 1.5, "wait": 2, "pair": [1, 2],
+                          "bare": [1, "x"], "words": ["w"]});
+        let many = daemon.call(plugin, "many", args).await.unwrap();
+        let wanted = json!(["n", "str", ["UUID"], "1.5", 2.0, 2, [1, "x"], true, true, ["w"]]);
+        assert_eq!(many, wanted, "{plugin}");
+        let root = json!({"root": {"value": 1, "children": [{"value": 2}, {"value": 3}]}});
+        let total = daemon.call(plugin, "tree", root).await.unwrap();
+        assert_eq!(total, json!({"value": 6, "children": []}));
+        let wrong = json!({"root": {"children": [{"value": "x"}]}});
+        assert_eq!(daemon.call(plugin, "tree", wrong).await.error_type, "InvalidArguments");
+        assert_eq!(
+            daemon.call(plugin, "whole", json!({"n": 3.0})).await.unwrap(),
+            json!([0, 1, 2])
+        );
+        let collected = daemon.call(plugin, "collected", json!({"n": 2})).await;
+        assert_eq!(collected.unwrap(), json!([0, 1]));
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_async_tool_that_will_not_end_is_judged_like_any_other() {
+    let source = "
+import asyncio, sys, time
+from stockade import tool
+
+@tool
+async def ok():
+    return 'ok'
+
+@tool
+async def exits():
+    sys.exit(4)
+
+@tool
+async def deaf():
+    while True:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            pass
+
+@tool
+async def cleans_up():
+    try:
+        await asyncio.sleep(600)
+    finally:
+        await asyncio.sleep(0.1)
+        print('cleaned')
+";
+    let more = "[timeouts]\ncall = \"300ms\"\ncancel_grace = \"500ms\"\nstop = \"1s\"\n\
+                [restart]\nbackoff_min = \"0s\"\nbackoff_max = \"10ms\"\n";
+    let daemon = Options::new().bystander().python("loops", more, source).start().await;
+    daemon.serving("loops").await;
+    let exits = daemon.call("loops", "exits", json!({})).await;
+    assert_eq!((exits.error_type.as_str(), exits.error.as_str()), ("SystemExit", "4"));
+    assert_eq!(daemon.call("loops", "ok", json!({})).await.unwrap(), "ok");
+    let cleans = daemon.call("loops", "cleans_up", json!({})).await;
+    assert_eq!(cleans.failed(), ("TimeoutError", ""), "it stopped in its grace: {cleans:?}");
+    eventually("the clean-up", || async {
+        let lines = daemon.logs("loops").await;
+        lines.iter().any(|line| line.text == "cleaned").then_some(())
+    })
+    .await;
+    assert_eq!(daemon.health("loops").await.generation, 1);
+    let deaf = daemon.call("loops", "deaf", json!({})).await;
+    assert_eq!(deaf.failed(), ("TimeoutError", "call_timeout"), "{deaf:?}");
+    daemon.serving("loops").await;
+    assert_eq!(daemon.call("loops", "ok", json!({})).await.unwrap(), "ok");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_does_not_fit_and_what_changes_underneath_fails_its_call_alone() {
+    let source = "
+import threading, time
+shared = {str(n): n for n in range(1000)}
+
+def churn():
+    n = 0
+    while True:
+        n += 1
+        shared[str(n % 3000)] = n
+        shared.pop(str((n + 1500) % 3000), None)
+
+threading.Thread(target=churn, daemon=True).start()
+
+class Plugin:
+    def stats(self):
+        return shared
+    def large(self, megabytes: int):
+        return 'x' * (megabytes << 20)
+    def raise_large(self):
+        raise ValueError('x' * 80_000_000)
+    def ok(self):
+        return 'ok'
+";
+    let daemon = Options::new().bystander().python("big", "", source).start().await;
+    daemon.serving("big").await;
+    for _ in 0..30 {
+        let stats = daemon.call("big", "stats", json!({})).await;
+        assert!(stats.ok || stats.error_type == "RuntimeError", "{}", stats.error_type);
+    }
+    let large = daemon.call("big", "large", json!({"megabytes": 80})).await;
+    assert_eq!(large.error_type, "PayloadTooLarge", "{}", large.error);
+    let raised = daemon.call("big", "raise_large", json!({})).await;
+    assert_eq!(raised.error_type, "ValueError");
+    assert!(raised.error.len() < 20_000 && raised.error.ends_with("(80000000 characters)"));
+    assert_eq!(daemon.call("big", "ok", json!({})).await.unwrap(), "ok");
+    assert_eq!(daemon.health("big").await.generation, 1);
     daemon.stop().await;
 }
