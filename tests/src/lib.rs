@@ -2,6 +2,7 @@
 
 mod bystander;
 mod daemon;
+mod interpreters;
 mod outcome;
 mod processes;
 
@@ -9,6 +10,7 @@ pub use bystander::Bystander;
 pub use daemon::{
     Client, Daemon, Options, binary, environments, manifest, python_host, target_dir, write_file,
 };
+pub use interpreters::interpreters;
 pub use outcome::Outcome;
 pub use processes::{left_in, open_files, wait_gone};
 

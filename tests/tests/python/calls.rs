@@ -1,7 +1,7 @@
 //! Arguments, results, attachments, streams, async tools, the context.
 
 use serde_json::{Value, json};
-use stockade_tests::{Daemon, Options, eventually};
+use stockade_tests::{Daemon, Options, eventually, interpreters};
 
 const SOURCE: &str = r#"
 import asyncio, dataclasses, enum, threading, time
@@ -385,28 +385,17 @@ def collecting(function):
 @collecting
 def collected(n: int):
     yield from range(n)
-
-class Tools:
-    pass
 "#;
 
 #[tokio::test]
 async fn hints_that_people_write_are_understood() {
-    let home = std::env::var_os("HOME").map(std::path::PathBuf::from).unwrap_or_default();
-    let mut options = Options::new().python("hints", "", HINTS);
-    let mut plugins = vec!["hints".to_owned()];
-    let others = std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten();
-    for (n, other) in
-        others.filter(|other| other.file_name().display().to_string().starts_with("3.")).enumerate()
-    {
-        let version = other.file_name().display().to_string();
-        let minor: u32 = version.split('.').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
-        if minor >= 9 {
-            let python = other.path().join("bin/python3").display().to_string();
-            options =
-                options.python(&format!("hints-{n}"), &format!("interpreter = {python:?}"), HINTS);
-            plugins.push(format!("hints-{n}"));
-        }
+    let mut options = Options::new();
+    let mut plugins = Vec::new();
+    for (version, python) in interpreters() {
+        let name = format!("hints-{}", version.replace('.', "-"));
+        let more = format!("interpreter = {:?}", python.display().to_string());
+        options = options.python(&name, &more, HINTS);
+        plugins.push(name);
     }
     let daemon = options.start().await;
     for plugin in &plugins {

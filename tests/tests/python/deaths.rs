@@ -379,3 +379,44 @@ async fn errors_in_a_row_are_told_with_the_last_traceback() {
     assert!(!crash.traceback.contains("_contract.py"), "our own frames: {}", crash.traceback);
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_lock_held_by_one_of_two_calls_is_no_dead_lock() {
+    let more = format!(
+        "concurrency = 2\n{}",
+        QUICK
+            .replace("[timeouts]", "[timeouts]\nping = \"100ms\"\nping_misses = 3\ncall = \"60s\"")
+    );
+    let daemon = Options::new().bystander().python("rogue", &more, SOURCE).start().await;
+    daemon.serving("rogue").await;
+    let outcome = daemon.call("rogue", "sleep_holding_the_lock", json!({"seconds": 4})).await;
+    assert!(outcome.ok, "{outcome:?}");
+    assert_eq!(daemon.health("rogue").await.generation, 1);
+    daemon.stop().await;
+}
+
+/// A forked child's own files get nothing of the host's.
+#[tokio::test]
+async fn a_crash_in_a_forked_child_stays_out_of_its_files() {
+    let source = "
+import ctypes, os
+class Plugin:
+    def fork(self, directory: str):
+        child = os.fork()
+        if child == 0:
+            files = [open(os.path.join(directory, str(n)), 'w') for n in range(4)]
+            ctypes.string_at(0)
+        return os.waitpid(child, 0)[1]
+";
+    let daemon = Options::new().bystander().python("forks", "", source).start().await;
+    daemon.serving("forks").await;
+    let folder = daemon.root.display().to_string();
+    let status = daemon.call("forks", "fork", json!({"directory": folder})).await.unwrap();
+    assert_eq!(status.as_i64().expect("status") & 0x7f, 11, "the child died of its fault");
+    for n in 0..4 {
+        let text = std::fs::read_to_string(daemon.root.join(n.to_string())).expect("file");
+        assert_eq!(text, "");
+    }
+    assert_eq!(daemon.health("forks").await.generation, 1);
+    daemon.stop().await;
+}

@@ -184,7 +184,7 @@ class Plugin(BasePlugin):
     def helper(self):
         return 1
 
-    def analyze(self, image_bytes: bytes, options=None):
+    def analyze(self, image_bytes: bytes, options):
         options = options or {}
         return AnalysisResult(text=image_bytes.decode()[: options.get("n", 100)], confidence=0.5)
 "#;
@@ -200,6 +200,8 @@ class Plugin(BasePlugin):
     let result = outcome.unwrap();
     assert_eq!(result["text"], "he");
     assert_eq!(result["confidence"], 0.5);
+    let outcome = daemon.call_with("old", "analyze", json!({}), blobs, 0).await;
+    assert_eq!(outcome.unwrap()["text"], "hello", "options may be left out");
     // The same as JSON: base64 reaches the plugin as bytes.
     let args = json!({"image_bytes": "aGV5"});
     assert_eq!(daemon.call("old", "analyze", args).await.unwrap()["text"], "hey");
@@ -286,5 +288,121 @@ async fn an_installed_distribution_that_advertises_a_plugin_is_found() {
     daemon.stop().await;
     let daemon = Options::new().config(&config).config("entry_points = false").start().await;
     assert!(daemon.list().await.plugins.iter().all(|health| health.name != "kit"));
+    daemon.stop().await;
+}
+
+/// Existing code is not asked what it is by running it.
+#[tokio::test]
+async fn loading_a_plugin_runs_nothing_but_its_hooks() {
+    let lazy = r#"
+import functools
+from stockade import tool
+from checks import validate
+
+class Lazy:
+    def __getattr__(self, name):
+        raise RuntimeError(f"Working outside of context: {name}")
+
+request = Lazy()
+
+@tool
+def ok() -> bool:
+    return True
+
+class Extra:
+    @tool
+    @staticmethod
+    def never():
+        return 1
+"#;
+    let seed = r#"
+import functools
+class Plugin:
+    @functools.cached_property
+    def model(self):
+        raise RuntimeError("loads for minutes")
+
+    @property
+    def other(self):
+        raise RuntimeError("not now")
+
+    def helper(self, a, /):
+        return a
+
+    @staticmethod
+    def double(n: int):
+        return 2 * n
+
+    def with_default(self, limit: float = float("inf")):
+        return limit == float("inf")
+"#;
+    let dashed = "from .util import V\nclass Plugin:\n    def v(self):\n        return V\n";
+    let marked = "from stockade import tool\nclass Plugin:\n    @tool\n    @staticmethod\n    def a():\n        return 'a'\n    @tool\n    def b(self):\n        return 'b'\n";
+    let daemon = Options::new()
+        .directory(
+            "lazy",
+            &[
+                ("plugin.toml", "name = \"lazy\"\n[run]\npython = \"plugin\"\n"),
+                ("plugin.py", lazy),
+                ("checks.py", "def validate(one, two):\n    raise RuntimeError\n"),
+            ],
+        )
+        .directory("seed", &[("manifest.json", r#"{"name": "seed"}"#), ("plugin.py", seed)])
+        .directory(
+            "with-dash",
+            &[
+                ("manifest.json", r#"{"name": "with-dash"}"#),
+                ("__init__.py", ""),
+                ("util.py", "V = 5\n"),
+                ("plugin.py", dashed),
+            ],
+        )
+        .python("marked", "", marked)
+        .start()
+        .await;
+    for plugin in ["lazy", "seed", "with-dash", "marked"] {
+        daemon.serving(plugin).await;
+    }
+    assert_eq!(daemon.call("lazy", "ok", json!({})).await.unwrap(), true);
+    let names: Vec<String> = tools(&daemon, "seed")
+        .await
+        .as_array()
+        .expect("tools")
+        .iter()
+        .map(|tool| tool["name"].as_str().expect("name").to_owned())
+        .collect();
+    assert_eq!(names, ["double", "with_default"]);
+    assert_eq!(daemon.call("seed", "double", json!({"n": 4})).await.unwrap(), 8);
+    assert_eq!(daemon.call("seed", "with_default", json!({})).await.unwrap(), true);
+    assert_eq!(daemon.call("with-dash", "v", json!({})).await.unwrap(), 5);
+    assert_eq!(daemon.call("marked", "a", json!({})).await.unwrap(), "a");
+    assert_eq!(daemon.call("marked", "b", json!({})).await.unwrap(), "b");
+    daemon.stop().await;
+}
+
+/// Modules of a plugin may have the names of the library's.
+#[tokio::test]
+async fn modules_named_like_the_librarys_do_not_run_before_the_checks() {
+    let evil = "open(__file__ + '.ran', 'w').close()\n";
+    let files = [
+        (
+            "plugin.toml",
+            "name = \"shadow\"\n[run]\npython = \"plugin\"\n[requires]\npackages = [\"no_such_thing\"]\n",
+        ),
+        ("plugin.py", "class Plugin:\n    def ok(self):\n        return True\n"),
+        ("sysconfig.py", evil),
+        ("types.py", evil),
+        ("faulthandler.py", evil),
+        ("traceback.py", evil),
+    ];
+    let daemon = Options::new().directory("shadow", &files).start().await;
+    let health = daemon
+        .until("shadow", |health| health.state() == stockade_proto::v1::PluginState::Unavailable)
+        .await;
+    assert_eq!(health.missing, ["no_such_thing"]);
+    let ran = std::fs::read_dir(daemon.directory("shadow")).expect("directory").flatten();
+    let ran: Vec<_> =
+        ran.filter(|file| file.path().extension().is_some_and(|e| e == "ran")).collect();
+    assert!(ran.is_empty(), "{ran:?}");
     daemon.stop().await;
 }

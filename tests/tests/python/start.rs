@@ -201,3 +201,82 @@ async fn no_interpreter_is_unavailable_and_says_what_to_do() {
     assert_eq!(daemon.call("venvless", "ok", json!({})).await.unwrap(), true);
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_start_that_resets_every_signal_is_still_told_as_what_it_was() {
+    let source = "
+import signal, time
+for number in range(1, 65):
+    try:
+        signal.signal(number, signal.SIG_DFL)
+    except (OSError, ValueError):
+        pass
+time.sleep(3600)
+";
+    let more = format!("[timeouts]\ninit = \"1s\"\nstop = \"1s\"\n{SLOW}");
+    let daemon = Options::new().python("reset", &more, source).start().await;
+    let health = daemon.death("reset", "startup_timeout").await;
+    assert!(health.last_exit.expect("exit").reason.contains("last phase init"));
+    daemon.stop().await;
+}
+
+/// The stacks of a start that takes long are told with the interpreter's lock:
+/// without it, a running interpreter would be read while it changes.
+#[tokio::test]
+async fn a_slow_start_that_is_looked_at_lives() {
+    let source = "
+import time
+end = time.monotonic() + 1.7
+def work(n):
+    return sum(range(n)) if n < 50 else work(n // 2)
+while time.monotonic() < end:
+    work(3000)
+class Plugin:
+    def ok(self):
+        return True
+";
+    let mut options = Options::new();
+    for n in 0..6 {
+        let more = format!("[timeouts]\ninit = \"4s\"\n{SLOW}").replace("4s", "2500ms");
+        options = options.python(&format!("slow-{n}"), &more, source);
+    }
+    let daemon = options.config("max_starting = 6").start().await;
+    for n in 0..6 {
+        let health = daemon.serving(&format!("slow-{n}")).await;
+        assert_eq!(health.generation, 1, "{health:?}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_interpreter_is_told_what_it_lacks() {
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from).unwrap_or_default();
+    let folder = tempfile::tempdir().expect("folder");
+    let old = ["3.8", "3.7", "3.6", "2.7"].iter().find_map(|version| {
+        let entries = std::fs::read_dir(home.join(".pyenv/versions")).ok()?;
+        let found = entries
+            .flatten()
+            .find(|entry| entry.file_name().display().to_string().starts_with(version))?;
+        Some(found.path().join("bin/python"))
+    });
+    // Where there is none, a script says its version as such a one would.
+    let python = old.unwrap_or_else(|| {
+        let script = folder.path().join("python");
+        let body = "#!/usr/bin/python3\nimport sys\nsys.version_info = (3, 8)\n\
+                    exec(sys.argv[sys.argv.index('-c') + 1])\n";
+        let body = body.replace("(3, 8)", "type('V', (tuple,), {})((3, 8))");
+        write_file(&script, &body);
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        script
+    });
+    let more = format!("interpreter = {:?}\n{SLOW}", python.display().to_string());
+    let daemon = Options::new().python("old", &more, "class Plugin: pass\n").start().await;
+    let health = daemon.death("old", "exit_code").await;
+    let reason = health.last_exit.expect("exit").reason;
+    assert!(
+        reason.contains("Stockade hosts plugins with CPython 3.9 or later; this is "),
+        "{reason}"
+    );
+    daemon.stop().await;
+}
