@@ -26,6 +26,7 @@ def blob(array: numpy.ndarray) -> "_host.Blob":
     header = io.BytesIO()
     described = numpy.lib.format.header_data_from_array_1_0(array)
     numpy.lib.format.write_array_header_1_0(header, described)
+    body: "bytes | memoryview"
     try:
         body = array.reshape(-1).data.cast("B")
     except (TypeError, ValueError):

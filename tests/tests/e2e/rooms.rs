@@ -95,7 +95,6 @@ fn unsafe_code_stays_in_its_few_files() {
         "worker/src/sys.rs",
         "plugin-sdk/src/adopt.rs",
         "plugin-sdk/src/fatal.rs",
-        "plugin-sdk/python/src/view.rs",
         "supervisor/src/plugin/readiness.rs",
         "supervisor/src/store/counters.rs",
     ];
