@@ -382,7 +382,7 @@ class Plugin:
 
 /// Modules of a plugin may have the names of the library's.
 #[tokio::test]
-async fn modules_named_like_the_librarys_do_not_run_before_the_checks() {
+async fn modules_with_names_of_the_library_do_not_run_before_the_checks() {
     let evil = "open(__file__ + '.ran', 'w').close()\n";
     let files = [
         (
