@@ -105,6 +105,11 @@ def _place(target: Optional[str]) -> "tuple[str, Optional[str]]":
     return "http://localhost", target.removeprefix("unix:")
 
 
+def _authorization(token: Optional[str]) -> "dict[str, str]":
+    token = token or os.environ.get("STOCKADE_TOKEN")
+    return {"authorization": f"Bearer {token}"} if token else {}
+
+
 def _call(plugin: str, tool: str, args: Mapping[str, Any], timeout, workspace) -> dict:
     """The request of one call, as httpx takes it."""
     plain: dict = {}
@@ -263,12 +268,16 @@ class Client:
 
     :param target: the path of the daemon's unix socket or ``http://host:port``;
         by default ``$STOCKADE_SOCKET``, else where the daemon's socket usually is.
+    :param token: what opens the port (``stockade token``); by default
+        ``$STOCKADE_TOKEN``.
     """
 
-    def __init__(self, target: Optional[str] = None) -> None:
+    def __init__(self, target: Optional[str] = None, token: Optional[str] = None) -> None:
         self._base, self._socket = _place(target)
         transport = httpx.HTTPTransport(uds=self._socket) if self._socket else None
-        self._http = httpx.Client(base_url=self._base, transport=transport, timeout=30)
+        self._http = httpx.Client(
+            base_url=self._base, transport=transport, timeout=30, headers=_authorization(token)
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -375,12 +384,15 @@ class AsyncClient:
     """Calls plugins from asyncio. Cancelling a task cancels its call.
 
     :param target: as for `Client`.
+    :param token: as for `Client`.
     """
 
-    def __init__(self, target: Optional[str] = None) -> None:
+    def __init__(self, target: Optional[str] = None, token: Optional[str] = None) -> None:
         self._base, self._socket = _place(target)
         transport = httpx.AsyncHTTPTransport(uds=self._socket) if self._socket else None
-        self._http = httpx.AsyncClient(base_url=self._base, transport=transport, timeout=30)
+        self._http = httpx.AsyncClient(
+            base_url=self._base, transport=transport, timeout=30, headers=_authorization(token)
+        )
 
     async def __aenter__(self) -> AsyncClient:
         return self

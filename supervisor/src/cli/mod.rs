@@ -17,6 +17,7 @@ mod reload;
 mod serve;
 mod status;
 mod systemd;
+mod token;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -93,6 +94,8 @@ enum Command {
     Check(check::Check),
     /// Make a new plugin's directory
     New(new::New),
+    /// Make a token for the port
+    Token(token::Token),
     /// Show the configuration
     Config(config::Config),
     /// Print a completion script for a shell
@@ -115,6 +118,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(serve) => serve::run(serve, place),
         Command::Check(check) => check::run(&check),
         Command::New(new) => new::run(&new),
+        Command::Token(token) => token::run(&token),
         Command::Config(show) => config::run(&show, &place),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "stockade", &mut std::io::stdout());
@@ -156,6 +160,7 @@ fn ask(command: Command, place: &Place) -> Result<(), Failure> {
             Command::Serve(_)
             | Command::Check(_)
             | Command::New(_)
+            | Command::Token(_)
             | Command::Config(_)
             | Command::Completions { .. }
             | Command::Version => Ok(()),

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, paths};
+use super::{Config, Token, paths, tokens};
 use crate::{
     document::{
         Bytes, Problem, Problems, Severity, Table, parse_bytes, parse_duration, parse_toml,
@@ -122,8 +122,12 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
     let (file, flags) = (source.file.as_deref(), &source.flags);
     let default_file = paths::default_config_file();
     let path = file.unwrap_or(&default_file);
-    let mut loader =
-        Loader { values: BTreeMap::new(), problems: Vec::new(), overlays: BTreeMap::new() };
+    let mut loader = Loader {
+        values: BTreeMap::new(),
+        problems: Vec::new(),
+        overlays: BTreeMap::new(),
+        tokens: Vec::new(),
+    };
     let mut files = Vec::new();
     for path in with_drop_ins(path) {
         match fs::read_to_string(&path) {
@@ -222,6 +226,7 @@ struct Loader {
     values: BTreeMap<&'static str, (Raw, Layer)>,
     problems: Vec<Problem>,
     overlays: BTreeMap<String, Overlay>,
+    tokens: Vec<Token>,
 }
 
 impl Loader {
@@ -252,6 +257,14 @@ impl Loader {
                     overlay.enabled = table.boolean("enabled").or(overlay.enabled);
                     overlay.text.push((path.display().to_string(), text.to_owned()));
                     check_overlay(table);
+                }
+            }
+            if let Some(tokens) = root.table("tokens") {
+                for (name, table) in tokens.tables() {
+                    let token = tokens::read(&name, table);
+                    // A later file's word is the last.
+                    self.tokens.retain(|known| known.name != name);
+                    self.tokens.extend(token);
                 }
             }
             root.finish();
@@ -417,6 +430,7 @@ impl Loader {
                 bool::to_string,
                 boolean,
             ),
+            tokens: std::mem::take(&mut self.tokens),
             plugins: std::mem::take(&mut self.overlays),
             settings: s,
             files,

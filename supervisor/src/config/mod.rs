@@ -3,11 +3,13 @@
 
 mod load;
 mod paths;
+mod tokens;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use load::{Layer, Overlay, Setting, Source};
 pub use paths::{default_config_file, default_socket};
+pub use tokens::{Role, Token, digest as token_digest, hex as token_hex};
 
 /// The daemon's configuration, checked.
 #[derive(Clone, Debug)]
@@ -54,6 +56,9 @@ pub struct Config {
     pub python_host: PathBuf,
     /// Plugins that distributions of `python` advertise are plugins too.
     pub entry_points: bool,
+    /// Who may come in by the port; none = everybody on this machine may read
+    /// and call.
+    pub tokens: Vec<Token>,
     /// What the operator lays over single plugins.
     pub plugins: BTreeMap<String, Overlay>,
     /// Where each value came from, for `stockade config show`.
@@ -90,6 +95,7 @@ impl Config {
             python: paths::default_python(),
             python_host: paths::default_python_host(),
             entry_points: true,
+            tokens: Vec::new(),
             plugins: BTreeMap::new(),
             settings: Vec::new(),
             files: Vec::new(),

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use crate::config::{Role, Token, token_digest};
+
 use axum::http::{HeaderMap, Request, header};
 
 /// By which door a request came; an extension of every request.
@@ -11,13 +13,93 @@ use axum::http::{HeaderMap, Request, header};
 pub(crate) enum Caller {
     /// The unix socket; who, for the log.
     Socket(Arc<str>),
-    /// The port: read and call only.
+    /// The port, without a token: read and call only.
     Port,
+    /// The port, with this token.
+    Token(Arc<str>, Role),
 }
 
 /// What a request for an admin action on the port is told.
-pub(crate) const NOT_HERE: &str =
-    "admin actions are served on the unix socket only; use the stockade command on the host";
+pub(crate) const NOT_HERE: &str = "admin actions need the unix socket (the stockade command on \
+                                   the host) or a token with the role admin";
+
+impl Caller {
+    /// Who it is, for the log, if it may act as an operator.
+    pub(crate) fn admin(&self) -> Option<String> {
+        match self {
+            Caller::Socket(who) => Some(who.to_string()),
+            Caller::Token(name, Role::Admin) => Some(format!("token {name}")),
+            Caller::Token(..) | Caller::Port => None,
+        }
+    }
+}
+
+/// Who sends this request by the port. Without tokens in the configuration the
+/// port is open (to this machine: it is loopback).
+pub(super) fn identify<B>(request: &Request<B>, tokens: &[Token]) -> Result<Caller, NoToken> {
+    if tokens.is_empty() {
+        return Ok(Caller::Port);
+    }
+    let header = request.headers().get(header::AUTHORIZATION);
+    let text = header.and_then(|header| header.to_str().ok()).and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    let Some(text) = text else {
+        let message = "a token is needed: send `Authorization: Bearer TOKEN` (`stockade token` \
+                       makes one)";
+        return Err(NoToken::Unknown(message.to_owned()));
+    };
+    let digest = token_digest(text);
+    // Every token is looked at: the time tells nothing.
+    let found = tokens.iter().fold(None, |found, token| match token.fits(&digest) {
+        true => Some(token),
+        false => found,
+    });
+    let Some(token) = found else {
+        return Err(NoToken::Unknown("this token is not known here".to_owned()));
+    };
+    let needed = needed(request.uri().path());
+    if token.role < needed {
+        return Err(NoToken::Forbidden(format!(
+            "token {} has the role {}; this needs {}",
+            token.name,
+            token.role.as_str(),
+            needed.as_str()
+        )));
+    }
+    Ok(Caller::Token(token.name.as_str().into(), token.role))
+}
+
+/// Why a request with or without a token is not let in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoToken {
+    /// 401: say who you are.
+    Unknown(String),
+    /// 403: you may not.
+    Forbidden(String),
+}
+
+/// What a path asks for: everything that is not known to be less is admin.
+fn needed(path: &str) -> Role {
+    let reads =
+        ["/stockade.v1.Plugins/", "/stockade.v1.Events/", "/grpc.health.v1.", "/grpc.reflection."];
+    if path.starts_with("/stockade.v1.Tools/") {
+        return Role::Call;
+    }
+    if reads.iter().any(|known| path.starts_with(known)) {
+        return Role::Read;
+    }
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match parts.as_slice() {
+        ["v1", "plugins", _, "tools", _, "run"] => Role::Call,
+        ["v1", "plugins"]
+        | ["v1", "plugins", _, "health" | "manifest" | "tools"]
+        | ["v1", "events"]
+        | ["healthz" | "readyz"] => Role::Read,
+        _ => Role::Admin,
+    }
+}
 
 /// Why a request is not let in.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,6 +161,26 @@ mod tests {
             builder = builder.header(*name, *value);
         }
         builder.body(()).unwrap()
+    }
+
+    #[test]
+    fn each_path_needs_its_role() {
+        for (path, role) in [
+            ("/v1/plugins", Role::Read),
+            ("/v1/plugins/", Role::Read),
+            ("/v1/plugins/x/health", Role::Read),
+            ("/healthz", Role::Read),
+            ("/stockade.v1.Plugins/ListPlugins", Role::Read),
+            ("/stockade.v1.Tools/Call", Role::Call),
+            ("/v1/plugins/x/tools/t/run", Role::Call),
+            ("/v1/plugins/x/restart", Role::Admin),
+            ("/v1/plugins/reload", Role::Admin),
+            ("/stockade.v1.Admin/StopPlugin", Role::Admin),
+            ("/v1/plugins/x/tools/t/run/more", Role::Admin),
+            ("/anything", Role::Admin),
+        ] {
+            assert_eq!(needed(path), role, "{path}");
+        }
     }
 
     #[test]

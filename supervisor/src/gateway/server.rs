@@ -27,11 +27,11 @@ use tower::{Service as _, ServiceExt as _};
 use tracing::{debug, warn};
 
 use super::{
-    door::{self, Caller},
+    door::{self, Caller, NoToken},
     grpc::{self, ToolsService},
     http,
 };
-use crate::Supervisor;
+use crate::{Supervisor, config::Token};
 
 /// A client has this long to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,6 +73,7 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
         grpc: grpc::routes(supervisor),
         http: http::router(supervisor),
         allowed_hosts: config.allowed_hosts.clone().into(),
+        tokens: config.tokens.clone().into(),
         connections: Arc::new(Semaphore::new(config.max_connections)),
     };
     let mut tasks = Vec::new();
@@ -129,6 +130,7 @@ struct House {
     grpc: Routes,
     http: axum::Router,
     allowed_hosts: Arc<[String]>,
+    tokens: Arc<[Token]>,
     connections: Arc<Semaphore>,
 }
 
@@ -138,10 +140,20 @@ impl House {
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        if matches!(caller, Caller::Port)
-            && let Err(refused) = door::check(&request, &self.allowed_hosts)
-        {
-            return refuse(is_grpc, &refused.0);
+        let mut caller = caller;
+        if matches!(caller, Caller::Port) {
+            if let Err(refused) = door::check(&request, &self.allowed_hosts) {
+                return refuse(is_grpc, StatusCode::FORBIDDEN, &refused.0);
+            }
+            caller = match door::identify(&request, &self.tokens) {
+                Ok(caller) => caller,
+                Err(NoToken::Unknown(why)) => {
+                    return refuse(is_grpc, StatusCode::UNAUTHORIZED, &why);
+                }
+                Err(NoToken::Forbidden(why)) => {
+                    return refuse(is_grpc, StatusCode::FORBIDDEN, &why);
+                }
+            };
         }
         if is_grpc && request.uri().path().starts_with(TOOLS) {
             return or_never(self.tools.oneshot(request).await);
@@ -162,13 +174,21 @@ fn or_never<T>(result: Result<T, Infallible>) -> T {
     }
 }
 
-fn refuse(is_grpc: bool, why: &str) -> Response<Body> {
+fn refuse(is_grpc: bool, status: StatusCode, why: &str) -> Response<Body> {
     if is_grpc {
-        return tonic::Status::permission_denied(why).into_http();
+        let refused = match status {
+            StatusCode::UNAUTHORIZED => tonic::Status::unauthenticated(why),
+            _ => tonic::Status::permission_denied(why),
+        };
+        return refused.into_http();
     }
     let body = serde_json::json!({ "detail": why }).to_string();
     let mut response = Response::new(Body::new(axum::body::Body::from(body)));
-    *response.status_mut() = StatusCode::FORBIDDEN;
+    *response.status_mut() = status;
+    if status == StatusCode::UNAUTHORIZED {
+        let bearer = header::HeaderValue::from_static("Bearer realm=\"stockade\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+    }
     let json = header::HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{legacy, native, types::Manifest, types::Run, types::valid_name};
+use super::{legacy, native, ownership, types::Manifest, types::Run, types::valid_name};
 use crate::document::{Problem, Severity};
 
 /// The files that make a directory a plugin, in order of preference.
@@ -97,8 +97,48 @@ pub fn load(directory: &Path) -> Option<Found> {
         Ok(manifest) => manifest.name.clone(),
         Err(_) => directory_name(&directory),
     };
-    let fingerprint = fingerprint(&directory, manifest.as_ref().ok());
+    let mut fingerprint = fingerprint(&directory, manifest.as_ref().ok());
+    let manifest = manifest.and_then(|manifest| {
+        let texts = untrusted(&directory, &file, &manifest);
+        if texts.is_empty() {
+            return Ok(manifest);
+        }
+        // Whoever corrects it changes no file's content.
+        fingerprint = !fingerprint;
+        let problem = |message| Problem {
+            severity: Severity::Error,
+            file: file_name.to_owned(),
+            line: 0,
+            column: 0,
+            message,
+            suggestion: None,
+        };
+        Err(texts.into_iter().map(problem).collect())
+    });
     Some(Found { name, key: directory.clone(), directory, manifest, fingerprint })
+}
+
+/// Why what is to be run here could be somebody else's doing.
+fn untrusted(directory: &Path, file: &Path, manifest: &Manifest) -> Vec<String> {
+    let mut texts = ownership::problems(directory);
+    if let Ok(real) = fs::canonicalize(directory)
+        && real != directory
+    {
+        texts.extend(ownership::problems(&real));
+    }
+    texts.extend(ownership::file_problem(file));
+    if let Run::Binary(program) | Run::Library(program) = &manifest.run {
+        texts.extend(ownership::file_problem(&directory.join(program)));
+        if let Some(place) = ownership::leads_out(directory, program) {
+            texts.push(format!(
+                "{} leads out of the plugin's directory, to {}: put the program itself there",
+                program.display(),
+                place.display()
+            ));
+        }
+    }
+    texts.dedup();
+    texts
 }
 
 /// The directory's name made a valid plugin name, so that a broken plugin can

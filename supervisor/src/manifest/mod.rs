@@ -7,6 +7,7 @@ mod discover;
 mod entry_points;
 mod legacy;
 mod native;
+mod ownership;
 mod settings;
 mod types;
 

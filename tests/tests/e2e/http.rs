@@ -276,7 +276,7 @@ async fn the_port_reads_and_calls_only_and_knows_its_names() {
     let stop = "/v1/plugins/good/stop";
     let answer = curl(&[&format!("{base}{stop}"), "-X", "POST"]).await;
     assert_eq!(answer.status, 403);
-    assert!(answer.json()["detail"].as_str().expect("detail").contains("unix socket only"));
+    assert!(answer.json()["detail"].as_str().expect("detail").contains("need the unix socket"));
     let answer = curl(&[&format!("{base}/v1/plugins/reload"), "-X", "POST"]).await;
     assert_eq!(answer.status, 403);
     assert_eq!(on_socket(&daemon, stop, &["-X", "POST"]).await.status, 202);

@@ -2,6 +2,7 @@
 
 mod calls;
 mod cli;
+mod doors;
 mod embed;
 mod gpu;
 mod health;

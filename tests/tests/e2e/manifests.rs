@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use stockade::manifest::{Found, Run, load};
+use stockade_tests::Options;
 
 fn read(file: &str, text: &str) -> Found {
     let folder = tempfile::tempdir().expect("folder");
@@ -204,5 +205,45 @@ async fn two_plugins_of_one_name_are_both_listed() {
     let reason = health.reason.expect("reason");
     assert!(reason.starts_with("Manifest error: the name \"twin\" is used twice: "), "{reason}");
     assert!(reason.contains("plugins/first and ") && reason.contains("plugins/second"), "{reason}");
+    daemon.stop().await;
+}
+
+/// Nobody else may change what is run.
+#[tokio::test]
+async fn a_directory_that_others_can_write_is_refused_and_heals() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: &std::path::Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("mode");
+    };
+    let daemon = Options::new().rogue("open", "").start().await;
+    daemon.serving("open").await;
+    let directory = daemon.directory("open");
+    for path in [directory.clone(), directory.join("plugin.toml")] {
+        let before = std::fs::metadata(&path).expect("metadata").permissions().mode();
+        mode(&path, 0o777);
+        daemon.reload().await;
+        // What runs was good when it was started.
+        let pending = |health: &stockade_proto::v1::PluginHealth| {
+            let text = health.pending_change.clone().unwrap_or_default();
+            text.contains("can be written by everybody") && text.contains("chmod go-w")
+        };
+        daemon.until("open", pending).await;
+        let (code, out, _) = daemon.cli(&["check", "plugins/open"]).await;
+        assert!(code == 1 && out.contains("chmod go-w"), "{out}");
+        mode(&path, before & 0o777);
+        daemon.reload().await;
+        daemon.until("open", |health| health.pending_change.is_none()).await;
+    }
+    // A program that is somewhere else is somebody else's.
+    let program = directory.join("bin/rogue");
+    std::fs::rename(&program, daemon.root.join("elsewhere")).expect("rename");
+    std::os::unix::fs::symlink(daemon.root.join("elsewhere"), &program).expect("symlink");
+    daemon.reload().await;
+    daemon
+        .until("open", |health| {
+            let text = health.pending_change.clone().unwrap_or_default();
+            text.contains("bin/rogue leads out of the plugin's directory")
+        })
+        .await;
     daemon.stop().await;
 }

@@ -1,4 +1,5 @@
-//! `stockade.v1.Admin`: what operators may change. By the unix socket only.
+//! `stockade.v1.Admin`: what operators may change. By the unix socket, or with a
+//! token of the role admin.
 
 use std::time::Duration;
 
@@ -74,10 +75,8 @@ fn settled(snapshot: &Snapshot) -> bool {
 }
 
 fn who<T>(request: &Request<T>) -> Result<String, Status> {
-    match request.extensions().get::<Caller>() {
-        Some(Caller::Socket(who)) => Ok(who.to_string()),
-        Some(Caller::Port) | None => Err(Status::permission_denied(NOT_HERE)),
-    }
+    let who = request.extensions().get::<Caller>().and_then(Caller::admin);
+    who.ok_or_else(|| Status::permission_denied(NOT_HERE))
 }
 
 #[tonic::async_trait]

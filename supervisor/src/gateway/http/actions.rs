@@ -1,4 +1,4 @@
-//! Admin actions. By the unix socket only.
+//! Admin actions. By the unix socket, or with a token of the role admin.
 
 use axum::{
     Extension, Json,
@@ -23,8 +23,7 @@ pub(super) async fn act(
     Extension(caller): Extension<Caller>,
     Path((name, action)): Path<(String, String)>,
 ) -> Response {
-    let Caller::Socket(who) = caller else { return detail(StatusCode::FORBIDDEN, NOT_HERE) };
-    let who = who.to_string();
+    let Some(who) = caller.admin() else { return detail(StatusCode::FORBIDDEN, NOT_HERE) };
     let command = match action.as_str() {
         "start" => Command::Start(who),
         "stop" => Command::Stop(who),
@@ -52,7 +51,7 @@ pub(super) async fn reload_all(
     State(supervisor): State<Supervisor>,
     Extension(caller): Extension<Caller>,
 ) -> Response {
-    if matches!(caller, Caller::Port) {
+    if caller.admin().is_none() {
         return detail(StatusCode::FORBIDDEN, NOT_HERE);
     }
     let reloaded = supervisor.reload_all().await;
