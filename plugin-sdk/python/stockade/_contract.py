@@ -9,6 +9,8 @@
 import os
 
 from stockade import _host
+from stockade._inputs import Inputs
+from stockade._run import as_it_comes, runner
 from stockade._signature import EMPTY, signature
 from stockade._tool import MARK
 
@@ -160,72 +162,31 @@ def _typed(name: str, function, mark: dict) -> tuple:
 
     read = signature(function)
     description, texts = _docstring(function)
-    definitions: dict = {}
-    properties, required, converters, views = {}, [], [], []
+    inputs = Inputs(read, texts)
     context = None
     for parameter in read.parameters:
         if _is_context(parameter):
             context = parameter.name
             continue
         try:
-            hint = _schema.read(parameter.annotation, definitions)
+            inputs.add(parameter, _schema.read(parameter.annotation, inputs.definitions))
         except _schema.Unsupported as error:
             raise TypeError(f"Tool '{name}': parameter '{parameter.name}': {error}") from None
-        schema = dict(hint.schema)
-        if parameter.name in texts:
-            schema.setdefault("description", texts[parameter.name])
-        if parameter.default is EMPTY:
-            required.append(parameter.name)
-        else:
-            schema = _with_default(schema, parameter.default)
-        properties[parameter.name] = schema
-        if hint.convert is not None:
-            converters.append((parameter.name, _optional(hint.convert, parameter.default)))
-        if hint.view:
-            views.append(parameter.name)
-    schema = {"type": "object", "properties": properties}
-    if required:
-        schema["required"] = required
-    if not read.any_keyword:
-        schema["additionalProperties"] = False
-    if definitions:
-        schema["$defs"] = definitions
-    output = _output(read, _schema)
-    streams = read.generator or read.async_generator
-    run = _runner(function, context, converters, read)
+    schema = _text(inputs.schema(), name, "input")
+    run = runner(function, context, inputs.converters, read)
     told = mark["description"] or description
-    return (name, mark["title"], told, _text(schema, name, "input"), output, streams, run, views)
+    output = _output(read, _schema)
+    return (name, mark["title"], told, schema, output, _streams(read), run, inputs.views)
+
+
+def _streams(read) -> bool:
+    return read.generator or read.async_generator
 
 
 def _is_context(parameter) -> bool:
     hint = parameter.annotation
     hints = (hint, *getattr(hint, "__args__", ()))
     return _host.Context in hints or (parameter.name == "ctx" and hint is EMPTY)
-
-
-def _with_default(schema: dict, default) -> dict:
-    """The schema with its default; a default of None allows null."""
-    if default is None:
-        nullable = not schema or any(one.get("type") == "null" for one in schema.get("anyOf", []))
-        if not nullable and "default" not in schema:
-            described = {key: schema.pop(key) for key in ("description",) if key in schema}
-            schema = {"anyOf": [schema, {"type": "null"}], **described}
-        return {**schema, "default": None}
-    if type(default) not in (str, int, float, bool, list, dict):
-        return schema
-    try:
-        _host.to_json(default)
-    except (TypeError, ValueError):
-        # Infinity is a default, but no JSON.
-        return schema
-    return {**schema, "default": default}
-
-
-def _optional(convert, default):
-    """None is passed on where it is the default."""
-    if default is not None:
-        return convert
-    return lambda value: None if value is None else convert(value)
 
 
 def _output(read, schemas) -> str:
@@ -242,71 +203,6 @@ def _output(read, schemas) -> str:
     # Bytes stand as the name of their attachment.
     text = _host.to_json(schema)
     return text.replace('"format":"binary"', '"contentEncoding":"attachment"')
-
-
-def _runner(function, context, converters, read):
-    """What the host calls with the arguments and the context."""
-    if context is None and not converters:
-        call = lambda args, ctx: function(**args)  # noqa: E731
-    else:
-
-        def call(args, ctx):
-            for name, convert in converters:
-                if name in args:
-                    try:
-                        args[name] = convert(args[name])
-                    except Exception as error:
-                        raise _invalid(name, error) from error
-            if context is not None:
-                args[context] = ctx
-            return function(**args)
-
-    return _as_it_comes(call, read)
-
-
-def _as_it_comes(call, read):
-    """Drives generators and coroutines to their result."""
-    if read.async_generator:
-
-        def drain(args, ctx):
-            from stockade import _async
-
-            return _async.drain(call(args, ctx), ctx)
-
-        return drain
-    streams = read.generator
-
-    def run(args, ctx):
-        result = call(args, ctx)
-        if hasattr(result, "__await__"):
-            from stockade import _async
-
-            result = _async.run(result, ctx)
-        # What calls the generator may have collected its items.
-        if streams and hasattr(result, "__next__"):
-            return _drain(result, ctx)
-        return result
-
-    return run
-
-
-def _invalid(name: str, error: Exception) -> Exception:
-    kind = type("InvalidArguments", (ValueError,), {})
-    return kind(f"{name}: {error}")
-
-
-def _drain(generator, ctx):
-    """Sends the items; what the generator returns is the result."""
-    while True:
-        try:
-            item = next(generator)
-        except StopIteration as end:
-            return end.value
-        try:
-            ctx.emit(item)
-        except BaseException:
-            generator.close()
-            raise
 
 
 # ── 2: a table of tools ──────────────────────────────────────────────────────
@@ -336,9 +232,8 @@ def _described(plugin, plugin_name: str, tool: str, entry, told: dict) -> tuple:
         call = lambda args, ctx: plugin.run_tool(tool, args)  # noqa: E731
     else:
         call = lambda args, ctx: handler(**args)  # noqa: E731
-    streams = read.generator or read.async_generator
-    run = _as_it_comes(call, read)
-    return (tool, str(title), entry["description"], *schemas, streams, run, [])
+    run = as_it_comes(call, read)
+    return (tool, str(title), entry["description"], *schemas, _streams(read), run, [])
 
 
 def _full_schema(schema: dict) -> dict:
@@ -422,52 +317,28 @@ def _method(name: str, function, told: dict) -> tuple:
     read = signature(function)
     description, texts = _docstring(function)
     older = name == "analyze" and _takes_image(function)
-    defaults: dict = {}
-    inputs = told.get("inputs") if isinstance(told.get("inputs"), dict) else {}
-    definitions: dict = {}
-    properties, required, converters, views = {}, [], [], []
+    described = told.get("inputs") if isinstance(told.get("inputs"), dict) else {}
+    inputs = Inputs(read, texts)
     for parameter in read.parameters:
         hint = parameter.annotation
         if hint is EMPTY and parameter.name == "image_bytes":
             hint = bytes
-        if hint is EMPTY and isinstance(inputs.get(parameter.name), str):
-            schema, _ = _manifest_type(inputs[parameter.name])
+        if hint is EMPTY and isinstance(described.get(parameter.name), str):
+            found = _schema.Hint(_manifest_type(described[parameter.name])[0])
         else:
             try:
-                found = _schema.read(hint, definitions)
+                found = _schema.read(hint, inputs.definitions)
             except _schema.Unsupported:
                 found = _schema.Hint({})
-            schema = found.schema
-            if found.convert is not None:
-                convert = _optional(found.convert, parameter.default)
-                converters.append((parameter.name, convert))
-            if found.view:
-                views.append(parameter.name)
-        schema = dict(schema)
-        if older and parameter.name == "options":
-            defaults["options"] = {}
-            schema = {"anyOf": [schema, {"type": "null"}]} if schema else schema
-        elif parameter.default is EMPTY:
-            required.append(parameter.name)
-        else:
-            schema = _with_default(schema, parameter.default)
-        if parameter.name in texts:
-            schema.setdefault("description", texts[parameter.name])
-        properties[parameter.name] = schema
-    full = {"type": "object", "properties": properties}
-    if required:
-        full["required"] = required
-    if not read.any_keyword:
-        full["additionalProperties"] = False
-    if definitions:
-        full["$defs"] = definitions
-    title, said = told.get("title") or "", told.get("description") or description
-    run = _runner(function, None, converters, read)
-    if defaults:
+        inputs.add(parameter, found, left_out=older and parameter.name == "options")
+    run = runner(function, None, inputs.converters, read)
+    if older:
         plain = run
+        defaults = {"options": {}} if any(p.name == "options" for p in read.parameters) else {}
         run = lambda args, ctx: plain({**defaults, **args}, ctx)  # noqa: E731
-    streams = read.generator or read.async_generator
-    return (name, str(title), str(said), _text(full, name, "input"), "", streams, run, views)
+    title, said = told.get("title") or "", told.get("description") or description
+    schema = _text(inputs.schema(), name, "input")
+    return (name, str(title), str(said), schema, "", _streams(read), run, inputs.views)
 
 
 # ── what is around ───────────────────────────────────────────────────────────
