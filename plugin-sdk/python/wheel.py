@@ -25,6 +25,9 @@ def project() -> dict:
             found[key] = value.strip('"')
         elif separator and value.startswith('["'):
             found[key] = [item.strip(' "') for item in value.strip("[]").split(",")]
+    classifiers = table.partition("classifiers = [")[2].partition("]")[0]
+    found["classifiers"] = [line.strip(' ",') for line in classifiers.splitlines() if line.strip()]
+    found["repository"] = text.partition('Repository = "')[2].partition('"')[0]
     return found
 
 
@@ -38,6 +41,8 @@ def metadata(about: dict) -> str:
         f"Requires-Python: {about['requires-python']}",
         f"License-Expression: {about['license']}",
         *(f"Requires-Dist: {dependency}" for dependency in about["dependencies"]),
+        *(f"Classifier: {classifier}" for classifier in about["classifiers"]),
+        f"Project-URL: Repository, {about['repository']}",
         "Provides-Extra: numpy",
         'Requires-Dist: numpy; extra == "numpy"',
         "Description-Content-Type: text/markdown",

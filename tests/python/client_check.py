@@ -59,10 +59,43 @@ def blocking(client):
     assert (outcome.ok, outcome.error_type) == (False, "KeyError")
     raises(errors.ToolRaised, outcome.unwrap)
 
+    def outcome_of(stream):
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                return end.value
+
+    assert outcome_of(client.stream("typed", "count", n=2)).ok
     items = list(client.stream("typed", "count", n=20))
     assert [item for item in items if not isinstance(item, Progress)] == list(range(20)), items
     assert any(isinstance(item, Progress) for item in items)
     raises(errors.ToolRaised, lambda: list(client.stream("typed", "count", n=-1)))
+
+    # Names are names, whatever is in them: nothing else is asked for.
+    generation = client.health("typed")["generation"]
+    for name in ("typed/restart?", "reload?", "reload#", "a b", "ü", "%2e%2e", 'x"y'):
+        raises(errors.PluginNotFound, lambda name=name: client.run_tool(name, "greet"))
+        raises(errors.ToolNotFound, lambda name=name: client.run_tool("typed", name))
+    for name in ("", ".", ".."):
+        raises(ValueError, lambda name=name: client.run_tool("typed", name))
+    raises(errors.ToolNotFound, lambda: client.run_tool("typed", "../restart?"))
+    assert client.health("typed")["generation"] == generation
+    named = client.run_tool("typed", "named", data=b"1").result
+    assert named == {'a"b': b"1", "a_b": b"2", "outcome": b"3", "x\r\ny": b"4"}, named
+    assert client.run_tool("typed", "argued", args={"args": b"5"}).result == 1
+    assert client.run_tool("typed", "lengths", scale=numpy.int64(3), frames=[]).result == []
+
+    # A stream that does not begin is an error, not an item.
+    raises(errors.PluginNotFound, lambda: list(client.stream("nobody", "count", n=1)))
+    raises(errors.InvalidArguments, lambda: list(client.stream("typed", "count", n="x")))
+    raises(errors.CallTimeout, lambda: list(client.stream("typed", "nap", timeout=0.1, seconds=9)))
+    error = raises(errors.ToolRaised, lambda: client.run_tool("typed", "times_out"))
+    assert error.error_type == "TimeoutError"
+    raises(errors.ToolRaised, lambda: list(client.stream("typed", "times_out")))
+    raises(ValueError, lambda: Client(token="a\nb"))
+    raises(ValueError, lambda: client.run_tool("typed", "greet", name="x", workspace="ü"))
+    assert client.run_tool("typed", "greet", name="x", timeout=float("inf")).result
 
     names = [plugin["name"] for plugin in client.plugins()]
     assert names == ["good", "typed"], names

@@ -57,6 +57,7 @@ pub struct Options {
     env: HashMap<String, String>,
     args: Vec<String>,
     port: bool,
+    listen: Option<String>,
     good: bool,
     bystander: bool,
 }
@@ -70,6 +71,7 @@ impl Default for Options {
             env: HashMap::new(),
             args: Vec::new(),
             port: false,
+            listen: None,
             good: true,
             bystander: false,
         }
@@ -156,6 +158,13 @@ impl Options {
         self
     }
 
+    /// Listens there.
+    #[must_use]
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = Some(address.to_owned());
+        self
+    }
+
     /// Starts it and waits until it answers.
     pub async fn start(self) -> Daemon {
         let folder = tempfile::tempdir().expect("temporary folder");
@@ -184,6 +193,7 @@ impl Options {
         let log =
             fs::File::options().create(true).append(true).open(root.join("log")).expect("log");
         let port = if self.port { "127.0.0.1:0" } else { "none" };
+        let port = self.listen.as_deref().unwrap_or(port);
         let child = Command::new(binary("stockade"))
             .current_dir(&root)
             .args(["serve", "--listen", port, "--plugins"])

@@ -69,19 +69,15 @@ def run(awaitable, ctx):
 
 
 def drain(generator, ctx):
-    """Sends the items of an async generator."""
+    """Sends the items of an async generator: one task drives all of it, and waits
+    off the loop while the client is behind."""
 
-    async def step():
+    async def pump():
+        running = asyncio.get_running_loop()
         try:
-            return True, await generator.__anext__()
-        except StopAsyncIteration:
-            return False, None
+            async for item in generator:
+                await running.run_in_executor(None, ctx.emit, item)
+        finally:
+            await generator.aclose()
 
-    try:
-        while True:
-            more, item = run(step(), ctx)
-            if not more:
-                return None
-            ctx.emit(item)
-    finally:
-        run(generator.aclose(), None)
+    return run(pump(), ctx)

@@ -173,7 +173,7 @@ def _typed(name: str, function, mark: dict) -> tuple:
         except _schema.Unsupported as error:
             raise TypeError(f"Tool '{name}': parameter '{parameter.name}': {error}") from None
     schema = _text(inputs.schema(), name, "input")
-    run = runner(function, context, inputs.converters, read)
+    run = runner(function, context, inputs, read)
     told = mark["description"] or description
     output = _output(read, _schema)
     return (name, mark["title"], told, schema, output, _streams(read), run, inputs.views)
@@ -331,7 +331,7 @@ def _method(name: str, function, told: dict) -> tuple:
             except _schema.Unsupported:
                 found = _schema.Hint({})
         inputs.add(parameter, found, left_out=older and parameter.name == "options")
-    run = runner(function, None, inputs.converters, read)
+    run = runner(function, None, inputs, read)
     if older:
         plain = run
         defaults = {"options": {}} if any(p.name == "options" for p in read.parameters) else {}

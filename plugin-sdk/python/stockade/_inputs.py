@@ -8,6 +8,7 @@ class Inputs:
     """Gathers the parameters of one tool.
 
     :ivar converters: ``(name, convert)`` of those that are not plain JSON.
+    :ivar empty: names of lists of attachments: none given is an empty list.
     :ivar views: names of those that come as memory views.
     :ivar definitions: models that the schema refers to.
     """
@@ -18,6 +19,7 @@ class Inputs:
         self._properties: dict = {}
         self._required: list = []
         self.converters: list = []
+        self.empty: list = []
         self.views: list = []
         self.definitions: dict = {}
 
@@ -29,6 +31,8 @@ class Inputs:
             schema = _with_default(schema, None)
         elif default is EMPTY:
             self._required.append(name)
+            if schema.get("items", {}).get("format") == "binary":
+                self.empty.append(name)
         else:
             schema = _with_default(schema, default)
         if name in self._texts:

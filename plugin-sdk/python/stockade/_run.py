@@ -2,13 +2,16 @@
 driven to their result."""
 
 
-def runner(function, context, converters, read):
+def runner(function, context, inputs, read):
     """What the host calls with the arguments and the context."""
-    if context is None and not converters:
+    converters, empty = inputs.converters, inputs.empty
+    if context is None and not converters and not empty:
         call = lambda args, ctx: function(**args)  # noqa: E731
     else:
 
         def call(args, ctx):
+            for name in empty:
+                args.setdefault(name, [])
             for name, convert in converters:
                 if name in args:
                     try:

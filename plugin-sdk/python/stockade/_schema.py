@@ -137,7 +137,11 @@ def _union(members, definitions) -> Hint:
     def pick(value):
         for hint in rest:
             if _fits(hint.schema, value):
-                return value if hint.convert is None else hint.convert(value)
+                try:
+                    return value if hint.convert is None else hint.convert(value)
+                except (TypeError, ValueError):
+                    # Another member may be meant.
+                    continue
         return value
 
     return Hint(schema, pick, any(hint.view for hint in rest))
@@ -300,7 +304,9 @@ _reading: dict = {}
 
 
 def _dataclass(kind, definitions, result) -> Hint:
-    reference = {"$ref": f"#/$defs/{kind.__name__}"}
+    name = _NAMES.setdefault(kind.__name__, kind) is kind and kind.__name__
+    name = name or f"{kind.__module__}.{kind.__qualname__}"
+    reference = {"$ref": f"#/$defs/{name}"}
     if kind in _reading:
         _reading[kind] = True
         return Hint(reference, lambda values: _MADE[kind](values))
@@ -312,12 +318,13 @@ def _dataclass(kind, definitions, result) -> Hint:
     if not recursive:
         return hint
     _MADE[kind] = hint.convert
-    definitions[kind.__name__] = hint.schema
+    definitions[name] = hint.schema
     return Hint(reference, hint.convert)
 
 
-# How a dataclass that contains itself is made.
+# How a dataclass that contains itself is made, and whose its short name is.
 _MADE: dict = {}
+_NAMES: dict = {}
 
 
 def _fields(kind, definitions, result) -> Hint:

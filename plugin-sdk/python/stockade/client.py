@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Optional, Union
+from urllib.parse import quote
 
 import httpx
 
 from stockade import errors
+
+# A path of a socket, or a URL.
+_Target = Union[str, "os.PathLike[str]", None]
 
 __all__ = ["AsyncClient", "Client", "Event", "Outcome", "Progress"]
 
@@ -22,6 +26,8 @@ _JSON = "application/json"
 _PARTS = "multipart/form-data"
 _LINES = "application/x-ndjson"
 _EVENTS = "text/event-stream"
+# Seconds; longer than any call lives.
+_LONGEST = 10_000_000.0
 
 
 @dataclass(frozen=True)
@@ -97,17 +103,28 @@ def _default_target() -> str:
     return os.path.join(state, "stockade/stockade.sock")
 
 
-def _place(target: Optional[str]) -> "tuple[str, Optional[str]]":
+def _place(target: _Target) -> "tuple[str, Optional[str]]":
     """Base URL and, for a unix socket, its path."""
-    target = target or _default_target()
+    target = os.fspath(target or _default_target())
     if target.startswith(("http://", "https://")):
         return target.rstrip("/"), None
     return "http://localhost", target.removeprefix("unix:")
 
 
 def _authorization(token: Optional[str]) -> "dict[str, str]":
-    token = token or os.environ.get("STOCKADE_TOKEN")
-    return {"authorization": f"Bearer {token}"} if token else {}
+    token = (token or os.environ.get("STOCKADE_TOKEN") or "").strip()
+    if not token:
+        return {}
+    if not token.isascii() or not token.isprintable():
+        raise ValueError("the token has characters that no token has")
+    return {"authorization": f"Bearer {token}"}
+
+
+def _segment(name: str) -> str:
+    """A name as one segment of a path, whatever it holds."""
+    if name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no name of a plugin or a tool")
+    return quote(name, safe="")
 
 
 def _call(plugin: str, tool: str, args: Mapping[str, Any], timeout, workspace) -> dict:
@@ -121,15 +138,18 @@ def _call(plugin: str, tool: str, args: Mapping[str, Any], timeout, workspace) -
         elif isinstance(value, (list, tuple)) and value and all(map(_is_binary, value)):
             parts.extend((name, _binary(one)) for one in value)
         else:
-            plain[name] = value
+            plain[name] = value.item() if _is_scalar(value) else value
     request: dict = {
         "method": "POST",
-        "url": f"/v1/plugins/{plugin}/tools/{tool}/run",
+        "url": f"/v1/plugins/{_segment(plugin)}/tools/{_segment(tool)}/run",
         "headers": {"accept": _PARTS},
     }
     if timeout is not None:
-        request["headers"]["stockade-timeout-ms"] = str(max(int(timeout * 1000), 1))
+        timeout = min(max(float(timeout), 0.001), _LONGEST)
+        request["headers"]["stockade-timeout-ms"] = str(int(timeout * 1000))
     if workspace:
+        if not workspace.isascii() or not workspace.isprintable():
+            raise ValueError(f"{workspace!r} is no name of a workspace")
         request["headers"]["stockade-workspace"] = workspace
     if parts:
         files = [("args", (None, json.dumps(plain), _JSON))]
@@ -140,6 +160,10 @@ def _call(plugin: str, tool: str, args: Mapping[str, Any], timeout, workspace) -
     # The daemon knows the deadline; the client waits a little longer.
     request["timeout"] = None if timeout is None else timeout + 30
     return request
+
+
+def _is_scalar(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
 
 
 def _is_binary(value: Any) -> bool:
@@ -163,16 +187,14 @@ def _binary(value: Any) -> "Optional[tuple[bytes, str]]":
 def _outcome(response: httpx.Response) -> Outcome:
     kind = response.headers.get("content-type", "")
     if kind.startswith(_PARTS):
-        parts = _parts(response.content, kind)
-        read = json.loads(parts.pop("outcome")[0])
+        first, parts = _parts(response.content, kind)
+        read = json.loads(first)
         read["result"] = _fill(read["result"], parts)
     else:
         read = _body(response)
         if "ok" not in read:
             raise errors.Refused(response.status_code, str(read.get("detail", response.text)))
-    outcome = _from(read, response.headers.get("retry-after"))
-    # The statuses tell a tool's own TimeoutError from a call's.
-    return replace(outcome, raised=response.status_code == 500)
+    return _from(read, response.headers.get("retry-after"))
 
 
 def _from(read: dict, retry_after: Optional[str] = None) -> Outcome:
@@ -189,9 +211,11 @@ def _body(response: httpx.Response) -> Any:
         raise errors.Refused(response.status_code, response.text[:500]) from None
 
 
-def _parts(body: bytes, kind: str) -> "dict[str, tuple[bytes, str]]":
-    """Name → (content, content type) of a multipart body of the daemon."""
+def _parts(body: bytes, kind: str) -> "tuple[bytes, dict[str, tuple[bytes, str]]]":
+    """The first part of a multipart body of the daemon, the outcome, and the
+    attachments: name → (content, content type)."""
     boundary = b"--" + kind.partition("boundary=")[2].strip('"').encode()
+    first = None
     found = {}
     for part in body.split(boundary)[1:-1]:
         head, _, data = part.partition(b"\r\n\r\n")
@@ -199,9 +223,18 @@ def _parts(body: bytes, kind: str) -> "dict[str, tuple[bytes, str]]":
         for line in head.decode().strip().split("\r\n"):
             key, _, value = line.partition(":")
             fields[key.strip().lower()] = value.strip()
+        if first is None:
+            first = data[:-2]
+            continue
         name = fields["content-disposition"].partition('name="')[2].rpartition('"')[0]
+        for escaped, plain in _ESCAPES:
+            name = name.replace(escaped, plain)
         found[name] = (data[:-2], fields.get("content-type", ""))
-    return found
+    return first or b"{}", found
+
+
+# What a name in a multipart head cannot hold (WHATWG).
+_ESCAPES = (("%22", '"'), ("%0D", "\r"), ("%0A", "\n"))
 
 
 def _fill(value: Any, parts: dict) -> Any:
@@ -242,6 +275,18 @@ def _update(line: str) -> "Union[Progress, Outcome, tuple]":
     return ("item", value)
 
 
+def _refusal(response: httpx.Response) -> Exception:
+    """Why the daemon did not begin what was asked for. The body has been read."""
+    body = _body(response)
+    if "ok" in body:
+        return errors.of(_from(body, response.headers.get("retry-after")))
+    return errors.Refused(response.status_code, str(body.get("detail", response.text)))
+
+
+def _streams(response: httpx.Response, kind: str) -> bool:
+    return response.is_success and response.headers.get("content-type", "").startswith(kind)
+
+
 class _Watch:
     """Cuts server-sent events out of lines."""
 
@@ -272,7 +317,7 @@ class Client:
         ``$STOCKADE_TOKEN``.
     """
 
-    def __init__(self, target: Optional[str] = None, token: Optional[str] = None) -> None:
+    def __init__(self, target: _Target = None, token: Optional[str] = None) -> None:
         self._base, self._socket = _place(target)
         transport = httpx.HTTPTransport(uds=self._socket) if self._socket else None
         self._http = httpx.Client(
@@ -331,23 +376,36 @@ class Client:
         return _outcome(self._send(**_call(plugin, tool, args, timeout, workspace)))
 
     def stream(
-        self, plugin: str, tool: str, /, args: Optional[Mapping[str, Any]] = None, **more: Any
-    ) -> Iterator[Any]:
+        self,
+        plugin: str,
+        tool: str,
+        /,
+        args: Optional[Mapping[str, Any]] = None,
+        *,
+        timeout: Optional[float] = None,
+        workspace: str = "",
+        **more: Any,
+    ) -> Generator[Any, None, Outcome]:
         """The items of a streamed result as they come. `Progress` objects come
-        between them. Leaving the loop cancels the call.
+        between them; bytes in items are base64 text. Leaving the loop cancels the
+        call. The generator's return value is the call's `Outcome`.
 
         :raises errors.CallFailed: the call failed, perhaps after some items.
         """
-        request = _call(plugin, tool, {**(args or {}), **more}, None, "")
+        request = _call(plugin, tool, {**(args or {}), **more}, timeout, workspace)
         request["headers"]["accept"] = _LINES
         try:
             with self._http.stream(**request) as response:
+                if not _streams(response, _LINES):
+                    response.read()
+                    raise _refusal(response)
                 for line in response.iter_lines():
                     update = _update(line)
                     if isinstance(update, Outcome):
                         update.unwrap()
-                        return
+                        return update
                     yield update[1] if isinstance(update, tuple) else update
+                raise errors.Unreachable("the stream ended without an outcome")
         except httpx.TransportError as error:
             raise _unreachable(error, self._base, self._socket) from error
 
@@ -360,11 +418,13 @@ class Client:
 
         :raises errors.Refused: there is no such plugin (status 404).
         """
-        return _checked(self._send(method="GET", url=f"/v1/plugins/{plugin}/health"))
+        return _checked(self._send(method="GET", url=f"/v1/plugins/{_segment(plugin)}/health"))
 
     def tools(self, plugin: str) -> "list[dict]":
         """Name, description and schemas of a plugin's tools."""
-        return _checked(self._send(method="GET", url=f"/v1/plugins/{plugin}/tools"))["tools"]
+        return _checked(self._send(method="GET", url=f"/v1/plugins/{_segment(plugin)}/tools"))[
+            "tools"
+        ]
 
     def watch(self) -> Iterator[Event]:
         """What happens to plugins, as it happens."""
@@ -372,6 +432,9 @@ class Client:
         request: dict = {"method": "GET", "url": "/v1/events", "headers": {"accept": _EVENTS}}
         try:
             with self._http.stream(**request, timeout=None) as response:
+                if not _streams(response, _EVENTS):
+                    response.read()
+                    raise _refusal(response)
                 for line in response.iter_lines():
                     event = reader.line(line)
                     if event is not None:
@@ -387,7 +450,7 @@ class AsyncClient:
     :param token: as for `Client`.
     """
 
-    def __init__(self, target: Optional[str] = None, token: Optional[str] = None) -> None:
+    def __init__(self, target: _Target = None, token: Optional[str] = None) -> None:
         self._base, self._socket = _place(target)
         transport = httpx.AsyncHTTPTransport(uds=self._socket) if self._socket else None
         self._http = httpx.AsyncClient(
@@ -440,13 +503,24 @@ class AsyncClient:
         return _outcome(await self._send(**_call(plugin, tool, args, timeout, workspace)))
 
     async def stream(
-        self, plugin: str, tool: str, /, args: Optional[Mapping[str, Any]] = None, **more: Any
+        self,
+        plugin: str,
+        tool: str,
+        /,
+        args: Optional[Mapping[str, Any]] = None,
+        *,
+        timeout: Optional[float] = None,
+        workspace: str = "",
+        **more: Any,
     ) -> AsyncIterator[Any]:
-        """As `Client.stream`."""
-        request = _call(plugin, tool, {**(args or {}), **more}, None, "")
+        """As `Client.stream`, without a return value."""
+        request = _call(plugin, tool, {**(args or {}), **more}, timeout, workspace)
         request["headers"]["accept"] = _LINES
         try:
             async with self._http.stream(**request) as response:
+                if not _streams(response, _LINES):
+                    await response.aread()
+                    raise _refusal(response)
                 async for line in response.aiter_lines():
                     update = _update(line)
                     if isinstance(update, Outcome):
@@ -462,11 +536,15 @@ class AsyncClient:
 
     async def health(self, plugin: str) -> dict:
         """As `Client.health`."""
-        return _checked(await self._send(method="GET", url=f"/v1/plugins/{plugin}/health"))
+        return _checked(
+            await self._send(method="GET", url=f"/v1/plugins/{_segment(plugin)}/health")
+        )
 
     async def tools(self, plugin: str) -> "list[dict]":
         """As `Client.tools`."""
-        return _checked(await self._send(method="GET", url=f"/v1/plugins/{plugin}/tools"))["tools"]
+        return _checked(
+            await self._send(method="GET", url=f"/v1/plugins/{_segment(plugin)}/tools")
+        )["tools"]
 
     async def watch(self) -> AsyncIterator[Event]:
         """As `Client.watch`."""
@@ -474,6 +552,9 @@ class AsyncClient:
         request: dict = {"method": "GET", "url": "/v1/events", "headers": {"accept": _EVENTS}}
         try:
             async with self._http.stream(**request, timeout=None) as response:
+                if not _streams(response, _EVENTS):
+                    await response.aread()
+                    raise _refusal(response)
                 async for line in response.aiter_lines():
                     event = reader.line(line)
                     if event is not None:

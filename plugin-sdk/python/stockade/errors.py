@@ -126,8 +126,12 @@ _CLASSES = {
 }
 
 
+# What the plugin's host says in the tool's name.
+_OF_THE_HOST = ("InvalidArguments", "PayloadTooLarge", "Cancelled")
+
+
 def of(outcome: Outcome) -> CallFailed:
     """The exception of a failed call."""
-    if outcome.raised:
+    if outcome.raised and outcome.error_type not in _OF_THE_HOST:
         return ToolRaised(outcome)
     return _CLASSES.get(outcome.error_type or "", ToolRaised)(outcome)

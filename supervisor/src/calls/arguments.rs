@@ -133,7 +133,7 @@ fn take_base64(
 fn check_attachments(tool: &Tool, attachments: &[Attachment], problems: &mut Vec<String>) {
     for property in &tool.binary {
         let given = attachments.iter().filter(|blob| blob.name == property.name).count();
-        if given == 0 && property.required {
+        if given == 0 && property.required && !property.many {
             problems.push(format!("\"{}\" is a required property (binary)", property.name));
         }
         if given > 1 && !property.many {

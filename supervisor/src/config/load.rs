@@ -182,7 +182,7 @@ fn with_drop_ins(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Every key of stockade.toml but `plugin`.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 24] = [
     "plugins",
     "state_dir",
     "listen",
@@ -198,6 +198,9 @@ const KEYS: [&str; 21] = [
     "python",
     "python_host",
     "entry_points",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
     "max_result",
     "max_connections",
     "log_lines",
@@ -294,6 +297,22 @@ impl Loader {
         };
         settings.push(Setting { key, value: show(&value), layer });
         value
+    }
+
+    fn optional_path(&mut self, settings: &mut Vec<Setting>, key: &'static str) -> Option<PathBuf> {
+        self.take(
+            settings,
+            key,
+            "a path",
+            None,
+            |path: &Option<PathBuf>| {
+                path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+            },
+            |raw| match raw {
+                Raw::Text(text) => Some((!text.is_empty()).then(|| absolute(text))),
+                Raw::List(_) => None,
+            },
+        )
     }
 
     fn finish(mut self, files: Vec<PathBuf>) -> Result<Config, Vec<Problem>> {
@@ -405,14 +424,10 @@ impl Loader {
                 number,
             ),
             watch: self.take(&mut s, "watch", "true or false", true, bool::to_string, boolean),
-            nvml: self.take(
-                &mut s,
-                "nvml",
-                "a path",
-                None,
-                |path| path.as_ref().map(show_path).unwrap_or_default(),
-                |raw| Some(path(raw)),
-            ),
+            nvml: self.optional_path(&mut s, "nvml"),
+            tls_cert: self.optional_path(&mut s, "tls_cert"),
+            tls_key: self.optional_path(&mut s, "tls_key"),
+            tls_client_ca: self.optional_path(&mut s, "tls_client_ca"),
             python: self.take(&mut s, "python", "a path", paths::default_python(), show_path, path),
             python_host: self.take(
                 &mut s,
@@ -436,14 +451,8 @@ impl Loader {
             files,
             source: None,
         };
-        if let Some(address) = config.listen.filter(|address| !address.ip().is_loopback()) {
-            self.problem(
-                "listen".into(),
-                format!(
-                    "`{address}` is not a loopback address: access from outside needs \
-                     authentication, which is not in this release yet; use 127.0.0.1"
-                ),
-            );
+        for (key, message) in tokens::problems(&config) {
+            self.problem(key.to_owned(), message);
         }
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(self.problems);

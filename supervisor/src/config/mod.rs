@@ -56,6 +56,12 @@ pub struct Config {
     pub python_host: PathBuf,
     /// Plugins that distributions of `python` advertise are plugins too.
     pub entry_points: bool,
+    /// The port's certificate chain and key (PEM): it speaks TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The key of `tls_cert`.
+    pub tls_key: Option<PathBuf>,
+    /// Clients must show a certificate of this authority (PEM).
+    pub tls_client_ca: Option<PathBuf>,
     /// Who may come in by the port; none = everybody on this machine may read
     /// and call.
     pub tokens: Vec<Token>,
@@ -95,6 +101,9 @@ impl Config {
             python: paths::default_python(),
             python_host: paths::default_python_host(),
             entry_points: true,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
             tokens: Vec::new(),
             plugins: BTreeMap::new(),
             settings: Vec::new(),

@@ -1,8 +1,9 @@
-//! `[tokens.NAME]`: who may come in by the port, and how far. Only digests are
-//! kept.
+//! Who may come in by the port, and how far: `[tokens.NAME]`, of which only
+//! digests are kept, and what an address for others needs.
 
 use sha2::{Digest as _, Sha256};
 
+use super::Config;
 use crate::document::Table;
 
 /// What a caller may do; each role includes those before it.
@@ -70,6 +71,35 @@ pub(super) fn read(name: &str, table: Table<'_>) -> Option<Token> {
     }
     table.finish();
     Some(Token { name: name.to_owned(), role: role?, sha256: sha256? })
+}
+
+/// Why the port cannot be opened as it is configured: key and message.
+pub(super) fn problems(config: &Config) -> Vec<(&'static str, String)> {
+    let mut problems = Vec::new();
+    if config.tls_cert.is_some() != config.tls_key.is_some() {
+        problems.push(("tls_cert", "`tls_cert` and `tls_key` belong together".to_owned()));
+    }
+    if config.tls_client_ca.is_some() && config.tls_cert.is_none() {
+        let message = "`tls_client_ca` needs `tls_cert` and `tls_key`";
+        problems.push(("tls_client_ca", message.to_owned()));
+    }
+    let Some(address) = config.listen.filter(|address| !address.ip().is_loopback()) else {
+        return problems;
+    };
+    let mut missing = Vec::new();
+    if config.tls_cert.is_none() {
+        missing.push("TLS (tls_cert and tls_key)");
+    }
+    if config.tokens.is_empty() && config.tls_client_ca.is_none() {
+        missing.push("tokens (`stockade token`) or client certificates (tls_client_ca)");
+    }
+    if !missing.is_empty() {
+        let missing = missing.join(", and ");
+        let message =
+            format!("`{address}` is not a loopback address: access from outside needs {missing}");
+        problems.push(("listen", message));
+    }
+    problems
 }
 
 fn parse(text: &str) -> Option<[u8; 32]> {

@@ -8,5 +8,6 @@ pub mod health;
 mod http;
 mod server;
 mod status;
+mod tls;
 
 pub use server::{Doors, open};

@@ -20,8 +20,9 @@ use stockade_proto::v1::tools_server::ToolsServer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_rustls::TlsAcceptor;
 use tonic::{body::Body, service::Routes};
 use tower::{Service as _, ServiceExt as _};
 use tracing::{debug, warn};
@@ -29,7 +30,7 @@ use tracing::{debug, warn};
 use super::{
     door::{self, Caller, NoToken},
     grpc::{self, ToolsService},
-    http,
+    http, tls,
 };
 use crate::{Supervisor, config::Token};
 
@@ -80,13 +81,14 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
     let socket = bind_socket(&config.socket).await?;
     tasks.push(tokio::spawn(serve_socket(socket, house.clone())));
     let mut address = None;
+    let tls = tls::acceptor(&config)?;
     if let Some(wanted) = config.listen {
         let listener = TcpListener::bind(wanted).await.map_err(|error| {
             let text = format!("cannot listen on {wanted}: {error}; choose another with --listen");
             io::Error::new(error.kind(), text)
         })?;
         address = Some(listener.local_addr()?);
-        tasks.push(tokio::spawn(serve_port(listener, house)));
+        tasks.push(tokio::spawn(serve_port(listener, house, tls)));
     }
     Ok(Doors { address, socket: config.socket.clone(), tasks })
 }
@@ -135,6 +137,15 @@ struct House {
 }
 
 impl House {
+    /// Room for one more connection.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = self.connections.clone().try_acquire_owned().ok();
+        if place.is_none() {
+            debug!("too many connections: one was closed");
+        }
+        place
+    }
+
     async fn answer(self, mut request: Request<Incoming>, caller: Caller) -> Response<Body> {
         let is_grpc = request
             .headers()
@@ -194,12 +205,25 @@ fn refuse(is_grpc: bool, status: StatusCode, why: &str) -> Response<Body> {
     response
 }
 
-async fn serve_port(listener: TcpListener, house: House) {
+async fn serve_port(listener: TcpListener, house: House, tls: Option<TlsAcceptor>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let _ = stream.set_nodelay(true);
-                serve(stream, house.clone(), Caller::Port);
+                let Some(place) = house.place() else { continue };
+                match &tls {
+                    None => serve(stream, house.clone(), Caller::Port, place),
+                    Some(tls) => {
+                        let (shaking, house) = (tls.accept(stream), house.clone());
+                        tokio::spawn(async move {
+                            match tokio::time::timeout(HEADER_TIMEOUT, shaking).await {
+                                Ok(Ok(stream)) => serve(stream, house, Caller::Port, place),
+                                Ok(Err(error)) => debug!("no TLS: {error}"),
+                                Err(_) => debug!("a TLS handshake took too long"),
+                            }
+                        });
+                    }
+                }
             }
             Err(error) => rest(&error).await,
         }
@@ -211,7 +235,9 @@ async fn serve_socket(listener: UnixListener, house: House) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let caller = Caller::Socket(peer(&stream).into());
-                serve(stream, house.clone(), caller);
+                if let Some(place) = house.place() {
+                    serve(stream, house.clone(), caller, place);
+                }
             }
             Err(error) => rest(&error).await,
         }
@@ -236,14 +262,10 @@ fn peer(stream: &UnixStream) -> String {
 }
 
 /// One connection, HTTP/1 or HTTP/2.
-fn serve<I>(stream: I, house: House, caller: Caller)
+fn serve<I>(stream: I, house: House, caller: Caller, place: OwnedSemaphorePermit)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Ok(place) = house.connections.clone().try_acquire_owned() else {
-        debug!("too many connections: one was closed");
-        return;
-    };
     // A peer on the socket hangs up when it is gone; one on the port may vanish.
     let keep_alive = matches!(caller, Caller::Port).then_some(KEEP_ALIVE.0);
     tokio::spawn(async move {

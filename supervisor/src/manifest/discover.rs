@@ -76,6 +76,7 @@ fn hidden(path: &Path) -> bool {
 
 /// Reads one directory; None when it holds no manifest.
 pub fn load(directory: &Path) -> Option<Found> {
+    use std::hash::Hasher as _;
     let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
     let file_name = MANIFEST_FILES
         .into_iter()
@@ -98,27 +99,37 @@ pub fn load(directory: &Path) -> Option<Found> {
         Err(_) => directory_name(&directory),
     };
     let mut fingerprint = fingerprint(&directory, manifest.as_ref().ok());
-    let manifest = manifest.and_then(|manifest| {
-        let texts = untrusted(&directory, &file, &manifest);
-        if texts.is_empty() {
-            return Ok(manifest);
-        }
-        // Whoever corrects it changes no file's content.
-        fingerprint = !fingerprint;
-        let problem = |message| Problem {
-            severity: Severity::Error,
-            file: file_name.to_owned(),
-            line: 0,
-            column: 0,
-            message,
-            suggestion: None,
-        };
-        Err(texts.into_iter().map(problem).collect())
-    });
+    let manifest = manifest.and_then(|manifest| trusted(file_name, &file, manifest));
+    if let Err(problems) = &manifest {
+        // Whoever corrects a mode changes no file's content.
+        let mut hasher = std::hash::DefaultHasher::new();
+        problems.iter().for_each(|problem| hasher.write(problem.to_string().as_bytes()));
+        fingerprint ^= hasher.finish();
+    }
     Some(Found { name, key: directory.clone(), directory, manifest, fingerprint })
 }
 
-/// Why what is to be run here could be somebody else's doing.
+/// The manifest, unless what it runs could be somebody else's doing.
+pub(super) fn trusted(
+    file_name: &str,
+    file: &Path,
+    manifest: Manifest,
+) -> Result<Manifest, Vec<Problem>> {
+    let texts = untrusted(&manifest.directory, file, &manifest);
+    if texts.is_empty() {
+        return Ok(manifest);
+    }
+    let problem = |message| Problem {
+        severity: Severity::Error,
+        file: file_name.to_owned(),
+        line: 0,
+        column: 0,
+        message,
+        suggestion: None,
+    };
+    Err(texts.into_iter().map(problem).collect())
+}
+
 fn untrusted(directory: &Path, file: &Path, manifest: &Manifest) -> Vec<String> {
     let mut texts = ownership::problems(directory);
     if let Ok(real) = fs::canonicalize(directory)
@@ -127,17 +138,31 @@ fn untrusted(directory: &Path, file: &Path, manifest: &Manifest) -> Vec<String> 
         texts.extend(ownership::problems(&real));
     }
     texts.extend(ownership::file_problem(file));
-    if let Run::Binary(program) | Run::Library(program) = &manifest.run {
-        texts.extend(ownership::file_problem(&directory.join(program)));
+    let programs = match &manifest.run {
+        Run::Binary(program) | Run::Library(program) => vec![directory.join(program)],
+        Run::Python { venv, .. } => {
+            let venv = directory.join(venv.as_deref().unwrap_or(Path::new(".venv")));
+            texts.extend(ownership::file_problem(&venv.join("bin")));
+            texts.extend(ownership::file_problem(&venv.join("pyvenv.cfg")));
+            python_sources(directory)
+        }
+        Run::Remote { .. } => Vec::new(),
+    };
+    let mut folders: Vec<&Path> = programs.iter().filter_map(|program| program.parent()).collect();
+    folders.dedup();
+    texts.extend(folders.into_iter().filter_map(ownership::file_problem));
+    for program in &programs {
+        texts.extend(ownership::file_problem(program));
         if let Some(place) = ownership::leads_out(directory, program) {
             texts.push(format!(
                 "{} leads out of the plugin's directory, to {}: put the program itself there",
-                program.display(),
+                program.strip_prefix(directory).unwrap_or(program).display(),
                 place.display()
             ));
         }
     }
-    texts.dedup();
+    let mut seen = std::collections::HashSet::new();
+    texts.retain(|text| seen.insert(text.clone()));
     texts
 }
 

@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    discover::{Found, fingerprint},
+    discover::{Found, fingerprint, trusted},
     legacy,
-    types::{Manifest, Run},
+    types::{Manifest, Run, valid_name},
 };
 
 /// The groups in which plugins are advertised.
@@ -77,19 +77,19 @@ pub fn advertised(python: &Path) -> Vec<Found> {
 fn plugins_of(text: &str) -> Vec<(String, String)> {
     let mut group = "";
     let mut plugins = Vec::new();
-    for line in text.lines().map(str::trim) {
+    for line in text.trim_start_matches('\u{feff}').lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             group = name.trim();
         } else if GROUPS.contains(&group)
             && !line.starts_with(['#', ';'])
             && let Some((name, target)) = line.split_once('=')
         {
-            let target = target.split('[').next().unwrap_or(target).trim();
-            let target = match target.contains(':') {
-                true => target.to_owned(),
-                false => format!("{target}:Plugin"),
-            };
-            plugins.push((name.trim().to_owned(), target));
+            let target = target.split('[').next().unwrap_or(target);
+            let (module, class) = target.split_once(':').unwrap_or((target, "Plugin"));
+            let (name, module) = (name.trim(), module.trim());
+            if !name.is_empty() && !module.is_empty() {
+                plugins.push((name.to_owned(), format!("{module}:{}", class.trim())));
+            }
         }
     }
     plugins
@@ -116,7 +116,9 @@ fn read(python: &Path, library: &Path, distribution: &Path, name: &str, target: 
         },
         ..manifest
     });
+    let manifest = manifest.and_then(|manifest| trusted("entry_points.txt", &file, manifest));
     let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write_u8(u8::from(manifest.is_ok()));
     hasher.write_u64(fingerprint(&directory, manifest.as_ref().ok()));
     hasher.write(metadata.as_bytes());
     hasher.write(target.as_bytes());
@@ -131,10 +133,16 @@ fn read(python: &Path, library: &Path, distribution: &Path, name: &str, target: 
 
 /// An entry point's name made a plugin's: `My_OCR.v2` → `my_ocr-v2`.
 fn plugin_name(name: &str) -> String {
-    name.to_lowercase()
+    let mut name: String = name
+        .to_lowercase()
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
-        .collect()
+        .take(60)
+        .collect();
+    if !valid_name(&name) {
+        name.insert_str(0, "p-");
+    }
+    name
 }
 
 /// A field of a distribution's metadata.

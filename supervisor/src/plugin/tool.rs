@@ -132,8 +132,19 @@ fn is_binary(schema: &Value) -> bool {
 
 /// The same, behind `anyOf` with null (an optional field) too.
 fn is_binary_or_null(schema: &Value) -> bool {
+    is_binary(schema) || alternatives(schema).any(is_binary)
+}
+
+/// What an optional field is, when it is there.
+fn alternatives(schema: &Value) -> impl Iterator<Item = &Value> {
     let any = ["anyOf", "oneOf"].into_iter().find_map(|key| schema.get(key)?.as_array());
-    is_binary(schema) || any.is_some_and(|any| any.iter().any(is_binary))
+    any.into_iter().flatten()
+}
+
+/// Several attachments of one name.
+fn is_list(schema: &Value) -> bool {
+    schema.get("type").is_some_and(|kind| kind == "array")
+        && schema.get("items").is_some_and(is_binary)
 }
 
 /// Takes the binary properties out of the schema: they are checked by their
@@ -144,8 +155,7 @@ fn take_binary(schema: &mut Value) -> Vec<Binary> {
     };
     let mut found: Vec<Binary> = Vec::new();
     for (name, property) in properties.iter() {
-        let many = property.get("type").is_some_and(|kind| kind == "array")
-            && property.get("items").is_some_and(is_binary);
+        let many = is_list(property) || alternatives(property).any(is_list);
         if many || is_binary_or_null(property) {
             found.push(Binary { name: name.clone(), required: false, many });
         }

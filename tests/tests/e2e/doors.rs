@@ -104,3 +104,85 @@ async fn grpc_on_the_port_asks_for_tokens_too() {
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
     daemon.stop().await;
 }
+
+/// An authority, a server's and a client's certificate, made by openssl.
+fn certificates(folder: &std::path::Path) {
+    let script = "
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca
+for name in server client; do
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout $name.key -out $name.csr -subj /CN=$name
+  printf 'subjectAltName=IP:127.0.0.1,DNS:localhost' > $name.ext
+  openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out $name.pem -days 2 -extfile $name.ext
+done";
+    let output = std::process::Command::new("sh")
+        .args(["-ec", script])
+        .current_dir(folder)
+        .output()
+        .expect("openssl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn an_address_for_others_needs_tls_and_somebody_to_know() {
+    let folder = tempfile::tempdir().expect("folder");
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let maker = Options::new().start().await;
+    let (call, toml) = token(&maker, "server", "call").await;
+    // What is missing is told, all of it.
+    let (code, _, err) = maker.cli(&["serve", "--listen", "0.0.0.0:0"]).await;
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("needs TLS (tls_cert and tls_key), and tokens"), "{err}");
+    maker.stop().await;
+
+    let tls = format!("tls_cert = {:?}\ntls_key = {:?}\n", file("server.pem"), file("server.key"));
+    let daemon = Options::new().listen("0.0.0.0:0").config(&tls).config(&toml).start().await;
+    let port = daemon.address().await.rsplit_once(':').expect("port").1.to_owned();
+    let health = format!("https://127.0.0.1:{port}/v1/plugins");
+    let ca = file("ca.pem");
+    let bearer = format!("authorization: Bearer {call}");
+    for version in ["--http1.1", "--http2"] {
+        let (status, answer) = curl(&["--cacert", &ca, version, "-H", &bearer, &health]).await;
+        assert_eq!(status, 200, "{version}: {answer}");
+    }
+    assert_eq!(curl(&["--cacert", &ca, &health]).await.0, 401);
+    // Without TLS there is no answer at all.
+    assert_eq!(curl(&["-H", &bearer, &health.replace("https", "http")]).await.0, 0);
+    daemon.stop().await;
+
+    // Client certificates instead of tokens.
+    let clients = format!("{tls}tls_client_ca = {ca:?}\n");
+    let daemon = Options::new().listen("0.0.0.0:0").config(&clients).start().await;
+    let port = daemon.address().await.rsplit_once(':').expect("port").1.to_owned();
+    let health = format!("https://127.0.0.1:{port}/v1/plugins");
+    let own = ["--cert", &file("client.pem"), "--key", &file("client.key")];
+    assert_eq!(curl(&[&["--cacert", ca.as_str()], &own[..], &[&health]].concat()).await.0, 200);
+    assert_eq!(curl(&["--cacert", &ca, &health]).await.0, 0, "no certificate, no answer");
+    daemon.stop().await;
+
+    // A file that is no certificate is named.
+    let bad = folder.path().join("bad.toml");
+    let text = format!("tls_cert = {:?}\ntls_key = {:?}\n", file("ca.key"), file("server.key"));
+    std::fs::write(&bad, text).expect("bad.toml");
+    let daemon = Options::new().start().await;
+    let state = folder.path().join("state").display().to_string();
+    let socket = folder.path().join("s.sock").display().to_string();
+    let plugins = folder.path().display().to_string();
+    let (code, _, err) = daemon
+        .cli(&[
+            "serve",
+            "--config",
+            &bad.display().to_string(),
+            "--state-dir",
+            &state,
+            "--socket",
+            &socket,
+            "--plugins",
+            &plugins,
+            "--listen",
+            "127.0.0.1:0",
+        ])
+        .await;
+    assert!(code != 0 && err.contains("tls_cert = ") && err.contains("ca.key"), "{code} {err}");
+    daemon.stop().await;
+}

@@ -371,6 +371,34 @@ def tree(root: Node) -> Node:
     assert isinstance(root.children[0], Node)
     return Node(root.total())
 
+class P:
+    @dataclasses.dataclass
+    class N:
+        a: int
+        inner: Optional[P.N] = None
+
+class Q:
+    @dataclasses.dataclass
+    class N:
+        b: int
+        inner: Optional[Q.N] = None
+
+@tool
+def two(p: P.N, q: Q.N, when: Union[datetime.datetime, str] = ""):
+    return [p.a, q.b, type(when).__name__]
+
+@tool
+def frames(frames: List[bytes] = None, needed: Optional[List[bytes]] = None):
+    return [len(frames or []), len(needed or [])]
+
+@tool
+async def steps():
+    import contextvars
+    variable = contextvars.ContextVar("variable", default=0)
+    variable.set(5)
+    yield variable.get()
+    yield variable.get()
+
 @tool
 def whole(n: int):
     return list(range(n))
@@ -420,6 +448,12 @@ async fn hints_that_people_write_are_understood() {
             daemon.call(plugin, "whole", json!({"n": 3.0})).await.unwrap(),
             json!([0, 1, 2])
         );
+        let args = json!({"p": {"a": 1, "inner": {"a": 2}}, "q": {"b": 3}, "when": "soon"});
+        assert_eq!(daemon.call(plugin, "two", args).await.unwrap(), json!([1, 3, "str"]));
+        let blobs: &[(&str, &[u8])] = &[("frames", b"z"), ("frames", b"y"), ("needed", b"x")];
+        let counted = daemon.call_with(plugin, "frames", json!({}), blobs, 0).await.unwrap();
+        assert_eq!(counted, json!([2, 1]), "{plugin}");
+        assert_eq!(daemon.call(plugin, "steps", json!({})).await.items, [5, 5], "one task");
         let collected = daemon.call(plugin, "collected", json!({"n": 2})).await;
         assert_eq!(collected.unwrap(), json!([0, 1]));
     }

@@ -52,6 +52,18 @@ def count(n: int, ctx: Context):
         yield i
 
 @tool
+def named(data: bytes):
+    return {'a\"b': data, 'a_b': b'2', 'outcome': b'3', 'x\\r\\ny': b'4'}
+
+@tool
+def argued(args: bytes) -> int:
+    return len(args)
+
+@tool
+def times_out():
+    raise TimeoutError('mine')
+
+@tool
 def analyze(image_bytes: bytes):
     return {'bytes': len(image_bytes)}
 ";

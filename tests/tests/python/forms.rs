@@ -265,7 +265,7 @@ fn advertise(venv: &std::path::Path) {
         ),
         (
             "kit-1.4.dist-info/entry_points.txt",
-            "[console_scripts]\nx = kit:y\n\n[forgesyte.plugins]\nkit = kit.plugin:Plugin\n",
+            "[console_scripts]\nx = kit:y\n\n[forgesyte.plugins]\nKit.v2 = kit.plugin : Plugin\n = nothing\n",
         ),
     ];
     for (path, text) in files {
@@ -281,13 +281,13 @@ async fn an_installed_distribution_that_advertises_a_plugin_is_found() {
     stockade_tests::python_host();
     let config = format!("python = {:?}", venv.join("bin/python").display().to_string());
     let daemon = Options::new().config(&config).start().await;
-    let health = daemon.serving("kit").await;
+    let health = daemon.serving("kit-v2").await;
     assert_eq!(health.version.as_deref(), Some("1.4"));
     assert_eq!(health.description.as_deref(), Some("A kit"));
-    assert_eq!(daemon.call("kit", "answer", json!({})).await.unwrap(), json!([42, "types"]));
+    assert_eq!(daemon.call("kit-v2", "answer", json!({})).await.unwrap(), json!([42, "types"]));
     daemon.stop().await;
     let daemon = Options::new().config(&config).config("entry_points = false").start().await;
-    assert!(daemon.list().await.plugins.iter().all(|health| health.name != "kit"));
+    assert!(daemon.list().await.plugins.iter().all(|health| health.name != "kit-v2"));
     daemon.stop().await;
 }
 
@@ -404,5 +404,30 @@ async fn modules_with_names_of_the_library_do_not_run_before_the_checks() {
     let ran: Vec<_> =
         ran.filter(|file| file.path().extension().is_some_and(|e| e == "ran")).collect();
     assert!(ran.is_empty(), "{ran:?}");
+    daemon.stop().await;
+}
+
+/// What a Python plugin runs may be changed by nobody else either.
+#[tokio::test]
+async fn source_files_that_others_can_change_are_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let source = "class Plugin:\n    def ok(self):\n        return True\n";
+    let daemon = Options::new().python("open", "", source).start().await;
+    daemon.serving("open").await;
+    let directory = daemon.directory("open");
+    let file = directory.join("plugin.py");
+    let pending = async |words: &str| {
+        daemon.reload().await;
+        daemon
+            .until("open", |health| {
+                health.pending_change.as_deref().unwrap_or_default().contains(words)
+            })
+            .await;
+    };
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).expect("mode");
+    pending("plugin.py can be written by everybody").await;
+    std::fs::rename(&file, daemon.root.join("plugin.py")).expect("rename");
+    std::os::unix::fs::symlink(daemon.root.join("plugin.py"), &file).expect("symlink");
+    pending("plugin.py leads out of the plugin's directory").await;
     daemon.stop().await;
 }

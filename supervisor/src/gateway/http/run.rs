@@ -160,11 +160,14 @@ async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall
     let mut loose = serde_json::Map::new();
     while let Some(part) = parts.next_field().await.map_err(refused)? {
         let name = part.name().unwrap_or_default().to_owned();
+        let name = ESCAPES.iter().fold(name, |name, (c, text)| name.replace(text, &c.to_string()));
         let kind = part.content_type().unwrap_or_default().to_owned();
-        let file = part.file_name().is_some() || !kind.is_empty();
+        // A file of that name is an argument called `args`.
+        let named = part.file_name().is_some();
+        let file = named || !kind.is_empty();
         let data = part.bytes().await.map_err(refused)?;
         match name.as_str() {
-            "args" => call.args = data,
+            "args" if !named => call.args = data,
             _ if file => call.attachments.push(Attachment { name, content_type: kind, data }),
             // A plain form field: an argument as text.
             _ => {
@@ -229,6 +232,9 @@ fn respond(outcome: Outcome, accept: Accept) -> Response {
     response
 }
 
+/// What the name of a part cannot hold, and what stands for it (WHATWG).
+const ESCAPES: [(char, &str); 3] = [('"', "%22"), ('\r', "%0D"), ('\n', "%0A")];
+
 /// `multipart/form-data`: the part `outcome` is JSON in which attachments stand
 /// as `"attachment:NAME"`; each attachment follows as the part of its name.
 fn in_parts(mut outcome: Outcome) -> Response {
@@ -240,7 +246,7 @@ fn in_parts(mut outcome: Outcome) -> Response {
     let size: usize = attachments.iter().map(|blob| blob.data.len() + 256).sum();
     let mut text = Vec::with_capacity(size + 1024);
     let mut part = |name: &str, kind: &str, data: &[u8]| {
-        let name = name.replace(['"', '\r', '\n'], "_");
+        let name = ESCAPES.iter().fold(name.to_owned(), |name, (c, text)| name.replace(*c, text));
         let head = format!(
             "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\
              Content-Type: {kind}\r\n\r\n"
@@ -271,6 +277,7 @@ pub(super) fn to_json(outcome: Outcome) -> String {
     let head = json!({
         "error": error.map(ToString::to_string),
         "error_type": error.map(CallError::error_type),
+        "raised": matches!(error, Some(CallError::Raised { .. })),
         "plugin": &*outcome.plugin,
         "tool": &*outcome.tool,
         "duration_ms": outcome.duration.as_secs_f64() * 1000.0,
