@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{legacy, native, ownership, types::Manifest, types::Run, types::valid_name};
+use super::{legacy, native, ownership, types::Manifest, types::Run, types::made_valid};
 use crate::document::{Problem, Severity};
 
 /// The files that make a directory a plugin, in order of preference.
@@ -85,14 +85,7 @@ pub fn load(directory: &Path) -> Option<Found> {
     let manifest = match read_text(&file) {
         Ok(text) if file_name == "plugin.toml" => native::read(&directory, &file, &text),
         Ok(text) => legacy::read(&directory, &file, &text),
-        Err(message) => Err(vec![Problem {
-            severity: Severity::Error,
-            file: file_name.to_owned(),
-            line: 0,
-            column: 0,
-            message,
-            suggestion: None,
-        }]),
+        Err(message) => Err(vec![Problem::of_file(file_name, message)]),
     };
     let name = match &manifest {
         Ok(manifest) => manifest.name.clone(),
@@ -119,15 +112,7 @@ pub(super) fn trusted(
     if texts.is_empty() {
         return Ok(manifest);
     }
-    let problem = |message| Problem {
-        severity: Severity::Error,
-        file: file_name.to_owned(),
-        line: 0,
-        column: 0,
-        message,
-        suggestion: None,
-    };
-    Err(texts.into_iter().map(problem).collect())
+    Err(texts.into_iter().map(|text| Problem::of_file(file_name, text)).collect())
 }
 
 fn untrusted(directory: &Path, file: &Path, manifest: &Manifest) -> Vec<String> {
@@ -170,17 +155,7 @@ fn untrusted(directory: &Path, file: &Path, manifest: &Manifest) -> Vec<String> 
 /// be listed and asked for.
 fn directory_name(directory: &Path) -> String {
     let name = directory.file_name().map(|name| name.to_string_lossy().into_owned());
-    let mut name: String = name
-        .unwrap_or_default()
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
-        .take(60)
-        .collect();
-    if !valid_name(&name) {
-        name.insert_str(0, "p-");
-    }
-    name
+    made_valid(&name.unwrap_or_default())
 }
 
 /// A manifest is a regular file of at most 64 KiB of UTF-8. It is opened

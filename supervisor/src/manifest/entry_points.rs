@@ -10,7 +10,7 @@ use std::{
 use super::{
     discover::{Found, fingerprint, trusted},
     legacy,
-    types::{Manifest, Run, valid_name},
+    types::{Manifest, Run, made_valid},
 };
 
 /// The groups in which plugins are advertised.
@@ -103,8 +103,7 @@ fn read(python: &Path, library: &Path, distribution: &Path, name: &str, target: 
     let directory = directory.unwrap_or_else(|| distribution.to_owned());
     let file = directory.join("manifest.json");
     let text = fs::read_to_string(&file);
-    let text =
-        text.unwrap_or_else(|_| serde_json::json!({ "name": plugin_name(name) }).to_string());
+    let text = text.unwrap_or_else(|_| serde_json::json!({ "name": made_valid(name) }).to_string());
     let metadata = fs::read_to_string(distribution.join("METADATA")).unwrap_or_default();
     let manifest = legacy::read(&directory, &file, &text).map(|manifest| Manifest {
         version: manifest.version.clone().or_else(|| header(&metadata, "Version")),
@@ -129,20 +128,6 @@ fn read(python: &Path, library: &Path, distribution: &Path, name: &str, target: 
         manifest,
         fingerprint: hasher.finish(),
     }
-}
-
-/// An entry point's name made a plugin's: `My_OCR.v2` → `my_ocr-v2`.
-fn plugin_name(name: &str) -> String {
-    let mut name: String = name
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
-        .take(60)
-        .collect();
-    if !valid_name(&name) {
-        name.insert_str(0, "p-");
-    }
-    name
 }
 
 /// A field of a distribution's metadata.

@@ -263,6 +263,20 @@ impl Default for RestartPolicy {
     }
 }
 
+/// A valid name made of any text: `My_OCR.v2` → `my_ocr-v2`.
+pub(super) fn made_valid(text: &str) -> String {
+    let mut name: String = text
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .take(60)
+        .collect();
+    if !valid_name(&name) {
+        name.insert_str(0, "p-");
+    }
+    name
+}
+
 /// `^[a-z][a-z0-9_-]{0,62}$`
 pub fn valid_name(name: &str) -> bool {
     name.len() <= 63
