@@ -141,7 +141,8 @@ async def asyncio_too(target):
         assert await client.tools("typed")
         # Cancelling the task cancels the call.
         task = asyncio.create_task(client.run_tool("typed", "nap", seconds=600))
-        await asyncio.sleep(0.1)
+        while not (await client.health("typed"))["in_flight"]:
+            await asyncio.sleep(0.01)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -1,12 +1,14 @@
 //! The test harness: real daemons in temporary folders, asked from outside.
 
 mod bystander;
+mod curl;
 mod daemon;
 mod interpreters;
 mod outcome;
 mod processes;
 
 pub use bystander::Bystander;
+pub use curl::curl;
 pub use daemon::{
     Client, Daemon, Options, binary, environments, manifest, python_host, target_dir, write_file,
 };

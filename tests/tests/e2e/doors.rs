@@ -1,7 +1,6 @@
 //! The doors to the outside: tokens and their roles on the port.
 
-use stockade_tests::{Daemon, Options, eventually};
-use tokio::process::Command;
+use stockade_tests::{Daemon, Options, curl, eventually};
 
 /// `stockade token`: the text and the lines for stockade.toml.
 async fn token(daemon: &Daemon, name: &str, role: &str) -> (String, String) {
@@ -9,19 +8,6 @@ async fn token(daemon: &Daemon, name: &str, role: &str) -> (String, String) {
     assert_eq!(code, 0, "{err}");
     let (text, toml) = out.split_once("\n\n").expect("token and lines");
     (text.to_owned(), toml.to_owned())
-}
-
-/// Status and body of a request by the port.
-async fn curl(args: &[&str]) -> (u16, String) {
-    let output = Command::new("curl")
-        .args(["-s", "-m", "20", "-i", "-w", "\n%{http_code}"])
-        .args(args)
-        .output()
-        .await
-        .expect("curl");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (body, status) = text.rsplit_once('\n').expect("status");
-    (status.parse().expect("status"), body.to_owned())
 }
 
 #[tokio::test]
@@ -45,7 +31,7 @@ async fn each_token_opens_what_its_role_says() {
     let body = ["--json", "{\"args\": {\"text\": \"x\"}}"];
     let header = |token: &str| format!("authorization: Bearer {token}");
 
-    let (status, answer) = curl(&[&health]).await;
+    let (status, answer) = curl(&["-i", &health]).await;
     assert_eq!(status, 401, "{answer}");
     assert!(answer.to_lowercase().contains("www-authenticate: bearer"), "{answer}");
     assert!(answer.contains("Authorization: Bearer TOKEN"), "{answer}");

@@ -4,7 +4,7 @@
 use std::{path::Path, process::Stdio};
 
 use serde_json::{Value, json};
-use stockade_tests::{Daemon, Options, environments, eventually};
+use stockade_tests::{Daemon, Options, curl, environments, eventually};
 use tokio::process::Command;
 
 const SOURCE: &str = "
@@ -113,19 +113,6 @@ async fn a_stock_grpcio_client_works_with_the_authority_option() {
     daemon.stop().await;
 }
 
-/// One request by curl: status and body.
-async fn curl(args: &[&str]) -> (u16, Value) {
-    let output = Command::new("curl")
-        .args(["-s", "-m", "20", "-w", "\n%{http_code}"])
-        .args(args)
-        .output()
-        .await
-        .expect("curl");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (body, status) = text.rsplit_once('\n').expect("status");
-    (status.parse().expect("status"), serde_json::from_str(body).unwrap_or(Value::Null))
-}
-
 #[tokio::test]
 async fn the_fastapi_example_replaces_an_in_process_loader() {
     let daemon = daemon().await;
@@ -143,7 +130,8 @@ async fn the_fastapi_example_replaces_an_in_process_loader() {
     let url = |path: &str| format!("http://localhost{path}");
     let curl = async |args: &[&str]| {
         let socket = ["--unix-socket", &socket];
-        curl(&[&socket, args].concat()).await
+        let (status, body) = curl(&[&socket, args].concat()).await;
+        (status, serde_json::from_str::<Value>(&body).unwrap_or(Value::Null))
     };
     let list = url("/v1/plugins");
     let plugins = eventually("the server", || async {
