@@ -18,7 +18,8 @@ use crate::{
     calls::Calls,
     config::Config,
     lifecycle::State,
-    machine::{Gpus, OomWatch},
+    machine::{Gpus, LayerProbe, OomWatch},
+    manifest::Restrictions,
     plugin::{Context, EventKind, Guard, Handle, Journal, Spawner},
     preflight::{PythonHost, Surroundings},
     registry::{self, Folders, Registry, Reloaded},
@@ -122,6 +123,10 @@ impl Supervisor {
                 gpus: Gpus::new(config.nvml.clone()),
                 digests: Arc::default(),
                 python: PythonHost::from(&config),
+                layers: Arc::new(LayerProbe::new(
+                    config.worker.clone(),
+                    config.plugin_uids.clone(),
+                )),
             },
             oom: Arc::new(OomWatch::default()),
             starts: Arc::new(Semaphore::new(config.max_starting)),
@@ -278,8 +283,18 @@ fn folders(config: &Config) -> Folders {
     Folders {
         folders: config.plugin_dirs.clone(),
         python: config.entry_points.then(|| config.python.clone()),
+        restrictions: restrictions(config),
         overlays: config.plugins.clone(),
     }
+}
+
+/// `[sandbox]`, under the two switches that flags and the environment can set.
+fn restrictions(config: &Config) -> Restrictions {
+    let mut restrictions = config.sandbox.clone();
+    let degraded = config.allow_degraded || config.dev;
+    restrictions.allow_unsandboxed.get_or_insert(config.allow_unsandboxed);
+    restrictions.allow_degraded.get_or_insert(degraded);
+    restrictions
 }
 
 /// The thread of all actors: lifecycle work never waits for a call, nor a call

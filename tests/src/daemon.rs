@@ -60,6 +60,7 @@ pub struct Options {
     listen: Option<String>,
     good: bool,
     bystander: bool,
+    user: Option<u32>,
 }
 
 impl Default for Options {
@@ -74,6 +75,7 @@ impl Default for Options {
             listen: None,
             good: true,
             bystander: false,
+            user: None,
         }
     }
 }
@@ -151,6 +153,13 @@ impl Options {
         self
     }
 
+    /// Runs it as this user; only root can.
+    #[must_use]
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
+    }
+
     /// Opens a port on loopback, too.
     #[must_use]
     pub fn port(mut self) -> Self {
@@ -194,7 +203,12 @@ impl Options {
             fs::File::options().create(true).append(true).open(root.join("log")).expect("log");
         let port = if self.port { "127.0.0.1:0" } else { "none" };
         let port = self.listen.as_deref().unwrap_or(port);
-        let child = Command::new(binary("stockade"))
+        let mut command = Command::new(binary("stockade"));
+        if let Some(user) = self.user {
+            give(&root, user);
+            command.uid(user).gid(user).env("HOME", &root);
+        }
+        let child = command
             .current_dir(&root)
             .args(["serve", "--listen", port, "--plugins"])
             .arg(&plugins)
@@ -223,6 +237,20 @@ impl Options {
             daemon.bystander = Some(Bystander::start(&daemon));
         }
         daemon
+    }
+}
+
+/// All of a folder becomes this user's, but for programs that others have, too.
+fn give(path: &Path, user: u32) {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs::symlink_metadata(path).expect("metadata");
+    if metadata.is_file() && metadata.nlink() > 1 {
+        return;
+    }
+    std::os::unix::fs::lchown(path, Some(user), Some(user)).expect("chown");
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_symlink())) {
+        give(&entry.path(), user);
     }
 }
 
@@ -391,6 +419,11 @@ impl Client {
     /// A plugin's directory.
     pub fn directory(&self, plugin: &str) -> PathBuf {
         self.root.join("plugins").join(plugin)
+    }
+
+    /// Where a plugin may write.
+    pub fn data(&self, plugin: &str) -> PathBuf {
+        self.root.join("state/data").join(plugin)
     }
 
     /// Writes (or replaces) a plugin's directory.

@@ -2,17 +2,27 @@
 //! the process up, starts the plugin, reports how it ended, leaves nothing.
 //!
 //! The journey, forward only: [`receive`] the plan and its descriptors →
-//! [`hygiene`] (descriptors, session, umask, oom score) → [`confine`] (the
-//! sandbox) → [`start`] the plugin → [`resident`] until its tree is gone.
+//! [`hygiene`] (descriptors, session, umask, oom score) → [`start`] the plugin →
+//! [`resident`] until its tree is gone. With namespaces, between launcher and
+//! plugin: [`namespaces`] → [`init`] ([`new_root`], [`privileges`]). The plugin
+//! itself, before its exec: [`landlock`], [`seccomp`] (assembled by [`bpf`]).
+//! `--probe` tries each of these layers on this machine ([`probe`]).
 //!
 //! It is single-threaded from start to end and runs no async runtime. Only
 //! [`sys`] holds unsafe code.
 
-mod confine;
+mod bpf;
 mod hygiene;
+mod init;
+mod landlock;
+mod namespaces;
+mod new_root;
+mod privileges;
+mod probe;
 mod receive;
 mod report;
 mod resident;
+mod seccomp;
 mod start;
 mod sys;
 mod tree;
@@ -25,6 +35,11 @@ const EXIT_NO_PLAN: u8 = 96;
 const EXIT_FAILED: u8 = 97;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("--probe") {
+        probe::run(arguments.next().and_then(|uid| uid.parse().ok()).unwrap_or(0));
+        return ExitCode::SUCCESS;
+    }
     let (plan, descriptors) = match receive::launch_plan() {
         Ok(received) => received,
         Err(error) => {
@@ -42,7 +57,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_FAILED);
         }
     };
-    match launch(&plan, &socket) {
+    match start::plugin(&plan, &socket) {
         Ok(child) => {
             resident::run(&socket, child);
             ExitCode::SUCCESS
@@ -63,12 +78,4 @@ struct Failure {
 /// `map_err(at("step"))`: names the step that failed.
 fn at(step: &'static str) -> impl FnOnce(rustix::io::Errno) -> Failure {
     move |errno| Failure { step, errno }
-}
-
-fn launch(
-    plan: &stockade_proto::launch::LaunchPlan,
-    socket: &std::os::fd::OwnedFd,
-) -> Result<resident::Child, Failure> {
-    confine::apply(plan)?;
-    start::plugin(plan, socket)
 }

@@ -27,8 +27,8 @@ fn send(socket: BorrowedFd<'_>, report: Report, fd: Option<BorrowedFd<'_>>) {
 }
 
 /// The plugin is forked; `pidfd` refers to it.
-pub(crate) fn started(socket: &OwnedFd, pid: u32, pidfd: BorrowedFd<'_>) {
-    send(socket.as_fd(), Report::Started(Started { pid }), Some(pidfd));
+pub(crate) fn started(socket: &OwnedFd, pidfd: BorrowedFd<'_>) {
+    send(socket.as_fd(), Report::Started(Started {}), Some(pidfd));
 }
 
 /// A step failed, the exec included.

@@ -14,24 +14,43 @@ use stockade_proto::launch::LaunchCommand;
 
 use crate::{report, sys, tree};
 
-/// The plugin's main process and the descriptor that tells of ended children.
+/// What the launcher's one child is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The plugin's main process.
+    Plugin,
+    /// Pid 1 of its namespace, which reports the end of the main process itself
+    /// and then exits with 0.
+    Init,
+}
+
+/// The child and the descriptor that tells of ended children.
 pub(crate) struct Child {
     pub(crate) pid: Pid,
     pub(crate) signals: OwnedFd,
+    pub(crate) role: Role,
 }
 
-/// Returns when the main process and every descendant are gone.
-pub(crate) fn run(socket: &OwnedFd, child: Child) {
-    sys::set_name(c"stockade-init");
-    // The plugin's ends are the plugin's: a copy here would hide its hang-up.
+/// Closes the plugin's descriptors in a process that stays: a copy would hide
+/// the plugin's hang-up.
+pub(crate) fn let_go() {
     for fd in
         [stockade_proto::fds::CALLS, stockade_proto::fds::HOST, stockade_proto::fds::NOTICE, 1, 2]
     {
         sys::close(fd);
     }
+}
+
+/// Returns when the main process and every descendant are gone.
+pub(crate) fn run(socket: &OwnedFd, child: Child) {
+    sys::set_name(c"stockade-launch");
+    let_go();
     loop {
         if let Some(result) = sys::reap(child.pid) {
-            report::exited(socket, &result);
+            // An init that was killed took the plugin with it: SIGKILL.
+            if child.role == Role::Plugin || result.status != 0 {
+                report::exited(socket, &result);
+            }
             return clear(socket, &child);
         }
         let mut fds =

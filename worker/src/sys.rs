@@ -153,6 +153,17 @@ pub(crate) fn drain(signals: &OwnedFd) {
     while matches!(rustix::io::read(signals, &mut buffer), Ok(n) if n > 0) {}
 }
 
+/// As [`fork`], with the child in new namespaces. glibc's fork handlers do not
+/// run; a process of one thread has no use for them.
+pub(crate) fn fork_into(namespaces: libc::c_int) -> Result<Option<Pid>> {
+    // SAFETY: without CLONE_VM and with a null stack the child has a copy of
+    // everything and goes on here, as after fork; this process has one thread.
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone, namespaces | libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize)
+    };
+    Ok(Pid::from_raw(check(pid as libc::c_int)?))
+}
+
 /// None in the child, the child's pid in the parent.
 pub(crate) fn fork() -> Result<Option<Pid>> {
     // SAFETY: this process has one thread, so the child may use all of std.
@@ -168,14 +179,64 @@ pub(crate) fn exit_now(code: i32) -> ! {
 
 /// Returns only on failure, with the reason.
 pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> Errno {
+    with_pointers(argv, env, |argv, env| {
+        // SAFETY: all pointers are to NUL-terminated strings that outlive the
+        // call, both arrays end with a null pointer.
+        unsafe { libc::execve(path.as_ptr(), argv, env) };
+    })
+}
+
+/// Both lists as the kernel wants them; the error of what `call` did.
+fn with_pointers(
+    argv: &[CString],
+    env: &[CString],
+    call: impl FnOnce(*const *const libc::c_char, *const *const libc::c_char),
+) -> Errno {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
         strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
     };
     let (argv, env) = (pointers(argv), pointers(env));
-    // SAFETY: all pointers are to NUL-terminated strings that outlive the call,
-    // both arrays end with a null pointer.
-    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    call(argv.as_ptr(), env.as_ptr());
     last_error()
+}
+
+/// Opens the program at the lowest descriptor that the plugin can never have:
+/// RLIMIT_NOFILE (`open_files`, or what the daemon has) ends just below it.
+/// Close-on-exec: the exec is its last use.
+pub(crate) fn seal_program(path: &CStr, open_files: u64) -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for the three calls; dup3 takes plain
+    // integers, and nothing owns `place`, which is above all that is open.
+    unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
+        let place = open_files.min(limit.rlim_max.saturating_sub(1)) as i32;
+        limit.rlim_cur = limit.rlim_max;
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &limit))?;
+        let fd = OwnedFd::from_raw_fd(check(libc::dup3(file.as_raw_fd(), place, libc::O_CLOEXEC))?);
+        let limit = libc::rlimit { rlim_cur: place as u64, rlim_max: place as u64 };
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &limit))?;
+        Ok(fd)
+    }
+}
+
+/// Executes what [`seal_program`] opened; returns only on failure.
+pub(crate) fn exec_sealed(program: &OwnedFd, argv: &[CString], env: &[CString]) -> Errno {
+    with_pointers(argv, env, |argv, env| {
+        // SAFETY: as for `exec`; an empty path with AT_EMPTY_PATH means the
+        // descriptor itself.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                program.as_raw_fd(),
+                c"".as_ptr(),
+                argv,
+                env,
+                libc::AT_EMPTY_PATH,
+            )
+        };
+    })
 }
 
 /// How the main process ended and what it used.
@@ -186,28 +247,43 @@ pub(crate) struct WaitResult {
     pub(crate) system_usec: u64,
 }
 
+/// One ended child; None when there is none (yet).
+fn wait_any(flags: libc::c_int) -> Option<(Pid, WaitResult)> {
+    let mut status = 0;
+    // SAFETY: zeroed is a valid rusage; wait4 writes both out-parameters.
+    let (pid, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        let pid = libc::wait4(-1, &mut status, flags, &mut usage);
+        (pid, usage)
+    };
+    let usec = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+    let result = WaitResult {
+        status,
+        max_rss_kib: usage.ru_maxrss as u64,
+        user_usec: usec(usage.ru_utime),
+        system_usec: usec(usage.ru_stime),
+    };
+    Pid::from_raw(pid.max(0)).map(|pid| (pid, result))
+}
+
 /// Reaps every ended child; Some when `main` was one of them.
 pub(crate) fn reap(main: Pid) -> Option<WaitResult> {
     let mut result = None;
-    loop {
-        let mut status = 0;
-        // SAFETY: zeroed is a valid rusage; wait4 writes both out-parameters.
-        let (pid, usage) = unsafe {
-            let mut usage: libc::rusage = std::mem::zeroed();
-            let pid = libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage);
-            (pid, usage)
-        };
-        if pid <= 0 {
-            return result;
+    while let Some((pid, ended)) = wait_any(libc::WNOHANG) {
+        if pid == main {
+            result = Some(ended);
         }
-        if pid == main.as_raw_pid() {
-            let usec = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
-            result = Some(WaitResult {
-                status,
-                max_rss_kib: usage.ru_maxrss as u64,
-                user_usec: usec(usage.ru_utime),
-                system_usec: usec(usage.ru_stime),
-            });
+    }
+    result
+}
+
+/// Waits for the end of `main`, reaping everything else meanwhile.
+pub(crate) fn wait_for(main: Pid) -> WaitResult {
+    loop {
+        if let Some((pid, result)) = wait_any(0)
+            && pid == main
+        {
+            return result;
         }
     }
 }
@@ -217,4 +293,77 @@ pub(crate) fn reap_all() {
     let mut status = 0;
     // SAFETY: `status` outlives the call, which writes it.
     while unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) } > 0 {}
+}
+
+/// Adds restrictions (MOUNT_ATTR_*) to a mount, and to those below it when
+/// `recursive`.
+pub(crate) fn restrict_mount(mounted: &OwnedFd, attributes: u64, recursive: bool) -> Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let change =
+        libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the path is empty and NUL-terminated; the kernel reads one
+    // mount_attr of the size given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mounted.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &change,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    check(result as libc::c_int).map(drop)
+}
+
+/// Forgets the capabilities that an exec could bring back. Without
+/// CAP_SETPCAP they stay, and no_new_privs keeps them from being used.
+pub(crate) fn clear_capability_bounds() {
+    for capability in 0..64 {
+        // SAFETY: prctl with integer arguments only.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+            return;
+        }
+    }
+}
+
+/// Brings the loopback device of this network namespace up.
+pub(crate) fn loopback_up() -> Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: zeroed is a valid ifreq; "lo" and its NUL fit into the name, and
+    // the kernel only reads the request.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request)).map(drop)
+    }
+}
+
+/// Installs a seccomp filter for this thread.
+pub(crate) fn install_filter(program: &[libc::sock_filter]) -> Result<()> {
+    let program = crate::bpf::as_kernel_wants(program);
+    // SAFETY: the kernel copies the program, which outlives the call, and only
+    // reads it.
+    check(unsafe {
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0)
+    })
+    .map(drop)
+}
+
+/// The kernel's version of Landlock.
+pub(crate) fn landlock_abi() -> Result<u32> {
+    const VERSION: libc::c_int = 1;
+    // SAFETY: with this flag the kernel reads no attributes.
+    let abi = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            ptr::null::<libc::c_void>(),
+            0usize,
+            VERSION,
+        )
+    };
+    check(abi as libc::c_int).map(|abi| abi as u32)
 }

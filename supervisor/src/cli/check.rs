@@ -1,12 +1,12 @@
 //! `stockade check`
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use stockade::{
     Config,
     document::Severity,
-    machine::Gpus,
+    machine::{Gpus, LayerProbe},
     manifest::{self, MANIFEST_FILES},
     preflight::{self, Absent, PythonHost, Surroundings},
 };
@@ -60,11 +60,13 @@ fn one(directory: &std::path::Path, manifest_only: bool) -> bool {
     let Some(manifest) = manifest else { return false };
     if !manifest_only {
         let scratch = std::env::temp_dir().join(format!("stockade-check-{}", std::process::id()));
+        let config = Config::new(directory, &scratch);
         let around = Surroundings {
             state_dir: scratch.clone(),
             gpus: Gpus::new(None),
             digests: Default::default(),
-            python: PythonHost::from(&Config::new(directory, &scratch)),
+            python: PythonHost::from(&config),
+            layers: Arc::new(LayerProbe::new(config.worker.clone(), config.plugin_uids.clone())),
         };
         let planned = preflight::plan(manifest, &around);
         let _ = std::fs::remove_dir_all(scratch);

@@ -7,12 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, Token, paths, tokens};
+use super::{Config, Overlay, Token, paths, tokens};
 use crate::{
     document::{
         Bytes, Problem, Problems, Severity, Table, parse_bytes, parse_duration, parse_toml,
     },
-    manifest::{Manifest, read_limits, read_restart, read_timeouts},
+    manifest::Restrictions,
 };
 
 /// Where a value came from.
@@ -50,52 +50,6 @@ pub struct Setting {
     pub layer: Layer,
 }
 
-/// What the operator lays over one plugin: `[plugin.NAME]`.
-#[derive(Clone, Debug, Default)]
-pub struct Overlay {
-    /// False: it is DISABLED.
-    pub enabled: Option<bool>,
-    /// The files' text, applied to each manifest that bears the name.
-    text: Vec<(String, String)>,
-}
-
-impl Overlay {
-    /// Changes when what is laid over this plugin does.
-    pub fn fingerprint(&self, plugin: &str) -> u64 {
-        use std::hash::{Hash as _, Hasher as _};
-        let mut hasher = std::hash::DefaultHasher::new();
-        for (_, text) in &self.text {
-            let file: toml::Table = text.parse().unwrap_or_default();
-            let own = file.get("plugin").and_then(|plugins| plugins.get(plugin));
-            let Some(mut own) = own.and_then(toml::Value::as_table).cloned() else { continue };
-            own.remove("enabled");
-            own.to_string().hash(&mut hasher);
-        }
-        hasher.finish()
-    }
-
-    /// Lays limits, time-outs and restart policy over the manifest.
-    pub fn apply(&self, manifest: &mut Manifest) {
-        let gpu = manifest.requires.gpu.is_some();
-        for (file, text) in &self.text {
-            let mut problems = Problems::new(file.clone(), text.clone());
-            let document = parse_toml(text, &mut problems);
-            let root = Table::root(&document, &mut problems);
-            let plugin = root.table("plugin").and_then(|plugins| plugins.table_of(&manifest.name));
-            let Some(plugin) = plugin else { continue };
-            if let Some(table) = plugin.table("limits") {
-                read_limits(table, &mut manifest.limits, gpu);
-            }
-            if let Some(table) = plugin.table("timeouts") {
-                read_timeouts(table, &mut manifest.timeouts);
-            }
-            if let Some(table) = plugin.table("restart") {
-                read_restart(table, &mut manifest.restart);
-            }
-        }
-    }
-}
-
 /// The environment variable of a key.
 const ENV_PREFIX: &str = "STOCKADE_";
 
@@ -127,6 +81,7 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
         problems: Vec::new(),
         overlays: BTreeMap::new(),
         tokens: Vec::new(),
+        sandbox: Restrictions::default(),
     };
     let mut files = Vec::new();
     for path in with_drop_ins(path) {
@@ -182,7 +137,7 @@ fn with_drop_ins(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Every key of stockade.toml but `plugin`.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 27] = [
     "plugins",
     "state_dir",
     "listen",
@@ -207,6 +162,9 @@ const KEYS: [&str; 24] = [
     "crash_records",
     "watch",
     "nvml",
+    "allow_unsandboxed",
+    "allow_degraded",
+    "plugin_uids",
 ];
 
 /// A value before it is read as what it should be.
@@ -230,6 +188,7 @@ struct Loader {
     problems: Vec<Problem>,
     overlays: BTreeMap<String, Overlay>,
     tokens: Vec<Token>,
+    sandbox: Restrictions,
 }
 
 impl Loader {
@@ -257,10 +216,11 @@ impl Loader {
             if let Some(plugins) = root.table("plugin") {
                 for (name, table) in plugins.tables() {
                     let overlay = self.overlays.entry(name).or_default();
-                    overlay.enabled = table.boolean("enabled").or(overlay.enabled);
-                    overlay.text.push((path.display().to_string(), text.to_owned()));
-                    check_overlay(table);
+                    overlay.add(table, path.display().to_string(), text);
                 }
+            }
+            if let Some(table) = root.table("sandbox") {
+                self.sandbox = Restrictions::of_operator(table);
             }
             if let Some(tokens) = root.table("tokens") {
                 for (name, table) in tokens.tables() {
@@ -445,6 +405,36 @@ impl Loader {
                 bool::to_string,
                 boolean,
             ),
+            allow_unsandboxed: self.take(
+                &mut s,
+                "allow_unsandboxed",
+                "true or false",
+                false,
+                bool::to_string,
+                boolean,
+            ),
+            allow_degraded: self.take(
+                &mut s,
+                "allow_degraded",
+                "true or false",
+                false,
+                bool::to_string,
+                boolean,
+            ),
+            plugin_uids: self.take(
+                &mut s,
+                "plugin_uids",
+                "a range of user ids such as \"70000-79999\"",
+                70_000..=79_999,
+                |uids| format!("{}-{}", uids.start(), uids.end()),
+                |raw| {
+                    let text = text(raw)?;
+                    let (first, last) = text.split_once('-')?;
+                    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+                    (0 < first && first <= last).then_some(first..=last)
+                },
+            ),
+            sandbox: std::mem::take(&mut self.sandbox),
             tokens: std::mem::take(&mut self.tokens),
             plugins: std::mem::take(&mut self.overlays),
             settings: s,
@@ -478,20 +468,6 @@ fn raw(root: &Table<'_>, key: &'static str) -> Option<Raw> {
             None
         }
     }
-}
-
-/// Finds the problems of one `[plugin.NAME]`; the values are applied later.
-fn check_overlay(table: Table<'_>) {
-    if let Some(limits) = table.table("limits") {
-        read_limits(limits, &mut Default::default(), false);
-    }
-    if let Some(timeouts) = table.table("timeouts") {
-        read_timeouts(timeouts, &mut Default::default());
-    }
-    if let Some(restart) = table.table("restart") {
-        read_restart(restart, &mut Default::default());
-    }
-    table.finish();
 }
 
 fn absolute(path: &str) -> PathBuf {

@@ -2,13 +2,19 @@
 //! value with where it came from.
 
 mod load;
+mod overlay;
 mod paths;
 mod tokens;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration,
+};
 
-pub use load::{Layer, Overlay, Setting, Source};
+use crate::manifest::Restrictions;
+pub use load::{Layer, Setting, Source};
+pub use overlay::Overlay;
 pub use paths::{default_config_file, default_socket};
+
 pub use tokens::{Role, Token, digest as token_digest, hex as token_hex};
 
 /// The daemon's configuration, checked.
@@ -65,6 +71,15 @@ pub struct Config {
     /// Who may come in by the port; none = everybody on this machine may read
     /// and call.
     pub tokens: Vec<Token>,
+    /// Plugins may ask for no sandbox at all (`profile = "none"`).
+    pub allow_unsandboxed: bool,
+    /// Plugins run with what there is of their sandbox.
+    pub allow_degraded: bool,
+    /// Users that plugins are given when the daemon is root.
+    pub plugin_uids: RangeInclusive<u32>,
+    /// What plugins may be granted (`[sandbox]`); one plugin's own table is
+    /// applied after it.
+    pub sandbox: Restrictions,
     /// What the operator lays over single plugins.
     pub plugins: BTreeMap<String, Overlay>,
     /// Where each value came from, for `stockade config show`.
@@ -105,6 +120,10 @@ impl Config {
             tls_key: None,
             tls_client_ca: None,
             tokens: Vec::new(),
+            allow_unsandboxed: false,
+            allow_degraded: false,
+            plugin_uids: 70_000..=79_999,
+            sandbox: Restrictions::default(),
             plugins: BTreeMap::new(),
             settings: Vec::new(),
             files: Vec::new(),

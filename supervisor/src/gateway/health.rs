@@ -113,7 +113,12 @@ pub fn health(handle: &Handle) -> PluginHealth {
         memory_bytes: snapshot.usage.memory().filter(|_| running),
         next_retry_at: snapshot.next_retry_at.map(|time| time.to_string()),
         last_error,
-        sandbox: "UNSANDBOXED".to_owned(),
+        sandbox: snapshot
+            .plan
+            .as_ref()
+            .map(|plan| plan.confinement.label())
+            .or_else(|| manifest.map(|manifest| manifest.sandbox.profile.as_str().to_owned()))
+            .unwrap_or_default(),
         directory: snapshot.directory.display().to_string(),
         pending_change: snapshot.pending_change.clone(),
         progress: snapshot.progress.clone(),

@@ -22,6 +22,8 @@ pub struct Gpu {
     pub memory_free: u64,
     /// Compute capability.
     pub capability: (u32, u32),
+    /// N of /dev/nvidiaN; None when the driver does not tell.
+    pub minor: Option<u32>,
 }
 
 /// The GPUs, or why there are none.
@@ -92,6 +94,22 @@ impl Gpus {
     }
 }
 
+impl Gpus {
+    /// The device files that a plugin with these GPUs needs, as far as there are
+    /// such files.
+    pub fn devices(&self, uuids: &[String]) -> Vec<PathBuf> {
+        let gpus = self.inventory().unwrap_or_default();
+        let own = gpus.iter().filter(|gpu| uuids.contains(&gpu.uuid)).filter_map(|gpu| gpu.minor);
+        let mut devices: Vec<PathBuf> =
+            own.map(|minor| PathBuf::from(format!("/dev/nvidia{minor}"))).collect();
+        devices.extend(
+            ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(PathBuf::from),
+        );
+        devices.retain(|device| device.exists());
+        devices
+    }
+}
+
 fn answer_all(library: Option<PathBuf>, inbox: &mpsc::Receiver<Question>) {
     let name: OsString = library.map_or_else(|| "libnvidia-ml.so.1".into(), Into::into);
     let mut nvml: Option<Nvml> = None;
@@ -127,6 +145,7 @@ fn list(nvml: &Nvml) -> GpuInventory {
             memory_total: memory.total,
             memory_free: memory.free,
             capability: (capability.major.max(0) as u32, capability.minor.max(0) as u32),
+            minor: device.minor_number().ok(),
         });
     }
     if gpus.is_empty() { Err("NVML reports no GPU".to_owned()) } else { Ok(gpus) }

@@ -1,14 +1,16 @@
 //! Facts about this machine: processes, memory, GPUs.
 
 mod gpu;
+mod layers;
 mod memory;
 mod process;
 mod resources;
 
 pub use gpu::{Gpu, GpuInventory, Gpus};
+pub use layers::{Gap, LayerProbe, Layers};
 pub use memory::OomWatch;
 pub use process::{
-    Usage, children, descendants, is_alive, process_ticks, resident, start_time, tree_pss,
-    tree_usage, wchan,
+    Usage, children, descendants, is_alive, parent, pid_of, process_ticks, resident, scratch,
+    start_time, tree_pss, tree_usage, wchan,
 };
 pub use resources::{HostUsage, host_usage};

@@ -104,13 +104,48 @@ pub fn resident(pid: u32) -> u64 {
 }
 
 /// Proportional bytes of the tree below `root`: shared pages counted once.
-pub fn tree_pss(root: u32) -> u64 {
+/// Optionally without what is mapped of files in /tmp and /dev/shm.
+pub fn tree_pss(root: u32, without_scratch: bool) -> u64 {
     let pss = |pid: u32| {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        let file = if without_scratch { "smaps" } else { "smaps_rollup" };
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        let (mut sum, mut counts) = (0, true);
+        for line in text.lines() {
+            if let Some(size) = line.strip_prefix("Pss:") {
+                let size = size.split_whitespace().next()?.parse::<u64>().ok()?;
+                sum += if counts { size } else { 0 };
+            } else if !line.split_whitespace().next()?.ends_with(':') {
+                // The head of a mapping: its path is the sixth field.
+                let path = line.split_whitespace().nth(5).unwrap_or_default();
+                counts = !without_scratch
+                    || !["/tmp/", "/dev/shm/"].iter().any(|place| path.starts_with(place));
+            }
+        }
+        Some(sum)
     };
     descendants(root).into_iter().filter_map(pss).sum::<u64>() * 1024
+}
+
+/// Bytes in /tmp and /dev/shm as this process sees them.
+pub fn scratch(pid: u32) -> u64 {
+    let used = |place: &str| {
+        let status = rustix::fs::statfs(format!("/proc/{pid}/root{place}")).ok()?;
+        Some((status.f_blocks - status.f_bfree) * status.f_bsize as u64)
+    };
+    ["/tmp", "/dev/shm"].into_iter().filter_map(used).sum()
+}
+
+/// The process that a descriptor of it (`pidfd`) means, as seen from here.
+pub fn pid_of(pidfd: &std::os::fd::OwnedFd) -> Option<u32> {
+    use std::os::fd::AsRawFd as _;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+}
+
+/// The parent of a process.
+pub fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Start time in clock ticks since boot: with the pid it names a process.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::Sandbox;
 use super::types::{
     Activation, GpuNeed, Limits, MEMORY_WITH_GPU, Manifest, Model, Queue, Requires, RestartPolicy,
     Run, Timeouts, valid_name,
@@ -120,6 +121,7 @@ impl Reader<'_> {
             activation: Activation::Eager,
             concurrency: 1,
             queue: Queue { size: 64, timeout: std::time::Duration::from_secs(5) },
+            sandbox: Sandbox { gpu: requires.gpu.is_some(), ..Sandbox::default() },
             requires,
             limits,
             timeouts: Timeouts::default(),

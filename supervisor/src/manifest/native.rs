@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    sandbox::{Sandbox, read_request},
     settings::{read_limits, read_restart, read_timeouts},
     types::{
         Activation, GpuNeed, Limits, MEMORY_WITH_GPU, Manifest, Model, Queue, Requires,
@@ -60,8 +61,13 @@ fn read_root(root: Table<'_>, directory: &Path, file: &Path) -> Option<Manifest>
     if let Some(table) = root.table("restart") {
         read_restart(table, &mut restart);
     }
+    let mut sandbox = Sandbox { gpu, ..Sandbox::default() };
     if let Some(table) = root.table("sandbox") {
-        read_sandbox(table);
+        read_request(table, directory, &mut sandbox);
+    }
+    if sandbox.gpu && !sandbox.jit {
+        let message = "`sandbox.jit = false` cannot be used with a GPU: CUDA compiles as it runs";
+        root.error("sandbox", message);
     }
     let permissions = root.table("permissions").map(read_permissions).unwrap_or_default();
     root.not_built_yet("probe");
@@ -87,6 +93,7 @@ fn read_root(root: Table<'_>, directory: &Path, file: &Path) -> Option<Manifest>
         limits,
         timeouts,
         restart,
+        sandbox,
         permissions,
         warnings: Vec::new(),
     })
@@ -306,27 +313,6 @@ fn read_gpu(requires: &Table<'_>) -> Option<GpuNeed> {
     });
     table.finish();
     Some(GpuNeed { count, memory, capability })
-}
-
-fn read_sandbox(table: Table<'_>) {
-    if let Some(profile) = table.text("profile") {
-        match profile.as_str() {
-            "none" => {}
-            "standard" | "strict" => table.error_with(
-                "profile",
-                format!("`sandbox.profile` \"{profile}\" is not supported by this release yet"),
-                "use \"none\": the plugin then runs without a sandbox",
-            ),
-            _ => table.error(
-                "profile",
-                "`sandbox.profile` must be one of \"none\", \"standard\", \"strict\"",
-            ),
-        }
-    }
-    for key in ["fs", "net", "jit"] {
-        table.not_built_yet(key);
-    }
-    table.finish();
 }
 
 fn read_permissions(table: Table<'_>) -> Vec<String> {

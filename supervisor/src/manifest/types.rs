@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
+use super::Sandbox;
 use crate::document::Problem;
 
 /// Everything that is to be known about a plugin before it runs.
@@ -39,6 +40,8 @@ pub struct Manifest {
     pub timeouts: Timeouts,
     /// What happens when it dies.
     pub restart: RestartPolicy,
+    /// How it is confined and what it may see.
+    pub sandbox: Sandbox,
     /// What the author asked for; nothing is granted yet.
     pub permissions: Vec<String>,
     /// Problems that do not stop it.

@@ -298,7 +298,9 @@ impl Actor {
         let generation = self.machine.generation();
         let Some(process) = self.processes.get(&generation) else { return };
         let stuck = crate::machine::descendants(process.launcher);
-        let pid = stuck.first().copied().or(process.pid).unwrap_or(process.launcher);
+        // Its main process if that is it, not the init that waits for it.
+        let main = process.pid.filter(|pid| stuck.contains(pid));
+        let pid = main.or(stuck.first().copied()).or(process.pid).unwrap_or(process.launcher);
         let cause = death::unkillable(pid, &process.plan.gpus);
         self.announce(&cause);
         self.machine.explain(cause);
@@ -386,8 +388,10 @@ impl Actor {
 /// Passes on what the launcher reports, to its hang-up.
 async fn listen(reports: Reports, generation: u64, sink: Sink) {
     while let Some((report, fd)) = reports.next().await {
-        if let Report::Started(started) = &report {
-            sink.tell(Internal::Pid(generation, started.pid, fd));
+        if let (Report::Started(_), Some(pidfd)) = (&report, fd) {
+            // Gone already: what happened to it follows.
+            let pid = crate::machine::pid_of(&pidfd).unwrap_or(0);
+            sink.tell(Internal::Pid(generation, pid, pidfd));
         }
         // A launcher with a stuck tree stays, and reports again.
         let last = matches!(&report, Report::Gone(gone) if gone.stuck.is_empty());

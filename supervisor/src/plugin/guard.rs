@@ -83,7 +83,10 @@ impl Activity {
 struct Watch {
     plugin: Arc<str>,
     generation: u64,
-    launcher: u32,
+    /// Everything below it is the plugin's.
+    root: u32,
+    /// Its /tmp and /dev/shm are its own: what lies there counts.
+    own_scratch: bool,
     limits: Limits,
     session: Option<Weak<Session>>,
     active: Arc<AtomicBool>,
@@ -135,6 +138,17 @@ impl Drop for Watching {
 }
 
 impl Watching {
+    /// The plugin's main process is known. Its parent (the launcher, or the init
+    /// of its namespace) is the root of its tree.
+    pub(super) fn main(&self, pid: u32, own_scratch: bool) {
+        let root = machine::parent(pid);
+        if let (Some(watch), Some(root)) = (self.guard.watches().get_mut(&self.key), root) {
+            watch.main = Some(pid);
+            watch.root = root;
+            watch.own_scratch = own_scratch;
+        }
+    }
+
     /// From now on the session says whether the plugin is busy.
     pub(super) fn serve(&self, session: &Arc<Session>) {
         if let Some(watch) = self.guard.watches().get_mut(&self.key) {
@@ -179,7 +193,8 @@ impl Guard {
         let watch = Watch {
             plugin,
             generation,
-            launcher,
+            root: launcher,
+            own_scratch: false,
             limits,
             session: None,
             active: active.clone(),
@@ -238,7 +253,7 @@ impl Watch {
             self.due = now + IDLE;
             return;
         }
-        let usage = machine::tree_usage(self.launcher, self.limits.processes);
+        let usage = self.usage();
         let cpu = self.publish(now, &usage);
         if !self.done {
             self.judge(&usage);
@@ -256,13 +271,22 @@ impl Watch {
     /// The main process has not run since the last look, so it cannot have
     /// grown. Its children are looked at all the same now and then.
     fn slept(&mut self) -> bool {
-        let main = self.main.or_else(|| machine::children(self.launcher).first().copied());
-        self.main = main;
-        let ticks = main.and_then(machine::process_ticks);
+        let ticks = self.main.and_then(machine::process_ticks);
         let same = ticks.is_some() && ticks == self.ticks;
         self.ticks = ticks;
         self.skipped = if same { self.skipped + 1 } else { 0 };
         same && !self.skipped.is_multiple_of(SLEPT)
+    }
+
+    fn usage(&self) -> Usage {
+        let mut usage = machine::tree_usage(self.root, self.limits.processes);
+        usage.rss += self.scratch();
+        usage
+    }
+
+    /// Bytes in the plugin's own temporary file systems: memory, too.
+    fn scratch(&self) -> u64 {
+        self.main.filter(|_| self.own_scratch).map_or(0, machine::scratch)
     }
 
     /// Is a call in flight, and how many have there been?
@@ -294,9 +318,11 @@ impl Watch {
         // Pages shared by forks are counted once per process: near the cap the
         // proportional size decides.
         if usage.rss > cap / 5 * 4 {
+            let scratch = self.scratch();
             let real = match usage.processes {
-                0 | 1 => usage.rss,
-                _ => machine::tree_pss(self.launcher),
+                0 | 1 if scratch == 0 => usage.rss,
+                // What is mapped of a scratch file counts once, too.
+                _ => machine::tree_pss(self.root, scratch > 0) + scratch,
             };
             if real > cap {
                 let reason = oom_reason(&Bytes(cap).to_string(), &Bytes(real).to_string());
@@ -341,7 +367,7 @@ impl Watch {
             return;
         }
         self.warned = true;
-        for pid in machine::descendants(self.launcher) {
+        for pid in machine::descendants(self.root) {
             if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
                 let _ = rustix::process::setpriority_process(Some(pid), 19);
             }

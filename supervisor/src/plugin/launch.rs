@@ -23,13 +23,16 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use stockade_proto::launch::{
-    KillTree, LaunchCommand, LaunchPlan as WirePlan, LaunchReport, Rlimit, launch_command,
-    launch_report::Report,
+    Access, KillTree, LaunchCommand, LaunchPlan as WirePlan, LaunchReport, Link, Network, Place,
+    Rlimit, Sandbox, launch_command, launch_report::Report,
 };
 use tokio::{io::unix::AsyncFd, net::unix::pipe};
 
 use super::{launchers, readiness, spawner::Spawner};
-use crate::{manifest::Limits, preflight::LaunchPlan};
+use crate::{
+    manifest::{Limits, Net, Profile},
+    preflight::{self, LaunchPlan},
+};
 
 /// Large messages go out in one flight.
 const SOCKET_BUFFER: usize = 1 << 20;
@@ -97,6 +100,7 @@ fn send_plan(socket: &OwnedFd, plan: &LaunchPlan, fds: [&OwnedFd; 3]) -> io::Res
         rlimits: rlimits(&plan.limits),
         nice: 0,
         supervisor_pid: std::process::id(),
+        sandbox: sandbox(plan),
     };
     let bytes = message.encode_to_vec();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
@@ -111,6 +115,46 @@ fn send_plan(socket: &OwnedFd, plan: &LaunchPlan, fds: [&OwnedFd; 3]) -> io::Res
         )),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// None for profile none: then nothing is applied.
+fn sandbox(plan: &LaunchPlan) -> Option<Sandbox> {
+    let confinement = &plan.confinement;
+    let granted = &confinement.granted;
+    let text = |path: &Path| path.display().to_string();
+    let place = |place: &preflight::Place| Place {
+        path: text(&place.path),
+        access: match place.access {
+            preflight::Access::Read => Access::Read.into(),
+            preflight::Access::Write => Access::Write.into(),
+            preflight::Access::Device => Access::Device.into(),
+        },
+        device: place.identity.0,
+        inode: place.identity.1,
+    };
+    let network = match granted.net {
+        Net::None => Network::None,
+        Net::Loopback => Network::Loopback,
+        Net::Host => Network::Host,
+    };
+    (granted.profile != Profile::None).then(|| Sandbox {
+        namespaces: confinement.has("namespaces"),
+        landlock: confinement.has("landlock"),
+        seccomp: confinement.has("seccomp"),
+        uid: confinement.uid.unwrap_or(0),
+        network: network.into(),
+        places: confinement.places.iter().map(place).collect(),
+        links: confinement
+            .links
+            .iter()
+            .map(|(path, target)| Link { path: text(path), target: text(target) })
+            .collect(),
+        scratch: confinement.scratch,
+        sealed: granted.profile == Profile::Strict,
+        jit: granted.jit,
+        gpu: granted.gpu,
+        open_files: plan.limits.open_files,
+    })
 }
 
 fn rlimits(limits: &Limits) -> Vec<Rlimit> {

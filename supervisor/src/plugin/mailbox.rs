@@ -69,7 +69,7 @@ pub(super) enum Internal {
     NotSpawned(u64, std::io::Error),
     /// The launcher reports, or has hung up.
     Report(u64, Option<Report>),
-    Pid(u64, u32, Option<std::os::fd::OwnedFd>),
+    Pid(u64, u32, std::os::fd::OwnedFd),
     Greeted(u64),
     Progress(u64, String),
     Ready(u64, Arc<Session>),

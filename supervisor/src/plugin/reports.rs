@@ -57,8 +57,9 @@ impl Actor {
             Internal::Report(generation, report) => self.launcher(generation, report).await,
             Internal::Pid(generation, pid, pidfd) => {
                 if let Some(process) = self.processes.get_mut(&generation) {
-                    process.pid = Some(pid);
-                    process.pidfd = pidfd;
+                    process.pid = (pid != 0).then_some(pid);
+                    process.pidfd = Some(pidfd);
+                    process.watching.main(pid, process.plan.confinement.has("namespaces"));
                 }
             }
             Internal::Greeted(generation) => {

@@ -1,13 +1,16 @@
 //! Manifest + machine → [`LaunchPlan`], or the reason why not. Nothing of the
 //! plugin runs here.
 
+mod confinement;
 mod hints;
 mod plan;
 mod python;
 mod requirements;
+mod users;
 
 use std::path::PathBuf;
 
+pub use confinement::{Access, Confinement, Layer, Place};
 pub use plan::{LaunchPlan, Surroundings, plan};
 pub use python::PythonHost;
 pub use requirements::Sha256Cache;

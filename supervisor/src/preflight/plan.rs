@@ -9,13 +9,14 @@ use std::{
 };
 
 use super::{
-    Absent, Refusal,
+    Absent, Confinement, Refusal,
+    confinement::{self, Needs},
     python::{Interpreter, PythonHost},
     requirements,
 };
 use crate::{
     lifecycle::{Cause, CauseCode},
-    machine::Gpus,
+    machine::{Gpus, LayerProbe},
     manifest::{Limits, Manifest, Run},
 };
 
@@ -38,6 +39,8 @@ pub struct LaunchPlan {
     pub gpus: Vec<String>,
     /// What the launcher and the guard enforce.
     pub limits: Limits,
+    /// What holds it back and what it may see.
+    pub confinement: Confinement,
     /// `module:Class`, for a host of a language.
     pub entry: String,
     /// Looked for in the plugin's own interpreter before its code runs.
@@ -58,6 +61,8 @@ pub struct Surroundings {
     pub digests: Arc<requirements::Sha256Cache>,
     /// What runs Python plugins.
     pub python: PythonHost,
+    /// What this machine can hold plugins back with.
+    pub layers: Arc<LayerProbe>,
 }
 
 /// Checks everything and plans the launch. Reads files; may block.
@@ -76,6 +81,10 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
     let data_dir = data_dir(&around.state_dir, &manifest.name)?;
     let mut env = environment(manifest, &data_dir, &gpus);
     let mut entry = String::new();
+    let mut needs = Needs { models: Some(&models), ..Needs::default() };
+    if manifest.sandbox.gpu {
+        needs.devices = around.gpus.devices(&gpus);
+    }
     let (program, argv) = match &manifest.run {
         Run::Binary(path) => {
             let fix = "Build the plugin, or correct run.binary.";
@@ -90,11 +99,15 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
             let python = Interpreter::of(directory, venv, interpreter, &around.python)?;
             python.environment(&mut env);
             let argv = python.argv(&around.python, &manifest.args)?;
+            needs.programs = confinement::interpreter_folders(&python.program);
+            needs.programs.push(around.python.package.clone());
             (python.program, argv)
         }
         Run::Library(_) => return Err(unsupported("Shared-library plugins")),
         Run::Remote { .. } => return Err(unsupported("Remote plugins")),
     };
+    let confinement =
+        confinement::of(manifest, &around.layers, &around.state_dir, &data_dir, &needs)?;
     Ok(LaunchPlan {
         program,
         argv,
@@ -104,6 +117,7 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
         models,
         gpus,
         limits: manifest.limits,
+        confinement,
         entry,
         packages,
         absent: (!absent.is_empty()).then_some(absent),

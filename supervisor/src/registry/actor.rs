@@ -17,7 +17,7 @@ use super::{RegistrySnapshot, watcher::FolderWatcher};
 use crate::{
     config::Overlay,
     lifecycle::{Cause, CauseCode},
-    manifest::{self, Found, Run},
+    manifest::{self, Found, Restrictions, Run},
     plugin::{self, Command, Context, EventKind, Handle},
 };
 
@@ -48,6 +48,8 @@ pub struct Folders {
     pub folders: Vec<PathBuf>,
     /// The interpreter whose distributions advertise plugins.
     pub python: Option<PathBuf>,
+    /// What plugins may be granted.
+    pub restrictions: Restrictions,
     /// Laid over single plugins.
     pub overlays: BTreeMap<String, Overlay>,
 }
@@ -179,11 +181,13 @@ impl Actor {
         reloaded
     }
 
-    /// The operator's limits, time-outs and restart policy.
+    /// The operator's limits, time-outs, restart policy and grants.
     fn overlay(&self, found: &mut Found) {
-        if let Ok(manifest) = &mut found.manifest
-            && let Some(overlay) = self.folders.overlays.get(&manifest.name)
-        {
+        let Ok(manifest) = &mut found.manifest else { return };
+        let restrictions = &self.folders.restrictions;
+        restrictions.apply(&mut manifest.sandbox);
+        found.fingerprint ^= restrictions.fingerprint();
+        if let Some(overlay) = self.folders.overlays.get(&manifest.name) {
             overlay.apply(manifest);
             // A changed overlay is a change of the plugin.
             found.fingerprint ^= overlay.fingerprint(&manifest.name);

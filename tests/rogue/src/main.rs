@@ -2,6 +2,7 @@
 //! is said by its arguments (`--at-start`, `--raw`), what it does in a call by
 //! the tool's name.
 
+mod attack;
 mod raw;
 mod start;
 mod tools;

@@ -117,6 +117,7 @@ impl Plugin for Rogue {
         hangs(tools);
         output(tools);
         resources(tools);
+        crate::attack::add(tools);
     }
 }
 

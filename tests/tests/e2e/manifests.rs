@@ -1,8 +1,11 @@
 //! Manifests of all forms, read as the daemon reads them.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use stockade::manifest::{Found, Run, load};
+use stockade::manifest::{Found, Net, Profile, Run, load};
 use stockade_tests::Options;
 
 fn read(file: &str, text: &str) -> Found {
@@ -129,7 +132,9 @@ exhausted = "hold"
 on_error = "fail"
 max_errors = 2
 [sandbox]
-profile = "none"
+profile = "strict"
+fs = { read = ["/srv/models"], write = ["cache", "/srv/out/"] }
+net = "loopback"
 "#,
     );
     let manifest = found.manifest.clone().unwrap_or_else(|_| panic!("{:?}", problems(&found)));
@@ -138,6 +143,11 @@ profile = "none"
     assert_eq!((manifest.limits.data, manifest.limits.cpu), (None, Some(1.5)));
     assert_eq!((manifest.concurrency, manifest.queue.size), (3, 7));
     assert_eq!(manifest.restart.max_deaths, 9);
+    let sandbox = &manifest.sandbox;
+    assert_eq!((sandbox.profile, sandbox.net, sandbox.jit), (Profile::Strict, Net::Loopback, true));
+    assert!(sandbox.gpu, "requires.gpu asks for it");
+    assert_eq!(sandbox.read, [PathBuf::from("/srv/models")]);
+    assert_eq!(sandbox.write, [manifest.directory.join("cache"), "/srv/out".into()]);
 }
 
 #[test]
@@ -145,8 +155,7 @@ fn what_is_not_built_yet_says_so() {
     let found = read(
         "plugin.toml",
         "name = \"x\"\n[run]\nbinary = \"b\"\ninstances = 4\nidle_stop = \"1m\"\nsecrets = [\"A\"]\n\
-         [requires]\nplugins = [\"y\"]\n[limits]\ngpu_memory = \"1GiB\"\n[sandbox]\n\
-         profile = \"strict\"\nnet = true\n[probe]\ntool = \"t\"\n",
+         [requires]\nplugins = [\"y\"]\n[limits]\ngpu_memory = \"1GiB\"\n[probe]\ntool = \"t\"\n",
     );
     let told = problems(&found).join("\n");
     for key in [
@@ -155,13 +164,11 @@ fn what_is_not_built_yet_says_so() {
         "run.secrets",
         "requires.plugins",
         "limits.gpu_memory",
-        "sandbox.profile",
-        "sandbox.net",
         "probe",
     ] {
         assert!(told.contains(&format!("`{key}`")), "{key}\n{told}");
     }
-    assert_eq!(told.matches("not supported by this release yet").count(), 8, "{told}");
+    assert_eq!(told.matches("not supported by this release yet").count(), 6, "{told}");
     let gpu = "name = \"x\"\n[run]\nbinary = \"b\"\n[requires]\ngpu = true\n[limits]\naddress_space = \"1GiB\"\n";
     let told = problems(&read("plugin.toml", gpu)).join("\n");
     assert!(told.contains("cannot be used with a GPU: CUDA reserves twice the card"), "{told}");
@@ -246,4 +253,22 @@ async fn a_directory_that_others_can_write_is_refused_and_heals() {
         })
         .await;
     daemon.stop().await;
+}
+
+#[test]
+fn what_nobody_can_be_granted_is_refused() {
+    for (grant, why) in [
+        ("fs = { read = [\"/\"] }", "name the folders"),
+        ("fs = { read = [\"/proc/1\"] }", "the kernel's"),
+        ("fs = { write = [\"/sys\"] }", "the kernel's"),
+        ("fs = { write = [\"../other\"] }", "must not contain `..`"),
+        ("fs = { read = [\"/srv/../etc\"] }", "must not contain `..`"),
+        ("net = \"everywhere\"", "true, false or \"loopback\""),
+        ("profile = \"lax\"", "\"none\", \"standard\", \"strict\""),
+        ("fs = { list = [] }", "unknown key"),
+    ] {
+        let text = format!("name = \"x\"\n[run]\nbinary = \"b\"\n[sandbox]\n{grant}\n");
+        let told = problems(&read("plugin.toml", &text)).join("\n");
+        assert!(told.contains(why), "{grant}: {told}");
+    }
 }

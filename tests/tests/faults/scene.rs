@@ -1,12 +1,17 @@
 //! One rogue among good plugins, from the start to a clean end.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde_json::Value;
+use stockade_proto::v1::PluginHealth;
 use stockade_tests::{Daemon, Options, Outcome, eventually, open_files};
 
 /// A daemon with the plugins `good` and `rogue`, and a bystander.
 pub struct Scene {
     pub daemon: Daemon,
     descriptors: usize,
+    /// Deaths of earlier processes are no news.
+    generation: AtomicU64,
 }
 
 /// Short time-outs, and restarts that do not run out.
@@ -32,7 +37,7 @@ impl Scene {
     /// The same, whether the rogue serves or not.
     pub async fn unready(more: &str) -> Self {
         let daemon = Options::new().bystander().rogue("rogue", more).start().await;
-        Scene { daemon, descriptors: usize::MAX }
+        Scene { daemon, descriptors: usize::MAX, generation: AtomicU64::new(0) }
     }
 
     pub async fn call(&self, tool: &str, args: Value) -> Outcome {
@@ -42,9 +47,15 @@ impl Scene {
     /// The rogue's death is told with this cause, and it serves again. Returns
     /// the reason.
     pub async fn recovers_from(&self, cause: &str) -> String {
-        let health = self.daemon.death("rogue", cause).await;
+        let known = self.generation.load(Ordering::Relaxed);
+        let told = |health: &PluginHealth| {
+            health.generation > known.max(1)
+                && health.last_exit.as_ref().is_some_and(|exit| exit.cause == cause)
+        };
+        let health = self.daemon.until("rogue", told).await;
         let reason = health.last_exit.expect("last exit").reason;
-        self.daemon.serving("rogue").await;
+        let generation = self.daemon.serving("rogue").await.generation;
+        self.generation.store(generation, Ordering::Relaxed);
         let pid = self.call("pid", serde_json::json!({})).await.unwrap();
         assert!(pid.is_u64(), "it serves again");
         reason

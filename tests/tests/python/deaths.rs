@@ -410,11 +410,11 @@ class Plugin:
 ";
     let daemon = Options::new().bystander().python("forks", "", source).start().await;
     daemon.serving("forks").await;
-    let folder = daemon.root.display().to_string();
+    let folder = daemon.data("forks").display().to_string();
     let status = daemon.call("forks", "fork", json!({"directory": folder})).await.unwrap();
     assert_eq!(status.as_i64().expect("status") & 0x7f, 11, "the child died of its fault");
     for n in 0..4 {
-        let text = std::fs::read_to_string(daemon.root.join(n.to_string())).expect("file");
+        let text = std::fs::read_to_string(daemon.data("forks").join(n.to_string())).expect("file");
         assert_eq!(text, "");
     }
     assert_eq!(daemon.health("forks").await.generation, 1);

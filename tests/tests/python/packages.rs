@@ -6,8 +6,8 @@ use stockade_proto::v1::PluginState;
 use stockade_tests::{Daemon, Options, write_file};
 
 const SOURCE: &str = "
-import pathlib
-pathlib.Path(__file__).with_name('ran').touch()
+import os, pathlib
+pathlib.Path(os.environ['HOME'], 'ran').touch()
 class Plugin:
     def ok(self):
         return True
@@ -32,7 +32,7 @@ async fn everything_that_is_missing_is_told_at_once_and_none_of_its_code_runs() 
     assert!(reason.contains("apt-get install tesserakt"), "{reason}");
     assert!(reason.contains("models/ball.onnx"), "{reason}");
     assert_eq!(missing.len(), 5, "{missing:?}");
-    assert!(!daemon.directory("needy").join("ran").exists(), "its code ran");
+    assert!(!daemon.data("needy").join("ran").exists(), "its code ran");
     assert!(daemon.crashes("needy").await.is_empty(), "nothing crashed");
     let health = daemon.health("needy").await;
     assert_eq!((health.restarts, health.error_count, health.last_exit), (0, 0, None));

@@ -1,0 +1,61 @@
+//! Pid 1 of the plugin's pid namespace: builds what the plugin will see, starts
+//! it, waits for it. When this process ends, the kernel kills everything in the
+//! namespace, so it ends with the plugin's main process and with the launcher.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::process::{DumpableBehavior, PidfdFlags, pidfd_open, set_dumpable_behavior};
+use stockade_proto::launch::{LaunchPlan, Sandbox};
+
+use crate::{
+    Failure, at, namespaces, new_root, privileges, report,
+    resident::let_go,
+    start::{self, Program},
+    sys,
+};
+
+/// Who the launcher is, asked before the namespaces hide it.
+pub(crate) struct Outside {
+    pub(crate) user: u32,
+    pub(crate) group: u32,
+}
+
+/// Runs to the end of the plugin; never returns.
+pub(crate) fn run(
+    plan: &LaunchPlan,
+    sandbox: &Sandbox,
+    program: &Program,
+    outside: &Outside,
+    socket: &OwnedFd,
+) -> ! {
+    if let Err(failure) = live(plan, sandbox, program, outside, socket) {
+        report::failed(socket.as_fd(), failure.step, failure.errno);
+        sys::exit_now(start::EXIT_FAILED);
+    }
+    sys::exit_now(0)
+}
+
+fn live(
+    plan: &LaunchPlan,
+    sandbox: &Sandbox,
+    program: &Program,
+    outside: &Outside,
+    socket: &OwnedFd,
+) -> Result<(), Failure> {
+    sys::set_name(c"stockade-init");
+    sys::die_with_parent().map_err(at("pdeathsig"))?;
+    namespaces::settle(sandbox, outside.user, outside.group)?;
+    new_root::enter(sandbox)?;
+    privileges::drop_all(sandbox.uid)?;
+    // Changing the user clears it. From inside nobody can reach this process.
+    sys::die_with_parent().map_err(at("pdeathsig"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at("undumpable"))?;
+    let Some(plugin) = sys::fork().map_err(at("fork"))? else {
+        start::enter(plan, program, socket);
+    };
+    let pidfd = pidfd_open(plugin, PidfdFlags::empty()).map_err(at("pidfd"))?;
+    report::started(socket, pidfd.as_fd());
+    let_go();
+    report::exited(socket, &sys::wait_for(plugin));
+    Ok(())
+}
