@@ -96,10 +96,10 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
         let Some(index) = SIGNALS.iter().position(|known| *known == signal) else { return };
         let previous = (&raw const PREVIOUS[index]).read();
         libc::sigaction(signal, previous.as_ptr(), std::ptr::null_mut());
-        // A fault happens again on return. What was sent (raise, kill, abort)
-        // does not, and is sent again: to the previous handler, and, when that
+        // A fault happens again on return. What was sent (raise, kill, abort) or
+        // a blocked system call does not, and is sent again: to the previous handler, and, when that
         // one only steps aside (as std's does), to the kernel.
-        if code <= 0 {
+        if code <= 0 || signal == libc::SIGSYS {
             libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal);
             libc::signal(signal, libc::SIG_DFL);
             libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal);

@@ -70,7 +70,7 @@ impl Deceased<'_> {
             up: self.spawned.elapsed(),
             greeted: self.greeted,
             notice_signal: self.notice.map(|notice| notice.signal),
-            syscall: self.notice.and_then(|notice| notice.syscall).map(|nr| format!("number {nr}")),
+            syscall: self.notice.and_then(|notice| notice.syscall).map(syscall_name),
             tool: self.tool(calls),
             kill,
             stderr: self.logs.stderr_tail(self.generation, STDERR),
@@ -143,6 +143,12 @@ impl Deceased<'_> {
         };
         (cause, record)
     }
+}
+
+/// `mount`, or the number of a call that is newer than our table.
+fn syscall_name(number: u64) -> String {
+    let known = usize::try_from(number).ok().and_then(syscalls::Sysno::new);
+    known.map_or_else(|| format!("number {number}"), |call| call.name().to_owned())
 }
 
 /// Where the kernel puts a core of this plugin.

@@ -34,6 +34,12 @@ struct Text {
 }
 
 #[derive(Deserialize, JsonSchema)]
+struct Hog {
+    kind: String,
+    mib: usize,
+}
+
+#[derive(Deserialize, JsonSchema)]
 struct Echo {
     text: String,
     #[serde(default)]
@@ -272,6 +278,61 @@ fn output(tools: &mut Tools<Rogue>) {
 }
 
 /// What uses too much.
+/// Touches so many MiB of a kind of memory, then stays a while.
+fn hog(kind: &str, mib: usize) -> Result<usize> {
+    let file = |path: &str| -> Result<()> {
+        let mut file = std::fs::File::create(path)?;
+        for _ in 0..mib {
+            file.write_all(&vec![1; 1 << 20])?;
+        }
+        Ok(())
+    };
+    match kind {
+        "anonymous" => std::mem::forget(vec![1u8; mib << 20]),
+        "shared" => touch(-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS, mib),
+        "memfd" => {
+            let fd = unsafe { libc::memfd_create(c"hog".as_ptr(), 0) };
+            if fd < 0 {
+                return Err(std::io::Error::last_os_error().into());
+            }
+            unsafe { libc::ftruncate(fd, (mib << 20) as i64) };
+            touch(fd, libc::MAP_SHARED, mib);
+        }
+        "tmpfs" => file("/tmp/hog")?,
+        "both tmpfs" => {
+            let _ = (file("/tmp/hog"), file("/dev/shm/hog"));
+        }
+        _ => {
+            use std::os::fd::AsRawFd as _;
+            let file = std::fs::File::options()
+                .create(true)
+                .read(true)
+                .write(true)
+                .truncate(true)
+                .open("/dev/shm/mapped")?;
+            file.set_len((mib << 20) as u64)?;
+            touch(file.as_raw_fd(), libc::MAP_SHARED, mib);
+            if unsafe { libc::fork() } == 0 {
+                touch(file.as_raw_fd(), libc::MAP_SHARED, mib);
+                thread::sleep(Duration::from_secs(3));
+                unsafe { libc::_exit(0) };
+            }
+            thread::sleep(Duration::from_secs(2));
+            return Ok(mib);
+        }
+    }
+    thread::sleep(Duration::from_secs(5));
+    Ok(mib)
+}
+
+fn touch(fd: i32, flags: i32, mib: usize) {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let place = unsafe { libc::mmap(std::ptr::null_mut(), mib << 20, access, flags, fd, 0) };
+    for page in 0..(mib << 20) / 4096 {
+        unsafe { place.cast::<u8>().add(page * 4096).write_volatile(1) };
+    }
+}
+
 fn resources(tools: &mut Tools<Rogue>) {
     tools
         .add("allocate", "Touches n MiB and keeps them for a while", |_, args: Number, _| {
@@ -286,6 +347,7 @@ fn resources(tools: &mut Tools<Rogue>) {
             std::mem::forget(vec![1u8; (args.n as usize) << 20]);
             Ok(args.n)
         })
+        .add("hog", "Touches memory of a kind", |_, args: Hog, _| hog(&args.kind, args.mib))
         .add("reserve", "One allocation of n MiB", |_, args: Number, _| {
             let block: Vec<u8> = vec![1; (args.n as usize) << 20];
             Ok(block.len())
