@@ -18,7 +18,7 @@ use crate::{
     calls::Calls,
     config::Config,
     lifecycle::State,
-    machine::{Gpus, LayerProbe, OomWatch},
+    machine::{Cgroups, Gpus, LayerProbe, OomWatch},
     manifest::Restrictions,
     plugin::{Context, EventKind, Guard, Handle, Journal, Spawner},
     preflight::{PythonHost, Surroundings},
@@ -128,6 +128,7 @@ impl Supervisor {
                     config.plugin_uids.clone(),
                 )),
             },
+            cgroups: claim_cgroups(reaps_orphans),
             oom: Arc::new(OomWatch::default()),
             starts: Arc::new(Semaphore::new(config.max_starting)),
             host: Arc::new(HostServices),
@@ -286,6 +287,18 @@ fn folders(config: &Config) -> Folders {
         restrictions: restrictions(config),
         overlays: config.plugins.clone(),
     }
+}
+
+/// Only the daemon's own cgroup may be divided.
+fn claim_cgroups(daemon: bool) -> Option<Cgroups> {
+    let claimed = daemon.then(Cgroups::claim)?;
+    match &claimed {
+        Ok(_) => {
+            tracing::info!("cgroups: memory, processes and processors are limited by the kernel")
+        }
+        Err(why) => tracing::info!("no cgroups ({why}): the guard limits"),
+    }
+    claimed.ok()
 }
 
 /// `[sandbox]`, under the two switches that flags and the environment can set.

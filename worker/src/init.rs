@@ -2,13 +2,15 @@
 //! it, waits for it. When this process ends, the kernel kills everything in the
 //! namespace, so it ends with the plugin's main process and with the launcher.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 
 use rustix::process::{DumpableBehavior, PidfdFlags, pidfd_open, set_dumpable_behavior};
 use stockade_proto::launch::{LaunchPlan, Sandbox};
 
 use crate::{
-    Failure, at, namespaces, new_root, privileges, report,
+    Failure, at,
+    hygiene::Kept,
+    namespaces, new_root, privileges, report,
     resident::let_go,
     start::{self, Program},
     sys,
@@ -26,10 +28,10 @@ pub(crate) fn run(
     sandbox: &Sandbox,
     program: &Program,
     outside: &Outside,
-    socket: &OwnedFd,
+    kept: &Kept,
 ) -> ! {
-    if let Err(failure) = live(plan, sandbox, program, outside, socket) {
-        report::failed(socket.as_fd(), failure.step, failure.errno);
+    if let Err(failure) = live(plan, sandbox, program, outside, kept) {
+        report::failed(kept.socket.as_fd(), failure.step, failure.errno);
         sys::exit_now(start::EXIT_FAILED);
     }
     sys::exit_now(0)
@@ -40,16 +42,18 @@ fn live(
     sandbox: &Sandbox,
     program: &Program,
     outside: &Outside,
-    socket: &OwnedFd,
+    kept: &Kept,
 ) -> Result<(), Failure> {
     sys::set_name(c"stockade-init");
     sys::die_with_parent().map_err(at("pdeathsig"))?;
+    start::join_cgroup(kept)?;
     namespaces::settle(sandbox, outside.user, outside.group)?;
     new_root::enter(sandbox)?;
     privileges::drop_all(sandbox.uid)?;
     // Changing the user clears it. From inside nobody can reach this process.
     sys::die_with_parent().map_err(at("pdeathsig"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at("undumpable"))?;
+    let socket = &kept.socket;
     let Some(plugin) = sys::fork().map_err(at("fork"))? else {
         start::enter(plan, program, socket);
     };

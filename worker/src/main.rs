@@ -50,20 +50,20 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_NO_PLAN);
         }
     };
-    let socket = match hygiene::clean(descriptors) {
-        Ok(socket) => socket,
+    let kept = match hygiene::clean(descriptors) {
+        Ok(kept) => kept,
         Err(errno) => {
             report::failed(rustix::stdio::stdin(), "descriptors", errno);
             return ExitCode::from(EXIT_FAILED);
         }
     };
-    match start::plugin(&plan, &socket) {
+    match start::plugin(&plan, &kept) {
         Ok(child) => {
-            resident::run(&socket, child);
+            resident::run(&kept.socket, child);
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            report::failed(socket.as_fd(), failure.step, failure.errno);
+            report::failed(kept.socket.as_fd(), failure.step, failure.errno);
             ExitCode::from(EXIT_FAILED)
         }
     }

@@ -1,4 +1,4 @@
-//! Reads the launch plan and the three descriptors from the launch socket.
+//! Reads the launch plan and its descriptors from the launch socket.
 
 use std::{
     io::{Error, ErrorKind, IoSliceMut, Result},
@@ -13,17 +13,19 @@ use stockade_proto::launch::LaunchPlan;
 /// Largest launch plan (arguments and environment included).
 const MAX_PLAN: usize = 192 * 1024;
 
-/// The descriptors that become fd 3, 4 and 5 of the plugin.
+/// The descriptors that become fd 3, 4 and 5 of the plugin, and the entrance of
+/// its cgroup, if there is one.
 pub(crate) struct Descriptors {
     pub(crate) calls: OwnedFd,
     pub(crate) host: OwnedFd,
     pub(crate) notice: OwnedFd,
+    pub(crate) cgroup: Option<OwnedFd>,
 }
 
 /// Takes the one message that waits on fd 0.
 pub(crate) fn launch_plan() -> Result<(LaunchPlan, Descriptors)> {
     let mut buffer = vec![0; MAX_PLAN];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(
         rustix::stdio::stdin(),
@@ -36,7 +38,9 @@ pub(crate) fn launch_plan() -> Result<(LaunchPlan, Descriptors)> {
         _ => Vec::new(),
     });
     let descriptors = match (fds.next(), fds.next(), fds.next()) {
-        (Some(calls), Some(host), Some(notice)) => Descriptors { calls, host, notice },
+        (Some(calls), Some(host), Some(notice)) => {
+            Descriptors { calls, host, notice, cgroup: fds.next() }
+        }
         _ => return Err(Error::new(ErrorKind::InvalidData, "three descriptors expected")),
     };
     let plan = LaunchPlan::decode(&buffer[..received.bytes])

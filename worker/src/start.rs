@@ -12,6 +12,7 @@ use stockade_proto::launch::{LaunchPlan, Sandbox};
 
 use crate::{
     Failure, at,
+    hygiene::Kept,
     init::{self, Outside},
     landlock, namespaces, privileges, report,
     resident::{Child, Role},
@@ -22,7 +23,8 @@ use crate::{
 pub(crate) const EXIT_FAILED: i32 = 127;
 
 /// Starts the plugin and reports a descriptor of its process.
-pub(crate) fn plugin(plan: &LaunchPlan, socket: &OwnedFd) -> Result<Child, Failure> {
+pub(crate) fn plugin(plan: &LaunchPlan, kept: &Kept) -> Result<Child, Failure> {
+    let socket = &kept.socket;
     let program = Program::of(plan).map_err(at("prepare"))?;
     sys::become_subreaper().map_err(at("subreaper"))?;
     if sys::parent_pid() != plan.supervisor_pid {
@@ -36,13 +38,13 @@ pub(crate) fn plugin(plan: &LaunchPlan, socket: &OwnedFd) -> Result<Child, Failu
             group: rustix::process::getegid().as_raw(),
         };
         let Some(pid) = namespaces::fork_into(sandbox)? else {
-            init::run(plan, sandbox, &program, &outside, socket);
+            init::run(plan, sandbox, &program, &outside, kept);
         };
         return Ok(Child { pid, signals, role: Role::Init });
     }
     let launcher = rustix::process::getpid().as_raw_pid() as u32;
     let Some(pid) = sys::fork().map_err(at("fork"))? else {
-        if let Err(failure) = below_launcher(plan, launcher) {
+        if let Err(failure) = below_launcher(plan, launcher, kept) {
             report::failed(socket.as_fd(), failure.step, failure.errno);
             sys::exit_now(EXIT_FAILED);
         }
@@ -64,7 +66,8 @@ fn give_output(sandbox: Option<&Sandbox>) {
 }
 
 /// Without a namespace: gone with the launcher, and no more its user.
-fn below_launcher(plan: &LaunchPlan, launcher: u32) -> Result<(), Failure> {
+fn below_launcher(plan: &LaunchPlan, launcher: u32, kept: &Kept) -> Result<(), Failure> {
+    join_cgroup(kept)?;
     if let Some(sandbox) = &plan.sandbox {
         privileges::drop_all(sandbox.uid)?;
     }
@@ -72,6 +75,14 @@ fn below_launcher(plan: &LaunchPlan, launcher: u32) -> Result<(), Failure> {
     match sys::parent_pid() == launcher {
         true => Ok(()),
         false => Err(Failure { step: "parent", errno: Errno::SRCH }),
+    }
+}
+
+/// From here on this process and its children are counted and limited.
+pub(crate) fn join_cgroup(kept: &Kept) -> Result<(), Failure> {
+    match &kept.cgroup {
+        Some(entrance) => rustix::io::write(entrance, b"0").map(drop).map_err(at("cgroup")),
+        None => Ok(()),
     }
 }
 

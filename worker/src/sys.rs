@@ -27,8 +27,8 @@ pub(crate) fn place(fd: &OwnedFd, place: i32) -> Result<()> {
     check(unsafe { libc::dup2(fd.as_raw_fd(), place) }).map(drop)
 }
 
-/// Closes every descriptor above `last` except `keep`.
-pub(crate) fn close_all_but(last: i32, keep: i32) -> Result<()> {
+/// Closes every descriptor above `last` except those of `keep`, which ascend.
+pub(crate) fn close_all_but(last: i32, keep: &[i32]) -> Result<()> {
     let close_range = |from: i32, to: u32| {
         // SAFETY: close_range takes plain integers. The descriptors closed were
         // inherited or are copies whose owners have been dropped.
@@ -37,8 +37,14 @@ pub(crate) fn close_all_but(last: i32, keep: i32) -> Result<()> {
             _ => Err(last_error()),
         }
     };
-    close_range(last + 1, keep as u32 - 1)?;
-    close_range(keep + 1, u32::MAX)
+    let mut from = last + 1;
+    for fd in keep {
+        if from < *fd {
+            close_range(from, *fd as u32 - 1)?;
+        }
+        from = fd + 1;
+    }
+    close_range(from, u32::MAX)
 }
 
 /// Closes a descriptor that no Rust object owns.

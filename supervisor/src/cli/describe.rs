@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use stockade::gateway::health::PluginHealth;
+use stockade::gateway::{health::PluginHealth, sandbox::SandboxReport};
 use stockade_proto::v1::{GetPluginRequest, GetPluginResponse};
 
 use super::{
@@ -68,6 +68,7 @@ fn to_json(reply: GetPluginResponse) -> Value {
         "gpus": setup.gpus,
         "warnings": setup.warnings,
         "data_dir": setup.data_dir,
+        "sandbox": setup.sandbox.map(SandboxReport::from),
     })
 }
 
@@ -91,6 +92,9 @@ fn print(reply: GetPluginResponse) {
             output::line(&format!("    {part:<9} {}", values.join(" ")));
         }
     }
+    if let Some(sandbox) = setup.sandbox {
+        confinement(&sandbox.into());
+    }
     if !setup.command.is_empty() {
         output::line(&format!("  command: {}", setup.command.join(" ")));
     }
@@ -99,6 +103,20 @@ fn print(reply: GetPluginResponse) {
     }
     for warning in &setup.warnings {
         output::line(&format!("  warning: {warning}"));
+    }
+}
+
+fn confinement(sandbox: &SandboxReport) {
+    let user = sandbox.uid.map(|uid| format!(", user {uid}")).unwrap_or_default();
+    output::line(&format!("  sandbox: {}{user}", sandbox.profile));
+    for layer in &sandbox.layers {
+        let holds = if layer.holds { "holds" } else { "MISSING" };
+        output::line(&format!("    {:<10} {holds}: {}", layer.name, layer.detail));
+    }
+    for (what, list) in [("granted", &sandbox.granted), ("denied", &sandbox.denied)] {
+        if !list.is_empty() {
+            output::line(&format!("    {what:<10} {}", list.join(", ")));
+        }
     }
 }
 

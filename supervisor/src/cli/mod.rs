@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod crashes;
 mod describe;
+mod doctor;
 mod events;
 mod failure;
 mod list;
@@ -92,6 +93,8 @@ enum Command {
     Crashes(crashes::Crashes),
     /// Check a plugin's directory without a daemon
     Check(check::Check),
+    /// Try what this machine can hold plugins back with
+    Doctor(doctor::Doctor),
     /// Make a new plugin's directory
     New(new::New),
     /// Make a token for the port
@@ -116,6 +119,9 @@ pub(crate) fn main() -> ExitCode {
     let Cli { place, command } = Cli::parse();
     let done = match command {
         Command::Serve(serve) => serve::run(serve, place),
+        Command::Doctor(doctor) => {
+            return doctor::run(&doctor, &place).unwrap_or_else(Failure::report);
+        }
         Command::Check(check) => check::run(&check),
         Command::New(new) => new::run(&new),
         Command::Token(token) => token::run(&token),
@@ -159,6 +165,7 @@ fn ask(command: Command, place: &Place) -> Result<(), Failure> {
             Command::Crashes(crashes) => crashes::run(crashes, client).await,
             Command::Serve(_)
             | Command::Check(_)
+            | Command::Doctor(_)
             | Command::New(_)
             | Command::Token(_)
             | Command::Config(_)

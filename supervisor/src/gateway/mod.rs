@@ -6,6 +6,7 @@ mod door;
 mod grpc;
 pub mod health;
 mod http;
+pub mod sandbox;
 mod server;
 mod status;
 mod tls;

@@ -178,7 +178,7 @@ fn signalled(evidence: &Evidence, signal: i32, core: bool) -> Cause {
 fn killed(evidence: &Evidence) -> Cause {
     if evidence.kill.own_oom {
         let (cap, peak) = &evidence.memory;
-        return Cause::new(CauseCode::OomOwn, oom_reason(cap, peak));
+        return Cause::new(CauseCode::OomOwn, oom_reason(cap, peak, "the kernel"));
     }
     if evidence.kill.host_oom {
         let reason = "Killed for memory although under its own cap: the machine or a parent \
@@ -192,8 +192,11 @@ fn killed(evidence: &Evidence) -> Cause {
 }
 
 /// The sentence of `oom_own`, shared with the memory guard.
-pub fn oom_reason(cap: &str, peak: &str) -> String {
-    format!("Exceeded memory = {cap} (peak {peak}). Raise limits.memory or reduce the batch size.")
+pub fn oom_reason(cap: &str, peak: &str, stopped_by: &str) -> String {
+    format!(
+        "Exceeded memory = {cap} (peak {peak}, stopped by {stopped_by}). Raise limits.memory or \
+         reduce the batch size."
+    )
 }
 
 fn cpu_limit(evidence: &Evidence) -> Cause {

@@ -1,11 +1,13 @@
 //! Facts about this machine: processes, memory, GPUs.
 
+mod cgroup;
 mod gpu;
 mod layers;
 mod memory;
 mod process;
 mod resources;
 
+pub use cgroup::{Cgroups, Leaf, LeafLimits};
 pub use gpu::{Gpu, GpuInventory, Gpus};
 pub use layers::{Gap, LayerProbe, Layers};
 pub use memory::OomWatch;

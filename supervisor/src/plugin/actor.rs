@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     lifecycle::{Cause, CauseCode, Event, Machine, Policy, State, Wanted},
-    machine::OomWatch,
+    machine::{Cgroups, Leaf, OomWatch},
     manifest::{Activation, Exhausted, Found, Manifest, OnError},
     preflight::{LaunchPlan, Surroundings},
     store::{Counters, Remembered, Store},
@@ -52,6 +52,8 @@ pub struct Context {
     pub journal: Arc<Journal>,
     /// The machine.
     pub surroundings: Surroundings,
+    /// Where the kernel limits plugins; None = the guard does.
+    pub cgroups: Option<Cgroups>,
     /// Out-of-memory kills of the machine.
     pub oom: Arc<OomWatch>,
     /// Start tokens.
@@ -100,6 +102,8 @@ pub(super) struct Process {
     pub(super) died: bool,
     pub(super) drains: Vec<Drain>,
     pub(super) watching: Watching,
+    /// Its cgroup.
+    pub(super) leaf: Option<Arc<Leaf>>,
     pub(super) sample: Arc<Sample>,
     /// Reports of the launcher, the notice, the handshake: ended with it.
     pub(super) tasks: Vec<AbortHandle>,

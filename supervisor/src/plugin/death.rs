@@ -14,7 +14,7 @@ use super::{
 use crate::{
     document::Bytes,
     lifecycle::{self, Cause, CauseCode, Evidence, ExitStatus, KillFacts},
-    machine::OomWatch,
+    machine::{Leaf, OomWatch},
     manifest::Limits,
     preflight::LaunchPlan,
     store::{CrashRecord, InFlight},
@@ -31,6 +31,7 @@ pub(super) struct Deceased<'a> {
     pub(super) pid: Option<u32>,
     pub(super) plan: Option<&'a LaunchPlan>,
     pub(super) session: Option<&'a Session>,
+    pub(super) leaf: Option<&'a Leaf>,
     pub(super) logs: &'a Logs,
     pub(super) spawned: Instant,
     pub(super) greeted: bool,
@@ -108,7 +109,7 @@ impl Deceased<'_> {
         });
         let cpu = exited.map_or(0, |exited| exited.user_usec + exited.system_usec);
         let kill = KillFacts {
-            own_oom: false,
+            own_oom: self.leaf.is_some_and(Leaf::killed_for_memory),
             host_oom: status.signal() == Some(9) && oom.recent(),
             cpu_spent: self.limits().cpu_time.is_some_and(|limit| cpu >= limit * 1_000_000),
         };

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     lifecycle::{Cause, CauseCode, Class, Effect, Event, Phase, Slot, State, Wanted},
-    preflight::{self, Refusal},
+    machine::{Leaf, LeafLimits},
+    preflight::{self, LaunchPlan, Refusal},
     store::Remembered,
 };
 
@@ -146,12 +147,27 @@ impl Actor {
         };
         let (sink, spawner) = (self.sink.clone(), self.context.spawner.clone());
         let worker = self.context.worker.clone();
+        let leaf = self.leaf(generation, &plan);
         tokio::spawn(async move {
-            match launch::launch(&spawner, &worker, &plan).await {
+            match launch::launch(&spawner, &worker, &plan, leaf).await {
                 Ok(launched) => sink.tell(Internal::Launched(generation, Box::new(launched))),
                 Err(error) => sink.tell(Internal::NotSpawned(generation, error)),
             }
         });
+    }
+
+    /// A cgroup for this process. Where the kernel refuses one, the guard limits.
+    fn leaf(&self, generation: u64, plan: &LaunchPlan) -> Option<Arc<Leaf>> {
+        let limits = LeafLimits {
+            memory: plan.limits.memory,
+            processes: plan.limits.processes,
+            cpu: plan.limits.cpu,
+        };
+        let leaf =
+            self.context.cgroups.as_ref()?.leaf(&format!("{}.{generation}", self.name), limits);
+        leaf.inspect_err(|error| warn!(plugin = %self.name, "no cgroup for {}: {error}", self.name))
+            .ok()
+            .map(Arc::new)
     }
 
     /// The launcher runs: listen to it, to the notice pipe and to the output,
@@ -164,6 +180,7 @@ impl Actor {
             generation,
             launched.launcher,
             plan.limits,
+            launched.leaf.clone(),
             sample.clone(),
             self.sink.clone(),
         );
@@ -216,6 +233,7 @@ impl Actor {
                 died: false,
                 drains,
                 watching,
+                leaf: launched.leaf,
                 sample,
                 tasks,
             },
@@ -283,6 +301,9 @@ impl Actor {
             self.doomed = Some(generation);
             return;
         };
+        if let Some(leaf) = &process.leaf {
+            leaf.kill();
+        }
         if let Some(killer) = &process.killer {
             launch::kill_tree(killer, process.pidfd.as_ref());
         }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     document::Bytes,
     lifecycle::{Cause, CauseCode, oom_reason},
-    machine::{self, Usage},
+    machine::{self, Leaf, Usage},
     manifest::Limits,
 };
 
@@ -87,6 +87,8 @@ struct Watch {
     root: u32,
     /// Its /tmp and /dev/shm are its own: what lies there counts.
     own_scratch: bool,
+    /// The kernel counts, and limits its memory.
+    leaf: Option<Arc<Leaf>>,
     limits: Limits,
     session: Option<Weak<Session>>,
     active: Arc<AtomicBool>,
@@ -184,6 +186,7 @@ impl Guard {
         generation: u64,
         launcher: u32,
         limits: Limits,
+        leaf: Option<Arc<Leaf>>,
         sample: Arc<Sample>,
         events: Sink,
     ) -> Watching {
@@ -195,6 +198,7 @@ impl Guard {
             generation,
             root: launcher,
             own_scratch: false,
+            leaf,
             limits,
             session: None,
             active: active.clone(),
@@ -279,6 +283,9 @@ impl Watch {
     }
 
     fn usage(&self) -> Usage {
+        if let Some(usage) = self.leaf.as_ref().and_then(|leaf| leaf.usage()) {
+            return usage;
+        }
         let mut usage = machine::tree_usage(self.root, self.limits.processes);
         usage.rss += self.scratch();
         usage
@@ -317,7 +324,7 @@ impl Watch {
         let cap = self.limits.memory;
         // Pages shared by forks are counted once per process: near the cap the
         // proportional size decides.
-        if usage.rss > cap / 5 * 4 {
+        if self.leaf.is_none() && usage.rss > cap / 5 * 4 {
             let scratch = self.scratch();
             let real = match usage.processes {
                 0 | 1 if scratch == 0 => usage.rss,
@@ -325,7 +332,8 @@ impl Watch {
                 _ => machine::tree_pss(self.root, scratch > 0) + scratch,
             };
             if real > cap {
-                let reason = oom_reason(&Bytes(cap).to_string(), &Bytes(real).to_string());
+                let reason =
+                    oom_reason(&Bytes(cap).to_string(), &Bytes(real).to_string(), "the guard");
                 self.kill(Cause::new(CauseCode::OomOwn, reason));
                 return;
             }

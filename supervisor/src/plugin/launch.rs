@@ -9,6 +9,7 @@ use std::{
     },
     path::Path,
     process::Child,
+    sync::Arc,
 };
 
 use prost::Message as _;
@@ -30,6 +31,7 @@ use tokio::{io::unix::AsyncFd, net::unix::pipe};
 
 use super::{launchers, readiness, spawner::Spawner};
 use crate::{
+    machine::Leaf,
     manifest::{Limits, Net, Profile},
     preflight::{self, LaunchPlan},
 };
@@ -46,6 +48,7 @@ pub(super) struct Launched {
     pub(super) notice: pipe::Receiver,
     pub(super) stdout: pipe::Receiver,
     pub(super) stderr: pipe::Receiver,
+    pub(super) leaf: Option<Arc<Leaf>>,
 }
 
 /// Starts the launcher; the plan waits in its socket before it runs.
@@ -56,6 +59,7 @@ pub(super) async fn launch(
     spawner: &Spawner,
     worker: &Path,
     plan: &LaunchPlan,
+    leaf: Option<Arc<Leaf>>,
 ) -> io::Result<Launched> {
     let pair = |kind| socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
     let (calls, calls_child) = pair(SocketType::STREAM)?;
@@ -67,7 +71,8 @@ pub(super) async fn launch(
     let (stdout, stdout_child) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, stderr_child) = pipe_with(PipeFlags::CLOEXEC)?;
     let (launch, launch_child) = pair(SocketType::SEQPACKET)?;
-    send_plan(&launch, plan, [&calls_child, &host_child, &notice_child])?;
+    let entrance = leaf.as_ref().map(|leaf| leaf.entrance()).transpose()?;
+    send_plan(&launch, plan, [&calls_child, &host_child, &notice_child], entrance.as_ref())?;
     drop((calls_child, host_child, notice_child));
     let child = spawner.spawn(worker.to_owned(), launch_child, stdout_child, stderr_child).await?;
     let launcher = child.id();
@@ -88,10 +93,16 @@ pub(super) async fn launch(
         notice: receiver(notice)?,
         stdout: receiver(stdout)?,
         stderr: receiver(stderr)?,
+        leaf,
     })
 }
 
-fn send_plan(socket: &OwnedFd, plan: &LaunchPlan, fds: [&OwnedFd; 3]) -> io::Result<()> {
+fn send_plan(
+    socket: &OwnedFd,
+    plan: &LaunchPlan,
+    fds: [&OwnedFd; 3],
+    entrance: Option<&OwnedFd>,
+) -> io::Result<()> {
     let message = WirePlan {
         path: plan.program.display().to_string(),
         argv: plan.argv.clone(),
@@ -103,9 +114,9 @@ fn send_plan(socket: &OwnedFd, plan: &LaunchPlan, fds: [&OwnedFd; 3]) -> io::Res
         sandbox: sandbox(plan),
     };
     let bytes = message.encode_to_vec();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = fds.map(|fd| fd.as_fd());
+    let fds: Vec<_> = fds.into_iter().chain(entrance).map(|fd| fd.as_fd()).collect();
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     match sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
         Ok(_) => Ok(()),

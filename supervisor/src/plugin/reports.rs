@@ -365,6 +365,7 @@ impl Actor {
             generation,
             pid: process.and_then(|process| process.pid),
             plan: process.map(|process| &*process.plan),
+            leaf: process.and_then(|process| process.leaf.as_deref()),
             session: process.and_then(|process| process.session.as_deref()),
             logs: &self.logs,
             spawned: process.map_or_else(Instant::now, |process| process.spawned),
@@ -373,7 +374,10 @@ impl Actor {
             intent: self.machine.intent(generation),
             notice: process.and_then(|process| process.notice.as_ref()),
             traceback: process.map(Process::last_traceback).unwrap_or_default(),
-            peak: process.map_or(0, |process| process.sample.peak()),
+            peak: process.map_or(0, |process| {
+                let leaf = process.leaf.as_ref().and_then(|leaf| leaf.peak());
+                leaf.unwrap_or(0).max(process.sample.peak())
+            }),
             init_progress: self.progress.as_deref(),
         }
     }

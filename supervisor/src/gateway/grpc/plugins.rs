@@ -12,7 +12,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::{Supervisor, gateway::health, plugin::Handle};
+use crate::{
+    Supervisor,
+    gateway::{health, sandbox},
+    plugin::Handle,
+};
 
 /// A watcher is told of a change this soon; what changes back in between is
 /// not told (RUNNING comes and goes with every call).
@@ -156,6 +160,7 @@ fn setup(handle: &Handle) -> PluginSetup {
         warnings: manifest
             .map(|manifest| manifest.warnings.iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
+        sandbox: sandbox::sandbox(handle).map(Into::into),
         data_dir: plan.map(|plan| plan.data_dir.display().to_string()).unwrap_or_default(),
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn router(supervisor: &Supervisor) -> Router {
         .route("/v1/plugins/reload", post(actions::reload_all))
         .route("/v1/plugins/{name}/health", get(plugins::health))
         .route("/v1/plugins/{name}/manifest", get(plugins::manifest))
+        .route("/v1/plugins/{name}/sandbox", get(plugins::sandbox))
         .route("/v1/plugins/{name}/tools", get(plugins::tools))
         .route("/v1/plugins/{name}/tools/{tool}/run", post(run::run))
         .route("/v1/plugins/{name}/{action}", post(actions::act))

@@ -14,7 +14,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::plugin_not_found;
 use crate::{
     Supervisor,
-    gateway::health::{self, PluginList},
+    gateway::{
+        health::{self, PluginList},
+        sandbox,
+    },
 };
 
 pub(super) async fn list(State(supervisor): State<Supervisor>) -> Json<PluginList> {
@@ -43,6 +46,17 @@ pub(super) async fn manifest(
             let reason = snapshot.cause.as_ref().map(|cause| cause.reason.clone());
             super::detail(StatusCode::NOT_FOUND, &reason.unwrap_or_default())
         }
+    }
+}
+
+pub(super) async fn sandbox(
+    State(supervisor): State<Supervisor>,
+    Path(name): Path<String>,
+) -> Response {
+    let Some(handle) = supervisor.plugin(&name) else { return plugin_not_found(&name) };
+    match sandbox::sandbox(&handle) {
+        Some(report) => Json(report).into_response(),
+        None => super::detail(StatusCode::NOT_FOUND, "Its first checks are not done yet."),
     }
 }
 
