@@ -28,6 +28,7 @@ pub use crate::{
     blob::attach,
     fatal::{during_call, exit_now, install as install_fatal_handler, raise_if_handled},
 };
+pub use crate::{log::write as log, pool::Pool};
 pub use stockade_proto::worker::{ToolSpec, init_failed::Kind};
 
 /// Runs the code of one plugin. Every method is called on the thread that reads

@@ -27,8 +27,9 @@ impl Level {
     }
 }
 
-/// One line per line of `text`; a stderr that is closed loses it, nothing more.
-pub(crate) fn write(level: Level, text: &str) {
+/// Writes to the plugin's log, one line per line of `text`; a stderr that is
+/// closed loses it, nothing more.
+pub fn write(level: Level, text: &str) {
     let mut lines = String::with_capacity(text.len() + 8);
     for line in text.lines() {
         lines.push_str(&format!("<{}>{line}\n", level.priority()));

@@ -10,7 +10,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads wait for jobs; a job that finds none idle makes one more.
 #[derive(Clone, Default)]
-pub(crate) struct Pool {
+pub struct Pool {
     shared: Arc<Shared>,
 }
 
@@ -26,10 +26,16 @@ struct State {
     idle: usize,
 }
 
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pool")
+    }
+}
+
 impl Pool {
     /// Runs `job` on a thread of its own. The supervisor bounds how many there
     /// are at once.
-    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.jobs.push_back(Box::new(job));
         if state.idle >= state.jobs.len() {

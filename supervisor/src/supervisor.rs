@@ -123,6 +123,7 @@ impl Supervisor {
                 gpus: Gpus::new(config.nvml.clone()),
                 digests: Arc::default(),
                 python: PythonHost::from(&config),
+                library_host: config.library_host.clone(),
                 layers: Arc::new(LayerProbe::new(
                     config.worker.clone(),
                     config.plugin_uids.clone(),

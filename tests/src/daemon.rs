@@ -61,6 +61,7 @@ pub struct Options {
     good: bool,
     bystander: bool,
     user: Option<u32>,
+    wrapper: Vec<String>,
 }
 
 impl Default for Options {
@@ -75,7 +76,8 @@ impl Default for Options {
             listen: None,
             good: true,
             bystander: false,
-            user: None,
+            user: test_user(),
+            wrapper: Vec::new(),
         }
     }
 }
@@ -160,6 +162,13 @@ impl Options {
         self
     }
 
+    /// Runs it by this command, which gets the daemon's command line as arguments.
+    #[must_use]
+    pub fn within(mut self, wrapper: Vec<String>) -> Self {
+        self.wrapper = wrapper;
+        self
+    }
+
     /// Opens a port on loopback, too.
     #[must_use]
     pub fn port(mut self) -> Self {
@@ -203,7 +212,10 @@ impl Options {
             fs::File::options().create(true).append(true).open(root.join("log")).expect("log");
         let port = if self.port { "127.0.0.1:0" } else { "none" };
         let port = self.listen.as_deref().unwrap_or(port);
-        let mut command = Command::new(binary("stockade"));
+        let mut line = self.wrapper.clone();
+        line.push(binary("stockade").display().to_string());
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]);
         if let Some(user) = self.user {
             give(&root, user);
             command.uid(user).gid(user).env("HOME", &root);
@@ -238,6 +250,11 @@ impl Options {
         }
         daemon
     }
+}
+
+/// The whole suite as a user: `STOCKADE_TEST_USER=65534`.
+fn test_user() -> Option<u32> {
+    std::env::var("STOCKADE_TEST_USER").ok()?.parse().ok()
 }
 
 /// All of a folder becomes this user's, but for programs that others have, too.

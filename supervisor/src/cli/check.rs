@@ -66,6 +66,7 @@ fn one(directory: &std::path::Path, manifest_only: bool) -> bool {
             gpus: Gpus::new(None),
             digests: Default::default(),
             python: PythonHost::from(&config),
+            library_host: config.library_host.clone(),
             layers: Arc::new(LayerProbe::new(config.worker.clone(), config.plugin_uids.clone())),
         };
         let planned = preflight::plan(manifest, &around);

@@ -137,7 +137,7 @@ fn with_drop_ins(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Every key of stockade.toml but `plugin`.
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 28] = [
     "plugins",
     "state_dir",
     "listen",
@@ -152,6 +152,7 @@ const KEYS: [&str; 27] = [
     "max_request",
     "python",
     "python_host",
+    "library_host",
     "entry_points",
     "tls_cert",
     "tls_key",
@@ -394,6 +395,14 @@ impl Loader {
                 "python_host",
                 "a folder",
                 paths::default_python_host(),
+                show_path,
+                path,
+            ),
+            library_host: self.take(
+                &mut s,
+                "library_host",
+                "a path",
+                paths::default_library_host(),
                 show_path,
                 path,
             ),

@@ -60,6 +60,8 @@ pub struct Config {
     pub python: PathBuf,
     /// The folder that holds the Python package `stockade`.
     pub python_host: PathBuf,
+    /// The program that runs plugins which are shared libraries.
+    pub library_host: PathBuf,
     /// Plugins that distributions of `python` advertise are plugins too.
     pub entry_points: bool,
     /// The port's certificate chain and key (PEM): it speaks TLS.
@@ -115,6 +117,7 @@ impl Config {
             nvml: None,
             python: paths::default_python(),
             python_host: paths::default_python_host(),
+            library_host: paths::default_library_host(),
             entry_points: true,
             tls_cert: None,
             tls_key: None,

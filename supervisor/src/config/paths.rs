@@ -71,6 +71,12 @@ pub(super) fn default_python() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/usr/bin/python3"))
 }
 
+/// The host of shared libraries beside this program, else where packages put it.
+pub(super) fn default_library_host() -> PathBuf {
+    beside("stockade-library")
+        .unwrap_or_else(|| PathBuf::from("/usr/lib/stockade/stockade-library"))
+}
+
 /// The folder `python` beside this program, else where packages put it.
 pub(super) fn default_python_host() -> PathBuf {
     beside("python").unwrap_or_else(|| PathBuf::from("/usr/lib/stockade/python"))

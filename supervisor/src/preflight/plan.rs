@@ -61,6 +61,8 @@ pub struct Surroundings {
     pub digests: Arc<requirements::Sha256Cache>,
     /// What runs Python plugins.
     pub python: PythonHost,
+    /// What runs shared libraries.
+    pub library_host: PathBuf,
     /// What this machine can hold plugins back with.
     pub layers: Arc<LayerProbe>,
 }
@@ -103,7 +105,18 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
             needs.programs.push(around.python.package.clone());
             (python.program, argv)
         }
-        Run::Library(_) => return Err(unsupported("Shared-library plugins")),
+        Run::Library(path) => {
+            let library = directory.join(path);
+            readable(&library, path)?;
+            entry = library.display().to_string();
+            let host = &around.library_host;
+            let fix = "Install stockade-library beside stockade, or set `library_host` in \
+                       stockade.toml.";
+            let program = executable(host.clone(), host, fix)?;
+            needs.programs.push(program.clone());
+            let argv = vec![program.display().to_string()];
+            (program, argv.into_iter().chain(manifest.args.iter().cloned()).collect())
+        }
         Run::Remote { .. } => return Err(unsupported("Remote plugins")),
     };
     let confinement =
@@ -131,6 +144,25 @@ fn unsupported(what: &str) -> Refusal {
         missing: Vec::new(),
         watch: Vec::new(),
     }
+}
+
+/// The library exists and is a file; whether it can be loaded its host finds out.
+fn readable(path: &Path, shown: &Path) -> Result<(), Refusal> {
+    let what = match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => return Ok(()),
+        Ok(_) => "not a regular file".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "no such file (ENOENT)".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let reason = format!(
+        "Cannot load {}: {what}. Build the library, or correct run.library.",
+        shown.display()
+    );
+    Err(Refusal {
+        cause: Cause::new(CauseCode::ExecFailed, reason),
+        missing: vec![shown.display().to_string()],
+        watch: vec![path.to_owned()],
+    })
 }
 
 /// The program exists, is a file and may be executed. `fix` says what to do

@@ -7,6 +7,8 @@ mod embed;
 mod gpu;
 mod health;
 mod http;
+mod libraries;
 mod manifests;
 mod new;
 mod rooms;
+mod sandbox;
