@@ -253,7 +253,7 @@ impl Options {
 }
 
 /// The whole suite as a user: `STOCKADE_TEST_USER=65534`.
-fn test_user() -> Option<u32> {
+pub fn test_user() -> Option<u32> {
     std::env::var("STOCKADE_TEST_USER").ok()?.parse().ok()
 }
 
