@@ -2,6 +2,7 @@
 
 mod calls;
 mod clients;
+mod confined;
 mod deaths;
 mod examples;
 mod forms;
