@@ -21,7 +21,7 @@ use crate::{
     machine::{Cgroups, Gpus, LayerProbe, OomWatch},
     manifest::Restrictions,
     plugin::{Context, EventKind, Guard, Handle, Journal, Spawner},
-    preflight::{PythonHost, Surroundings},
+    preflight::{Guarded, PythonHost, Surroundings},
     registry::{self, Folders, Registry, Reloaded},
     services::HostServices,
     store::{Store, StoreError},
@@ -124,6 +124,7 @@ impl Supervisor {
                 digests: Arc::default(),
                 python: PythonHost::from(&config),
                 library_host: config.library_host.clone(),
+                guarded: Guarded::from(&config),
                 layers: Arc::new(LayerProbe::new(
                     config.worker.clone(),
                     config.plugin_uids.clone(),

@@ -56,7 +56,9 @@ fn build(sandbox: &Sandbox) -> Result<RestrictionStatus, RulesetError> {
         rules = allow(rules, "/dev", AccessFs::ReadFile | AccessFs::ReadDir)?;
     }
     // /proc/self/mem writes to what is only executable; thread names go without.
-    let own = if sandbox.jit { read | AccessFs::WriteFile } else { read };
+    // Without a /proc of its own, others' and the kernel's settings are in there.
+    let writable = sandbox.jit && sandbox.namespaces;
+    let own = if writable { read | AccessFs::WriteFile } else { read };
     rules = allow(rules, "/proc", own)?;
     for path in ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"] {
         rules = allow(rules, path, device)?;
@@ -68,7 +70,9 @@ fn build(sandbox: &Sandbox) -> Result<RestrictionStatus, RulesetError> {
             Access::Write => write,
             Access::Device => device,
         };
-        rules = allow(rules, &place.path, access)?;
+        // Where it is in this process's own root.
+        let path = if sandbox.namespaces { &place.path } else { &place.source };
+        rules = allow(rules, path, access)?;
     }
     rules.no_new_privs(false).restrict_self()
 }

@@ -19,7 +19,7 @@ use stockade_proto::launch::{Access, Place, Sandbox};
 use crate::{Failure, at, sys};
 
 /// Where the new root is put together; what is here is hidden meanwhile.
-const STAGE: &str = "/tmp";
+const STAGE: &str = "/dev";
 
 /// Always there.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
@@ -38,6 +38,7 @@ pub(crate) fn enter(sandbox: &Sandbox) -> std::result::Result<(), Failure> {
     // Before the stage hides what lies under it.
     let devices = DEVICES.map(|path| Place {
         path: path.to_owned(),
+        source: path.to_owned(),
         access: Access::Device.into(),
         ..Place::default()
     });
@@ -90,8 +91,8 @@ fn open(from: impl AsFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> R
 
 /// The place as it is now; it must still be what the supervisor looked at.
 fn source(place: &Place) -> std::result::Result<OwnedFd, Failure> {
-    let fd = open(CWD, Path::new(&place.path), OFlags::empty(), ResolveFlags::empty())
-        .map_err(at("open"))?;
+    let path = Path::new(&place.source);
+    let fd = open(CWD, path, OFlags::empty(), ResolveFlags::NO_SYMLINKS).map_err(at("open"))?;
     let seen = fstat(&fd).map_err(at("open"))?;
     if place.inode != 0 && (seen.st_ino, seen.st_dev) != (place.inode, place.device) {
         return Err(Failure { step: "changed", errno: Errno::STALE });

@@ -14,7 +14,7 @@ pub(crate) fn run(uid: u32) {
     let sandbox = Sandbox {
         namespaces: true,
         scratch: 1 << 20,
-        places: vec![Place { path: "/usr".into(), ..Place::default() }],
+        places: vec![Place { path: "/usr".into(), source: "/usr".into(), ..Place::default() }],
         jit: true,
         ..Sandbox::default()
     };

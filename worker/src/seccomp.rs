@@ -196,12 +196,19 @@ fn rules(sandbox: &Sandbox, program: Option<i32>) -> Vec<Rule> {
 }
 
 fn sockets(rules: &mut Rules, sandbox: &Sandbox) {
-    if sandbox.sealed && sandbox.network() == Network::None {
+    // Others load a module of the kernel, or carry datagrams.
+    rules.when(libc::SYS_socketpair, [Condition::NotIn(0, UNIX_ONLY)]);
+    // Without a root of its own every socket with a path can be reached.
+    let isolated = sandbox.sealed || !sandbox.namespaces;
+    if isolated && sandbox.network() == Network::None {
         for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind] {
             rules.always(call, REFUSED);
         }
-        // A datagram socket can send to any path, without a connect.
-        rules.when(libc::SYS_socketpair, [Condition::Masked(1, 0xf, libc::SOCK_DGRAM as u32)]);
+        // A datagram socket (a raw one is the same) can send to any path, without
+        // a connect.
+        for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW] {
+            rules.when(libc::SYS_socketpair, [Condition::Masked(1, 0xf, kind as u32)]);
+        }
         return;
     }
     let families = match sandbox.network() {

@@ -170,6 +170,12 @@ pub(crate) fn fork_into(namespaces: libc::c_int) -> Result<Option<Pid>> {
     Ok(Pid::from_raw(check(pid as libc::c_int)?))
 }
 
+/// A cgroup namespace whose root is the present cgroup.
+pub(crate) fn own_cgroup_view() -> Result<()> {
+    // SAFETY: unshare takes an integer; this flag touches no memory.
+    check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }).map(drop)
+}
+
 /// None in the child, the child's pid in the parent.
 pub(crate) fn fork() -> Result<Option<Pid>> {
     // SAFETY: this process has one thread, so the child may use all of std.

@@ -3,6 +3,8 @@
 
 mod arguments;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod outcome;
 mod run;
 

@@ -8,7 +8,7 @@ use stockade::{
     document::Severity,
     machine::{Gpus, LayerProbe},
     manifest::{self, MANIFEST_FILES},
-    preflight::{self, Absent, PythonHost, Surroundings},
+    preflight::{self, Absent, Guarded, PythonHost, Surroundings},
 };
 
 use super::{failure::Failure, output};
@@ -67,6 +67,7 @@ fn one(directory: &std::path::Path, manifest_only: bool) -> bool {
             digests: Default::default(),
             python: PythonHost::from(&config),
             library_host: config.library_host.clone(),
+            guarded: Guarded::default(),
             layers: Arc::new(LayerProbe::new(config.worker.clone(), config.plugin_uids.clone())),
         };
         let planned = preflight::plan(manifest, &around);

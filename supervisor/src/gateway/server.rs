@@ -116,11 +116,19 @@ async fn bind_socket(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    // Bound under a mask, so that it is never open to others.
-    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(mask);
-    let listener = bound.map_err(failed)?;
+    let place = path.to_owned();
+    // A thread of its own: a mask is every thread's, unless it has left them.
+    let bound = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
+        // Never open to others, not even for a moment.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+        let listener = std::os::unix::net::UnixListener::bind(place)?;
+        listener.set_nonblocking(true)?;
+        Ok::<_, io::Error>(listener)
+    });
+    let bound = bound.join().map_err(|_| io::Error::other("the binding thread ended"));
+    let listener =
+        bound.and_then(|bound| bound).and_then(UnixListener::from_std).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
 }

@@ -80,8 +80,11 @@ fn process_usage(pid: u32) -> Option<Usage> {
     let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok());
     // utime, stime, cutime and cstime: ended children's time counts too.
     let cpu: u64 = (11..=14).filter_map(number).sum();
+    // Page tables and what was swapped out are memory, too.
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let extra: u64 = ["VmPTE:", "VmSwap:"].iter().filter_map(|name| kib(&status, name)).sum();
     Some(Usage {
-        rss: number(21)? * page(),
+        rss: number(21)? * page() + extra * 1024,
         cpu: Duration::from_millis(cpu * 1000 / ticks()),
         tasks: number(17)?,
         processes: 1,
@@ -103,6 +106,12 @@ pub fn resident(pid: u32) -> u64 {
     pages.unwrap_or(0) * page()
 }
 
+/// The number of a line `NAME: N kB`.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// Proportional bytes of the tree below `root`: shared pages counted once.
 /// Optionally without what is mapped of files in /tmp and /dev/shm.
 pub fn tree_pss(root: u32, without_scratch: bool) -> u64 {
@@ -111,9 +120,11 @@ pub fn tree_pss(root: u32, without_scratch: bool) -> u64 {
         let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
         let (mut sum, mut counts) = (0, true);
         for line in text.lines() {
-            if let Some(size) = line.strip_prefix("Pss:") {
-                let size = size.split_whitespace().next()?.parse::<u64>().ok()?;
-                sum += if counts { size } else { 0 };
+            if let Some(size) = kib(line, "Pss:").filter(|_| counts) {
+                sum += size;
+            } else if let Some(size) = kib(line, "Anonymous:").filter(|_| !counts) {
+                // A private mapping's own pages are in no file.
+                sum += size;
             } else if !line.split_whitespace().next()?.ends_with(':') {
                 // The head of a mapping: its path is the sixth field.
                 let path = line.split_whitespace().nth(5).unwrap_or_default();

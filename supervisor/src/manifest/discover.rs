@@ -74,6 +74,19 @@ fn hidden(path: &Path) -> bool {
     path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
+/// Reads the text of a manifest (`plugin.toml` or `manifest.json`) that lies, or
+/// would lie, in `directory`.
+///
+/// # Errors
+/// Every problem of it.
+pub fn parse(directory: &Path, file_name: &str, text: &str) -> Result<Manifest, Vec<Problem>> {
+    let file = directory.join(file_name);
+    match file_name {
+        "plugin.toml" => native::read(directory, &file, text),
+        _ => legacy::read(directory, &file, text),
+    }
+}
+
 /// Reads one directory; None when it holds no manifest.
 pub fn load(directory: &Path) -> Option<Found> {
     use std::hash::Hasher as _;
@@ -83,8 +96,7 @@ pub fn load(directory: &Path) -> Option<Found> {
         .find(|name| fs::symlink_metadata(directory.join(name)).is_ok())?;
     let file = directory.join(file_name);
     let manifest = match read_text(&file) {
-        Ok(text) if file_name == "plugin.toml" => native::read(&directory, &file, &text),
-        Ok(text) => legacy::read(&directory, &file, &text),
+        Ok(text) => parse(&directory, file_name, &text),
         Err(message) => Err(vec![Problem::of_file(file_name, message)]),
     };
     let name = match &manifest {

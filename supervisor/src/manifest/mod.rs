@@ -12,9 +12,9 @@ mod sandbox;
 mod settings;
 mod types;
 
-pub use discover::{Found, MANIFEST_FILES, fingerprint, load, python_sources, scan};
+pub use discover::{Found, MANIFEST_FILES, fingerprint, load, parse, python_sources, scan};
 pub use entry_points::{advertised, libraries};
-pub use sandbox::{Net, Profile, Restrictions, Sandbox};
+pub use sandbox::{Allowed, AllowedPaths, Net, Profile, Restrictions, Sandbox};
 pub use settings::{read_limits, read_restart, read_timeouts};
 pub use types::{
     Activation, Exhausted, GpuNeed, Limits, Manifest, Model, OnError, Queue, Requires,

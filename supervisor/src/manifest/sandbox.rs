@@ -73,10 +73,25 @@ pub struct Sandbox {
     pub jit: bool,
     /// Requested, and not allowed by the operator.
     pub denied: Vec<String>,
+    /// The operator's lists, for what a path turns out to lead to.
+    #[serde(skip)]
+    pub allowed: AllowedPaths,
     /// It may run with profile none.
     pub allow_unsandboxed: bool,
     /// It may run where a layer of its profile is missing.
     pub allow_degraded: bool,
+}
+
+/// Lists that must each contain a path.
+pub type Allowed = Vec<Vec<PathBuf>>;
+
+/// What may be read and written at most.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AllowedPaths {
+    /// For `fs.read`, and models outside of the plugin's directory.
+    pub read: Allowed,
+    /// For `fs.write`.
+    pub write: Allowed,
 }
 
 impl Default for Sandbox {
@@ -89,6 +104,7 @@ impl Default for Sandbox {
             gpu: false,
             jit: true,
             denied: Vec::new(),
+            allowed: AllowedPaths::default(),
             allow_unsandboxed: false,
             allow_degraded: false,
         }
@@ -175,6 +191,8 @@ impl Restrictions {
         sandbox.profile = self.profile.unwrap_or(sandbox.profile);
         sandbox.allow_unsandboxed = self.allow_unsandboxed.unwrap_or(sandbox.allow_unsandboxed);
         sandbox.allow_degraded = self.allow_degraded.unwrap_or(sandbox.allow_degraded);
+        sandbox.allowed.read.extend(self.read.clone());
+        sandbox.allowed.write.extend(self.write.clone());
         let denied = &mut sandbox.denied;
         let kinds =
             [("read", &self.read, &mut sandbox.read), ("write", &self.write, &mut sandbox.write)];

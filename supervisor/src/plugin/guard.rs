@@ -27,7 +27,7 @@ const GROWTH_PER_SECOND: f64 = (4u64 << 30) as f64;
 /// Between looks at a busy plugin.
 const BUSY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// Between looks at an idle one.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(2);
 /// Looks at a sleeping main process between looks at its whole tree.
 const SLEPT: u32 = 3;
 /// A plugin is idle this long after its last call.
@@ -279,7 +279,9 @@ impl Watch {
         let same = ticks.is_some() && ticks == self.ticks;
         self.ticks = ticks;
         self.skipped = if same { self.skipped + 1 } else { 0 };
-        same && !self.skipped.is_multiple_of(SLEPT)
+        // A child may work while the main process sleeps.
+        let alone = self.last.is_none_or(|(_, usage)| usage.processes <= 1);
+        same && alone && !self.skipped.is_multiple_of(SLEPT)
     }
 
     fn usage(&self) -> Usage {

@@ -32,7 +32,7 @@ use tokio::{io::unix::AsyncFd, net::unix::pipe};
 use super::{launchers, readiness, spawner::Spawner};
 use crate::{
     machine::Leaf,
-    manifest::{Limits, Net, Profile},
+    manifest::{Net, Profile},
     preflight::{self, LaunchPlan},
 };
 
@@ -108,7 +108,7 @@ fn send_plan(
         argv: plan.argv.clone(),
         env: plan.env.iter().map(|(key, value)| format!("{key}={value}")).collect(),
         directory: plan.directory.display().to_string(),
-        rlimits: rlimits(&plan.limits),
+        rlimits: rlimits(plan),
         nice: 0,
         supervisor_pid: std::process::id(),
         sandbox: sandbox(plan),
@@ -135,6 +135,7 @@ fn sandbox(plan: &LaunchPlan) -> Option<Sandbox> {
     let text = |path: &Path| path.display().to_string();
     let place = |place: &preflight::Place| Place {
         path: text(&place.path),
+        source: text(&place.source),
         access: match place.access {
             preflight::Access::Read => Access::Read.into(),
             preflight::Access::Write => Access::Write.into(),
@@ -168,7 +169,8 @@ fn sandbox(plan: &LaunchPlan) -> Option<Sandbox> {
     })
 }
 
-fn rlimits(limits: &Limits) -> Vec<Rlimit> {
+fn rlimits(plan: &LaunchPlan) -> Vec<Rlimit> {
+    let limits = &plan.limits;
     // Soft below hard for the processor, so that SIGXCPU comes before SIGKILL.
     let both =
         |resource: i32, value: u64| Rlimit { resource: resource as u32, soft: value, hard: value };
@@ -176,6 +178,11 @@ fn rlimits(limits: &Limits) -> Vec<Rlimit> {
     list.extend(limits.data.map(|value| both(2, value)));
     list.extend(limits.address_space.map(|value| both(9, value)));
     list.extend(limits.file_size.map(|value| both(1, value)));
+    // The guard kills above the limit and says so; this holds a bomb until then.
+    // Where the user is not the plugin's own it would count others, too.
+    if plan.confinement.has("namespaces") || plan.confinement.uid.is_some() {
+        list.push(both(6, limits.processes.saturating_mul(2).saturating_add(16)));
+    }
     list.extend(limits.cpu_time.map(|value| Rlimit { resource: 0, soft: value, hard: value + 1 }));
     list
 }

@@ -207,7 +207,7 @@ enum Read {
 }
 
 /// Cuts bytes into lines.
-struct Lines {
+pub(super) struct Lines {
     stream: Stream,
     generation: u64,
     logs: Arc<Logs>,
@@ -218,7 +218,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(stream: Stream, generation: u64, logs: Arc<Logs>, name: Arc<str>) -> Self {
+    pub(super) fn new(stream: Stream, generation: u64, logs: Arc<Logs>, name: Arc<str>) -> Self {
         Lines {
             stream,
             generation,
@@ -249,7 +249,7 @@ impl Lines {
         }
     }
 
-    fn take(&mut self, mut bytes: &[u8]) {
+    pub(super) fn take(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.add(&bytes[..end]);
             self.finish();
@@ -273,7 +273,7 @@ impl Lines {
         }
     }
 
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if !std::mem::take(&mut self.cut) && !self.partial.is_empty() {
             let text = std::mem::take(&mut self.partial);
             self.emit(&text, "");

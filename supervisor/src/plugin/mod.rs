@@ -7,6 +7,8 @@
 mod actor;
 mod death;
 mod effects;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod handshake;
 mod journal;

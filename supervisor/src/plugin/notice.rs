@@ -108,14 +108,15 @@ pub(super) fn listen(
 }
 
 /// Separates text and frame: the frame begins with the first NUL byte.
-struct Incoming {
+#[derive(Default)]
+pub(super) struct Incoming {
     stacks: Stacks,
     frame: Vec<u8>,
     noticed: bool,
 }
 
 impl Incoming {
-    fn take(&mut self, mut bytes: &[u8]) -> Option<Notice> {
+    pub(super) fn take(&mut self, mut bytes: &[u8]) -> Option<Notice> {
         if self.frame.is_empty() && !self.noticed {
             let start = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
             self.stacks.add(&bytes[..start]);

@@ -1,13 +1,12 @@
 //! Manifest and machine → what holds the plugin back and what it may see.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use super::{Refusal, users};
+use super::{
+    Refusal, Surroundings, grants,
+    places::{self, Needs},
+    users,
+};
 use crate::{
     lifecycle::{Cause, CauseCode},
     machine::{Gap, LayerProbe},
@@ -25,11 +24,13 @@ pub enum Access {
     Device,
 }
 
-/// A file or folder that the plugin sees, at its usual path.
+/// A file or folder that the plugin sees.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Place {
-    /// Absolute.
+    /// Where it sees it.
     pub path: PathBuf,
+    /// What it is, without a link on the way.
+    pub source: PathBuf,
     /// What may be done with it.
     pub access: Access,
     /// Device and inode that were looked at.
@@ -60,16 +61,6 @@ pub struct Confinement {
     pub links: Vec<(PathBuf, PathBuf)>,
     /// Bytes of /tmp and of /dev/shm, each.
     pub scratch: u64,
-}
-
-/// What a plugin needs to see besides the system and its own directories.
-#[derive(Default)]
-pub(super) struct Needs<'a> {
-    /// Read and executed.
-    pub(super) programs: Vec<PathBuf>,
-    pub(super) models: Option<&'a BTreeMap<String, PathBuf>>,
-    /// Device files.
-    pub(super) devices: Vec<PathBuf>,
 }
 
 impl Confinement {
@@ -107,59 +98,70 @@ impl Confinement {
 /// Decides all of it.
 pub(super) fn of(
     manifest: &Manifest,
-    probe: &LayerProbe,
-    state_dir: &Path,
+    around: &Surroundings,
     data_dir: &Path,
     needs: &Needs<'_>,
 ) -> Result<Confinement, Refusal> {
-    let granted = manifest.sandbox.clone();
     let mut confinement = Confinement {
-        granted: granted.clone(),
+        granted: manifest.sandbox.clone(),
         layers: Vec::new(),
         uid: None,
         places: Vec::new(),
         links: Vec::new(),
         scratch: (manifest.limits.memory / 2).max(1 << 20),
     };
-    if granted.profile == Profile::None {
-        return match granted.allow_unsandboxed {
-            true => Ok(confinement),
-            false => Err(refused(
-                "It asks to run without a sandbox (sandbox.profile = \"none\"), which the operator \
-                 has not allowed. Remove that line, or set allow_unsandboxed = true in \
-                 [plugin.NAME.sandbox] of stockade.toml."
-                    .replace("NAME", &manifest.name),
-            )),
-        };
+    if manifest.sandbox.profile == Profile::None {
+        unsandboxed(manifest, data_dir)?;
+        return Ok(confinement);
     }
-    layers(&mut confinement, probe);
-    let missing: Vec<String> = confinement
-        .layers
-        .iter()
-        .filter_map(|layer| Some(format!("{} ({})", layer.name, layer.holds.as_ref().err()?)))
-        .collect();
-    if !missing.is_empty() && !granted.allow_degraded {
-        return Err(refused(format!(
-            "Its sandbox cannot be built here; missing: {}. Run `stockade doctor`, or set \
-             allow_degraded = true to run it with less.",
-            missing.join("; ")
-        )));
-    }
-    if let Some(grant) = exposes(&granted, state_dir) {
-        return Err(refused(format!(
-            "Its grant {} covers the daemon's state directory {}. Grant a narrower folder.",
-            grant.display(),
-            state_dir.display()
-        )));
-    }
+    layers(&mut confinement, &around.layers);
+    enough(&confinement)?;
+    grants::check(manifest, &mut confinement.granted, needs, &around.guarded).map_err(refused)?;
     if confinement.has("users") {
-        let uid = users::assign(data_dir, probe)
+        let uid = users::assign(data_dir, &around.layers)
             .map_err(|error| refused(format!("No user could be made for it: {error}.")))?;
         confinement.uid = Some(uid);
     }
-    confinement.places = places(manifest, &granted, data_dir, needs);
-    confinement.links = system_links();
+    confinement.places = places::visible(manifest, &confinement.granted, data_dir, needs);
+    confinement.links = places::system_links();
     Ok(confinement)
+}
+
+/// Profile none: only when the operator says so.
+fn unsandboxed(manifest: &Manifest, data_dir: &Path) -> Result<(), Refusal> {
+    if manifest.sandbox.allow_unsandboxed {
+        return users::take_back(data_dir)
+            .map_err(|error| refused(format!("Its data cannot be given back: {error}.")));
+    }
+    Err(refused(format!(
+        "It asks to run without a sandbox (sandbox.profile = \"none\"), which the operator has not \
+         allowed. Remove that line, or set allow_unsandboxed = true in [plugin.{}.sandbox] of \
+         stockade.toml.",
+        manifest.name
+    )))
+}
+
+/// Every layer, or as many as the operator is content with. Never root itself:
+/// a confined root is still root wherever a fence has a gap.
+fn enough(confinement: &Confinement) -> Result<(), Refusal> {
+    let missing: Vec<(&str, &String)> = confinement
+        .layers
+        .iter()
+        .filter_map(|layer| Some((layer.name, layer.holds.as_ref().err()?)))
+        .collect();
+    let root = missing.iter().any(|(name, _)| *name == "users");
+    if missing.is_empty() || (confinement.granted.allow_degraded && !root) {
+        return Ok(());
+    }
+    let list: Vec<String> = missing.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+    let way_out = match root {
+        true => "or run the daemon as another user than root.",
+        false => "or set allow_degraded = true to run it with less.",
+    };
+    Err(refused(format!(
+        "Its sandbox cannot be built here; missing: {}. Run `stockade doctor`, {way_out}",
+        list.join("; ")
+    )))
 }
 
 fn refused(reason: String) -> Refusal {
@@ -173,139 +175,20 @@ fn refused(reason: String) -> Refusal {
 fn layers(confinement: &mut Confinement, probe: &LayerProbe) {
     let told = |gap: &Gap| format!("{}; {}", gap.what, gap.fix);
     let found = probe.layers();
+    let net = confinement.granted.net;
     let mut add = |name, holds| confinement.layers.push(Layer { name, holds });
     if let Some(users) = &found.users {
         add("users", users.as_ref().map(|()| "its own user".to_owned()).map_err(told));
     }
     let namespaces = found.namespaces.as_ref();
     add("namespaces", namespaces.map(|()| "its own root, pids, network".into()).map_err(told));
-    add("landlock", found.landlock.as_ref().map(|abi| format!("ABI {abi}")).map_err(told));
+    let landlock = found.landlock.as_ref().map(|abi| match abi {
+        // Scopes came with ABI 6; a network of its own does the same.
+        ..6 if net == Net::Host => {
+            format!("ABI {abi}: with net = true, abstract sockets of others can be reached")
+        }
+        _ => format!("ABI {abi}"),
+    });
+    add("landlock", landlock.map_err(told));
     add("seccomp", found.seccomp.as_ref().map(|()| "system calls filtered".into()).map_err(told));
-}
-
-/// A grant that would show other plugins' data or the daemon's.
-fn exposes<'a>(granted: &'a Sandbox, state_dir: &Path) -> Option<&'a PathBuf> {
-    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let state = real(state_dir);
-    granted.read.iter().chain(&granted.write).find(|path| {
-        let path = real(path);
-        path.starts_with(&state) || state.starts_with(&path)
-    })
-}
-
-/// Where distributions keep programs and libraries besides /usr.
-const SYSTEM: [&str; 2] = ["/usr", "/nix/store"];
-/// Links into /usr on merged systems, folders elsewhere.
-const MERGED: [&str; 7] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/libo32"];
-/// What the C library and its relatives look for.
-const ETC: [&str; 13] = [
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/alternatives",
-    "/etc/passwd",
-    "/etc/group",
-    "/etc/nsswitch.conf",
-    "/etc/localtime",
-    "/etc/timezone",
-    "/etc/ssl",
-    "/etc/ca-certificates",
-    "/etc/pki",
-    "/etc/mime.types",
-];
-/// For plugins with a network.
-const ETC_NET: [&str; 6] = [
-    "/etc/hosts",
-    "/etc/host.conf",
-    "/etc/resolv.conf",
-    "/etc/services",
-    "/etc/protocols",
-    "/etc/gai.conf",
-];
-const TOPOLOGY: [&str; 2] = ["/sys/devices/system/cpu", "/sys/devices/system/node"];
-
-fn system_links() -> Vec<(PathBuf, PathBuf)> {
-    let link = |path: &&str| Some((PathBuf::from(path), fs::read_link(path).ok()?));
-    MERGED.iter().filter_map(link).collect()
-}
-
-fn places(
-    manifest: &Manifest,
-    granted: &Sandbox,
-    data_dir: &Path,
-    needs: &Needs<'_>,
-) -> Vec<Place> {
-    let mut wanted: Vec<(PathBuf, Access)> = Vec::new();
-    let mut read = |path: &Path| wanted.push((path.to_owned(), Access::Read));
-    SYSTEM.iter().chain(&ETC).chain(&TOPOLOGY).for_each(|path| read(Path::new(path)));
-    MERGED.iter().map(Path::new).filter(|path| !path.is_symlink()).for_each(&mut read);
-    if granted.net != Net::None {
-        ETC_NET.iter().for_each(|path| read(Path::new(path)));
-    }
-    if granted.gpu {
-        read(Path::new("/sys"));
-    }
-    read(&manifest.directory);
-    needs.programs.iter().chain(&granted.read).for_each(|path| read(path));
-    needs.models.into_iter().flat_map(BTreeMap::values).for_each(|path| read(path));
-    wanted.push((data_dir.to_owned(), Access::Write));
-    wanted.extend(granted.write.iter().map(|path| (path.clone(), Access::Write)));
-    wanted.extend(needs.devices.iter().map(|path| (path.clone(), Access::Device)));
-    // Outer before inner; of two wishes for one place the greater one.
-    wanted.sort_by(|(a, x), (b, y)| a.cmp(b).then(y.cmp(x)));
-    wanted.dedup_by(|(a, _), (b, _)| a == b);
-    let mut places: Vec<Place> = Vec::new();
-    for (path, access) in wanted {
-        let Ok(metadata) = fs::metadata(&path) else { continue };
-        // What is read is visible already in a place that is read.
-        let around = places.iter().rev().find(|place| path.starts_with(&place.path));
-        if access == Access::Read && around.is_some_and(|place| place.access == Access::Read) {
-            continue;
-        }
-        places.push(Place { path, access, identity: (metadata.dev(), metadata.ino()) });
-    }
-    places
-}
-
-/// The folders that an interpreter lives in: those of every link on the way to
-/// it, and the one that a virtual environment was made of.
-pub(super) fn interpreter_folders(program: &Path) -> Vec<PathBuf> {
-    let mut folders = Vec::new();
-    let mut next = Some(program.to_owned());
-    for _ in 0..16 {
-        let Some(place) = next.take() else { break };
-        let Some(bin) = place.parent() else { break };
-        if let Some(prefix) = prefix(bin) {
-            if let Ok(config) = fs::read_to_string(prefix.join("pyvenv.cfg")) {
-                let home = config.lines().find_map(|line| {
-                    let (key, value) = line.split_once('=')?;
-                    (key.trim() == "home").then(|| PathBuf::from(value.trim()))
-                });
-                folders.extend(home.as_deref().and_then(|home| self::prefix(home)));
-            }
-            folders.extend(fs::canonicalize(&prefix));
-            folders.push(prefix);
-        } else {
-            folders.push(place.clone());
-        }
-        let Ok(target) = fs::read_link(&place) else { break };
-        let target = bin.join(target);
-        next = match (target.parent().map(fs::canonicalize), target.file_name()) {
-            (Some(Ok(folder)), Some(name)) => Some(folder.join(name)),
-            _ => None,
-        };
-    }
-    folders
-}
-
-/// The installation above a `bin` folder, if that is what it is: never a home
-/// directory or the root that merely has a `bin`.
-fn prefix(bin: &Path) -> Option<PathBuf> {
-    let prefix = bin.parent().filter(|prefix| *prefix != Path::new("/"))?;
-    let library = |folder: &str| {
-        let entries = fs::read_dir(prefix.join(folder)).into_iter().flatten().flatten();
-        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("python3"))
-    };
-    let installed = prefix.join("pyvenv.cfg").exists() || library("lib") || library("lib64");
-    (bin.ends_with("bin") && installed).then(|| prefix.to_owned())
 }

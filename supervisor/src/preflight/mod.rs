@@ -2,7 +2,9 @@
 //! plugin runs here.
 
 mod confinement;
+mod grants;
 mod hints;
+mod places;
 mod plan;
 mod python;
 mod requirements;
@@ -11,6 +13,7 @@ mod users;
 use std::path::PathBuf;
 
 pub use confinement::{Access, Confinement, Layer, Place};
+pub use grants::Guarded;
 pub use plan::{LaunchPlan, Surroundings, plan};
 pub use python::PythonHost;
 pub use requirements::Sha256Cache;

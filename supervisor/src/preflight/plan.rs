@@ -2,22 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, Read as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
-    Absent, Confinement, Refusal,
-    confinement::{self, Needs},
+    Absent, Confinement, Guarded, Refusal, confinement,
+    places::{self, Needs},
     python::{Interpreter, PythonHost},
     requirements,
 };
 use crate::{
     lifecycle::{Cause, CauseCode},
     machine::{Gpus, LayerProbe},
-    manifest::{Limits, Manifest, Run},
+    manifest::{Limits, Manifest, Profile, Run},
 };
 
 /// What a plugin's process is to be.
@@ -63,6 +63,8 @@ pub struct Surroundings {
     pub python: PythonHost,
     /// What runs shared libraries.
     pub library_host: PathBuf,
+    /// What no grant may lead to.
+    pub guarded: Guarded,
     /// What this machine can hold plugins back with.
     pub layers: Arc<LayerProbe>,
 }
@@ -74,7 +76,7 @@ pub struct Surroundings {
 pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Refusal> {
     let mut absent = Absent::default();
     let gpus = requirements::gpus(manifest, &around.gpus, &mut absent);
-    let models = requirements::files(manifest, &around.digests, &mut absent);
+    let (models, commands) = requirements::files(manifest, &around.digests, &mut absent);
     let packages = manifest.requires.packages.clone();
     if !absent.is_empty() && packages.is_empty() {
         return Err(absent.into_refusal());
@@ -83,7 +85,7 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
     let data_dir = data_dir(&around.state_dir, &manifest.name)?;
     let mut env = environment(manifest, &data_dir, &gpus);
     let mut entry = String::new();
-    let mut needs = Needs { models: Some(&models), ..Needs::default() };
+    let mut needs = Needs { models: Some(&models), programs: commands, ..Needs::default() };
     if manifest.sandbox.gpu {
         needs.devices = around.gpus.devices(&gpus);
     }
@@ -91,6 +93,9 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
         Run::Binary(path) => {
             let fix = "Build the plugin, or correct run.binary.";
             let program = executable(directory.join(path), path, fix)?;
+            if manifest.sandbox.profile == Profile::Strict && is_script(&program) {
+                return Err(script(path));
+            }
             let mut argv = vec![program.display().to_string()];
             argv.extend(manifest.args.iter().cloned());
             (program, argv)
@@ -101,7 +106,7 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
             let python = Interpreter::of(directory, venv, interpreter, &around.python)?;
             python.environment(&mut env);
             let argv = python.argv(&around.python, &manifest.args)?;
-            needs.programs = confinement::interpreter_folders(&python.program);
+            needs.programs.extend(places::interpreter_folders(&python.program));
             needs.programs.push(around.python.package.clone());
             (python.program, argv)
         }
@@ -119,8 +124,7 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
         }
         Run::Remote { .. } => return Err(unsupported("Remote plugins")),
     };
-    let confinement =
-        confinement::of(manifest, &around.layers, &around.state_dir, &data_dir, &needs)?;
+    let confinement = confinement::of(manifest, around, &data_dir, &needs)?;
     Ok(LaunchPlan {
         program,
         argv,
@@ -141,6 +145,26 @@ fn unsupported(what: &str) -> Refusal {
     let reason = format!("{what} are not supported by this release yet.");
     Refusal {
         cause: Cause::new(CauseCode::Unsupported, reason),
+        missing: Vec::new(),
+        watch: Vec::new(),
+    }
+}
+
+fn is_script(program: &Path) -> bool {
+    let mut start = [0; 2];
+    let read = std::fs::File::open(program).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *b"#!"
+}
+
+/// The kernel executes a script by its interpreter: a second program.
+fn script(shown: &Path) -> Refusal {
+    let reason = format!(
+        "Cannot execute {} under sandbox.profile = \"strict\": it is a script (#!), and strict \
+         executes one program only. Use \"standard\", or run.python for Python.",
+        shown.display()
+    );
+    Refusal {
+        cause: Cause::new(CauseCode::ExecFailed, reason),
         missing: Vec::new(),
         watch: Vec::new(),
     }
@@ -222,6 +246,9 @@ fn environment(manifest: &Manifest, data_dir: &Path, gpus: &[String]) -> BTreeMa
     set("HOME", data_dir.display().to_string());
     set("TMPDIR", "/tmp".into());
     set("LANG", "C.UTF-8".into());
+    // Its user is in no passwd file; programs ask these first.
+    set("USER", "plugin".into());
+    set("LOGNAME", "plugin".into());
     if let Ok(zone) = std::env::var("TZ") {
         set("TZ", zone);
     }

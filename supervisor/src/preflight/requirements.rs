@@ -9,6 +9,7 @@ use std::{
     time::SystemTime,
 };
 
+use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::{Absent, hints};
@@ -21,14 +22,18 @@ use crate::{
 /// Where a plugin's commands are looked for.
 const PATH: [&str; 5] = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"];
 
-/// Commands and model files; every missing one is named in `absent`.
+/// Model files by name, and the programs of commands; every missing one is named
+/// in `absent`.
 pub(super) fn files(
     manifest: &Manifest,
     digests: &Sha256Cache,
     absent: &mut Absent,
-) -> BTreeMap<String, PathBuf> {
+) -> (BTreeMap<String, PathBuf>, Vec<PathBuf>) {
+    let mut commands = Vec::new();
     for command in &manifest.requires.commands {
-        if find_command(command).is_none() {
+        if let Some(program) = find_command(command) {
+            commands.push(program);
+        } else {
             absent.names.push(command.clone());
             absent.hints.push(hints::command(command));
             absent.watch.extend(PATH.iter().map(|folder| Path::new(folder).join(command)));
@@ -48,7 +53,7 @@ pub(super) fn files(
             }
         }
     }
-    models
+    (models, commands)
 }
 
 fn find_command(command: &str) -> Option<PathBuf> {
@@ -61,7 +66,10 @@ fn find_command(command: &str) -> Option<PathBuf> {
 
 fn check_model(model: &Model, path: &Path, digests: &Sha256Cache) -> Result<(), String> {
     let shown = path.display();
-    let file = File::open(path).map_err(|error| match error.kind() {
+    // Never waits for a writer, should it be a pipe.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+    let file = opened.map_err(io::Error::from).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => format!("put the file at {shown}"),
         _ => format!("make {shown} readable ({error})"),
     })?;

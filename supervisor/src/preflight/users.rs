@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt as _, chown},
+    os::unix::fs::{MetadataExt as _, lchown},
     path::Path,
     sync::Mutex,
 };
@@ -39,6 +39,16 @@ pub(super) fn assign(data_dir: &Path, probe: &LayerProbe) -> io::Result<u32> {
     Ok(free)
 }
 
+/// A plugin that runs as the daemon leaves files of the daemon's behind; the next
+/// user of the directory must be given all of it again.
+pub(super) fn take_back(data_dir: &Path) -> io::Result<()> {
+    let own = rustix::process::geteuid();
+    match own.is_root() {
+        true => lchown(data_dir, Some(own.as_raw()), None),
+        false => Ok(()),
+    }
+}
+
 /// Links are handed over themselves, never what they lead to.
 fn hand_over(path: &Path, uid: u32) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
@@ -46,8 +56,7 @@ fn hand_over(path: &Path, uid: u32) -> io::Result<()> {
         for entry in fs::read_dir(path)? {
             hand_over(&entry?.path(), uid)?;
         }
-        // Last: an owner in our range says that all of it is done.
-        return chown(path, Some(uid), Some(uid));
+        // Itself last: an owner in our range says that all of it is done.
     }
-    std::os::unix::fs::lchown(path, Some(uid), Some(uid))
+    lchown(path, Some(uid), Some(uid))
 }

@@ -102,7 +102,7 @@ async fn a_grant_does_not_show_the_daemons_own() {
     daemon.reload().await;
     let health = daemon.until("nosy", |health| health.state() == PluginState::Unavailable).await;
     let reason = health.reason.expect("reason");
-    assert!(reason.contains("covers the daemon's state directory"), "{reason}");
+    assert!(reason.contains("the daemon's own state. Grant a narrower folder"), "{reason}");
     daemon.stop().await;
 }
 

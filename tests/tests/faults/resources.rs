@@ -92,7 +92,16 @@ async fn a_plugin_sees_exactly_what_it_should() {
     }
     assert_eq!(
         texts("environment"),
-        ["HOME", "LANG", "MY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "TMPDIR"]
+        [
+            "HOME",
+            "LANG",
+            "LOGNAME",
+            "MY",
+            "OMP_NUM_THREADS",
+            "OPENBLAS_NUM_THREADS",
+            "PATH",
+            "TMPDIR"
+        ]
     );
     assert_eq!(seen["blocked_signals"], "0000000000000000");
     // Rust's runtime ignores SIGPIPE itself; nothing else is inherited.

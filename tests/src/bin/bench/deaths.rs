@@ -14,14 +14,14 @@ use crate::{
     setup::{Scene, minimal, write},
 };
 
-const RESTARTS: &str =
+pub const RESTARTS: &str =
     "[restart]\nbackoff_min = \"0s\"\nbackoff_max = \"0s\"\nmax_deaths = 1000000";
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-fn call(plugin: &str, tool: &str, args: &str) -> CallRequest {
+pub fn call(plugin: &str, tool: &str, args: &str) -> CallRequest {
     CallRequest {
         plugin: plugin.into(),
         tool: tool.into(),

@@ -3,6 +3,7 @@
 //! that they can be pinned.
 
 mod clients;
+mod confinement;
 mod deaths;
 mod fleet;
 mod python;
@@ -81,6 +82,9 @@ async fn measure(only: &str) {
     }
     if wanted("python") {
         python::measure(&mut report).await;
+    }
+    if wanted("confinement") {
+        confinement::measure(&mut report).await;
     }
     report.write(only.is_empty());
 }

@@ -34,10 +34,11 @@ fn environment() -> PathBuf {
     environments("client")
 }
 
-fn write_plugin(directory: &Path) {
+/// `more` goes behind `[run]`.
+pub fn write_plugin(directory: &Path, more: &str) {
     let python = environment().join("bin/python").display().to_string();
     let toml =
-        format!("name = \"minimal\"\n[run]\npython = \"plugin\"\ninterpreter = {python:?}\n");
+        format!("name = \"minimal\"\n[run]\npython = \"plugin\"\ninterpreter = {python:?}\n{more}");
     write_file(&directory.join("plugin.toml"), &toml);
     write_file(&directory.join("plugin.py"), PLUGIN);
 }
@@ -71,10 +72,10 @@ async fn calls(report: &mut Report) {
     let home = tempfile::tempdir().expect("home");
     let direct = home.path().join("direct.sock").display().to_string();
     let mut server = grpcio_server(&direct).await;
-    let scene = Scene::start_with(pinned, write_plugin).await;
+    let scene = Scene::start_with(pinned, |place| write_plugin(place, "")).await;
     let socket = scene.socket();
     let place = home.path().join("embedded");
-    write_plugin(&place.join("plugins/minimal"));
+    write_plugin(&place.join("plugins/minimal"), "");
     let place = place.display().to_string();
     let mut times: [Vec<f64>; 5] = Default::default();
     for _ in 0..3 {
@@ -112,7 +113,7 @@ async fn calls(report: &mut Report) {
 
 async fn starts(report: &mut Report) {
     let home = tempfile::tempdir().expect("home");
-    write_plugin(&home.path().join("plugins/minimal"));
+    write_plugin(&home.path().join("plugins/minimal"), "");
     let place = home.path().display().to_string();
     let (mut hosted, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..3 {
@@ -130,7 +131,7 @@ async fn starts(report: &mut Report) {
         )
         .with(format!("{:.1} ms against {:.1} ms", hosted / 1000.0, bare / 1000.0)),
     );
-    let scene = Scene::start_with(None, write_plugin).await;
+    let scene = Scene::start_with(None, |place| write_plugin(place, "")).await;
     let plugin = scene.list().await.remove(0).pid.expect("pid");
     let mut idle = Command::new(environment().join("bin/python"))
         .args(["-c", "import time; time.sleep(600)"])

@@ -1,0 +1,78 @@
+//! What a plugin may send, handed to the code that reads it: for the fuzz
+//! targets only (`cfg(fuzzing)`).
+
+use std::sync::{Arc, LazyLock};
+
+use prost::Message as _;
+use stockade_proto::worker::{FromPlugin, InitReady};
+use tokio::{runtime::Runtime, sync::mpsc};
+
+use super::{
+    guard::{Guard, Sample},
+    logs::{Lines, Logs, Stream},
+    mailbox::Sink,
+    notice::Incoming,
+    session::{Parts, Session},
+    tool::Tools,
+};
+use crate::manifest::{self, Limits};
+
+/// Bytes of the notice pipe, cut anywhere.
+pub fn notice(pieces: &[&[u8]]) {
+    let mut incoming = Incoming::default();
+    for piece in pieces {
+        let _ = incoming.take(piece);
+    }
+}
+
+/// Bytes of standard output, cut anywhere.
+pub fn output(pieces: &[&[u8]]) {
+    let logs = Logs::new(10);
+    let mut lines = Lines::new(Stream::Stderr, 1, logs.clone(), "fuzz".into());
+    for piece in pieces {
+        lines.take(piece);
+    }
+    lines.finish();
+    for line in logs.last(10) {
+        assert!(!line.text.chars().any(|c| c.is_control() && c != '\t'), "{:?}", line.text);
+    }
+}
+
+/// The tools that a plugin announces; None when they are refused.
+pub fn tools(ready: &[u8]) -> Option<Tools> {
+    Tools::compile(InitReady::decode(ready).ok()?.tools).ok()
+}
+
+static RUNTIME: LazyLock<(Runtime, Guard)> = LazyLock::new(|| {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    (runtime.expect("runtime"), Guard::start().expect("guard"))
+});
+
+/// Frames of the calls channel, one after the other.
+pub fn frames(frames: &[&[u8]]) {
+    let (runtime, guard) = &*RUNTIME;
+    let (sink, _inbox) = Sink::new();
+    let (outbox, _frames) = mpsc::unbounded_channel();
+    let text = "name = \"fuzz\"\n[run]\nbinary = \"b\"\n";
+    let manifest = manifest::parse("/fuzz".as_ref(), "plugin.toml", text).expect("manifest");
+    let limits = Limits::default();
+    let sample = Arc::new(Sample::default());
+    let watching =
+        guard.watch("fuzz".into(), 1, std::process::id(), limits, None, sample, sink.clone());
+    let session = Session::new(Parts {
+        plugin: "fuzz".into(),
+        generation: 1,
+        tools: Tools::compile(Vec::new()).expect("no tools"),
+        manifest: Arc::new(manifest),
+        max_result: 1 << 20,
+        outbox,
+        events: sink,
+        activity: watching.activity.clone(),
+        runtime: runtime.handle().clone(),
+    });
+    for frame in frames {
+        if let Ok(FromPlugin { frame: Some(frame) }) = FromPlugin::decode(*frame) {
+            let _ = session.take(frame);
+        }
+    }
+}
