@@ -302,6 +302,39 @@ fn hog(kind: &str, mib: usize) -> Result<usize> {
         "both tmpfs" => {
             let _ = (file("/tmp/hog"), file("/dev/shm/hog"));
         }
+        "copied pages" => {
+            use std::os::fd::AsRawFd as _;
+            let file = std::fs::File::options()
+                .create(true)
+                .read(true)
+                .write(true)
+                .truncate(true)
+                .open("/tmp/few")?;
+            file.set_len(16 << 20)?;
+            for _ in 0..mib / 16 {
+                touch(file.as_raw_fd(), libc::MAP_PRIVATE, 16);
+            }
+        }
+        "page tables" => {
+            // One page of each 2 MiB: a page table each, of zeroes of the kernel's.
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            let size = (mib << 20) / 4096 * (2 << 20);
+            let place =
+                unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ, flags, -1, 0) };
+            assert_ne!(place, libc::MAP_FAILED);
+            for at in (0..size).step_by(2 << 20) {
+                unsafe { place.cast::<u8>().add(at).read_volatile() };
+            }
+        }
+        "child" => {
+            if unsafe { libc::fork() } == 0 {
+                thread::sleep(Duration::from_secs(3));
+                touch(-1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, mib);
+                thread::sleep(Duration::from_secs(60));
+                unsafe { libc::_exit(0) };
+            }
+            return Ok(mib);
+        }
         _ => {
             use std::os::fd::AsRawFd as _;
             let file = std::fs::File::options()

@@ -4,6 +4,7 @@
 //! docs/security.md.
 
 mod files;
+mod grants;
 mod kernel;
 mod memory;
 mod network;

@@ -30,6 +30,29 @@ async fn hogs_of_every_kind_are_stopped() {
     daemon.stop().await;
 }
 
+/// Memory that resident sizes do not show, or show as a file's; and a child that
+/// works while the plugin's main process sleeps.
+#[tokio::test]
+async fn hogs_that_hide_are_found() {
+    let limits = "[limits]\nmemory = \"200MiB\"\n[restart]\nbackoff_min = \"10ms\"\n\
+                  backoff_max = \"50ms\"\nmax_deaths = 1000\n";
+    let daemon = Options::new().bystander().rogue("rogue", limits).start().await;
+    for (n, kind) in ["copied pages", "page tables", "child"].into_iter().enumerate() {
+        daemon.until("rogue", |health| health.generation == n as u64 + 1).await;
+        daemon.serving("rogue").await;
+        let outcome = daemon.call("rogue", "hog", json!({"kind": kind, "mib": 600})).await;
+        if kind == "child" {
+            // The call is over; the child grows later, while nobody calls.
+            assert!(outcome.ok, "{outcome:?}");
+        } else {
+            assert_eq!(outcome.failed(), ("MemoryLimitExceeded", "oom_own"), "{kind}: {outcome:?}");
+        }
+        let death = daemon.until("rogue", |health| health.generation == n as u64 + 2).await;
+        assert_eq!(death.last_exit.expect("exit").cause, "oom_own", "{kind}");
+    }
+    daemon.stop().await;
+}
+
 /// What is mapped of a scratch file counts once: two thirds of the limit in
 /// /dev/shm, mapped by two processes, are fine.
 #[tokio::test]

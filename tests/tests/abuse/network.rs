@@ -56,8 +56,14 @@ async fn the_daemons_socket_is_out_of_reach() {
         ]);
         let answers = prison.attack(STANDARD, datagram).await;
         assert_eq!(answers.last(), -i64::from(ENOENT), "{answers:?}");
-        let pair = json!([[SYS_socketpair, AF_UNIX, SOCK_DGRAM, 0, {"out": 8}]]);
-        assert_eq!(prison.attack(STRICT, pair).await.last(), -i64::from(EPERM));
+        for kind in [SOCK_DGRAM, SOCK_RAW] {
+            let pair = json!([[SYS_socketpair, AF_UNIX, kind, 0, {"out": 8}]]);
+            assert_eq!(prison.attack(STRICT, pair).await.last(), -i64::from(EPERM));
+        }
+        for family in [AF_NETLINK, AF_VSOCK, libc::AF_TIPC] {
+            let pair = json!([[SYS_socketpair, family, SOCK_STREAM, 0, {"out": 8}]]);
+            prison.refuses_without_control("a foreign pair", pair, EPERM, EPERM).await;
+        }
         prison.end().await;
     }
 }

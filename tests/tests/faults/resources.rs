@@ -100,7 +100,8 @@ async fn a_plugin_sees_exactly_what_it_should() {
             "OMP_NUM_THREADS",
             "OPENBLAS_NUM_THREADS",
             "PATH",
-            "TMPDIR"
+            "TMPDIR",
+            "USER"
         ]
     );
     assert_eq!(seen["blocked_signals"], "0000000000000000");
