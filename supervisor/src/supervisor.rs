@@ -18,7 +18,7 @@ use crate::{
     calls::Calls,
     config::Config,
     lifecycle::State,
-    machine::{Cgroups, Gpus, LayerProbe, OomWatch},
+    machine::{Cgroups, Gpus, LayerProbe, OomWatch, Tracer},
     manifest::Restrictions,
     plugin::{Context, EventKind, Guard, Handle, Journal, Spawner},
     preflight::{Guarded, PythonHost, Surroundings},
@@ -91,7 +91,16 @@ impl Supervisor {
     /// The state directory is not ours to use, the launcher is not there, or
     /// the machine refuses threads.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        Self::launch(config, false).await
+        Self::launch(config, false, None).await
+    }
+
+    /// As [`Supervisor::start`], with every plugin unconfined and traced: what it
+    /// touches is told to the tracer.
+    ///
+    /// # Errors
+    /// As [`Supervisor::start`].
+    pub async fn start_traced(config: Config, tracer: Tracer) -> Result<Self, StartError> {
+        Self::launch(config, false, Some(tracer)).await
     }
 
     /// As [`Supervisor::start`], for a process that is nothing but this
@@ -104,10 +113,14 @@ impl Supervisor {
         // Nobody of the same user reads our memory or takes our descriptors.
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         let _ = set_child_subreaper(Some(rustix::process::getpid()));
-        Self::launch(config, true).await
+        Self::launch(config, true, None).await
     }
 
-    async fn launch(config: Config, reaps_orphans: bool) -> Result<Self, StartError> {
+    async fn launch(
+        config: Config,
+        reaps_orphans: bool,
+        tracer: Option<Tracer>,
+    ) -> Result<Self, StartError> {
         if !config.worker.exists() {
             return Err(StartError::Worker(config.worker.clone()));
         }
@@ -125,6 +138,7 @@ impl Supervisor {
                 python: PythonHost::from(&config),
                 library_host: config.library_host.clone(),
                 guarded: Guarded::from(&config),
+                tracer,
                 layers: Arc::new(LayerProbe::new(
                     config.worker.clone(),
                     config.plugin_uids.clone(),

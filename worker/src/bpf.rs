@@ -13,6 +13,8 @@ pub(crate) enum Verdict {
     Fail(i32),
     /// SIGSYS: the process's own handler names the call.
     Trap,
+    /// It waits until the listener has answered.
+    Notify,
 }
 
 /// About the low 32 bits of an argument (all that the kernel reads of those
@@ -73,6 +75,7 @@ fn answer(verdict: Verdict) -> sock_filter {
     let action = match verdict {
         Verdict::Fail(errno) => libc::SECCOMP_RET_ERRNO | (errno as u32 & 0xffff),
         Verdict::Trap => libc::SECCOMP_RET_TRAP,
+        Verdict::Notify => libc::SECCOMP_RET_USER_NOTIF,
     };
     step(RETURN, action)
 }

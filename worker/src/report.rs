@@ -10,7 +10,7 @@ use std::{
 use prost::Message as _;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use stockade_proto::launch::{
-    Exited, LaunchFailed, LaunchReport, Started, TreeGone, launch_report::Report,
+    Exited, LaunchFailed, LaunchReport, Listener, Started, TreeGone, launch_report::Report,
 };
 
 use crate::sys::WaitResult;
@@ -29,6 +29,11 @@ fn send(socket: BorrowedFd<'_>, report: Report, fd: Option<BorrowedFd<'_>>) {
 /// The plugin is forked; `pidfd` refers to it.
 pub(crate) fn started(socket: &OwnedFd, pidfd: BorrowedFd<'_>) {
     send(socket.as_fd(), Report::Started(Started {}), Some(pidfd));
+}
+
+/// The plugin is traced; its calls wait on `listener`.
+pub(crate) fn listener(socket: &OwnedFd, listener: BorrowedFd<'_>) {
+    send(socket.as_fd(), Report::Listener(Listener {}), Some(listener));
 }
 
 /// A step failed, the exec included.

@@ -88,7 +88,7 @@ pub(crate) fn join_cgroup(kept: &Kept) -> Result<(), Failure> {
 
 /// The plugin's own part, up to the exec; never returns.
 pub(crate) fn enter(plan: &LaunchPlan, program: &Program, socket: &OwnedFd) -> ! {
-    let failure = match become_plugin(plan, program) {
+    let failure = match become_plugin(plan, program, socket) {
         Ok(never) => match never {},
         Err(failure) => failure,
     };
@@ -96,7 +96,11 @@ pub(crate) fn enter(plan: &LaunchPlan, program: &Program, socket: &OwnedFd) -> !
     sys::exit_now(EXIT_FAILED)
 }
 
-fn become_plugin(plan: &LaunchPlan, program: &Program) -> Result<Infallible, Failure> {
+fn become_plugin(
+    plan: &LaunchPlan,
+    program: &Program,
+    socket: &OwnedFd,
+) -> Result<Infallible, Failure> {
     let _ = rustix::process::setsid();
     sys::set_nice(plan.nice).map_err(at("nice"))?;
     let sealed = match &plan.sandbox {
@@ -120,6 +124,10 @@ fn become_plugin(plan: &LaunchPlan, program: &Program) -> Result<Infallible, Fai
         }
     } else {
         sys::reset_signals();
+    }
+    if !plan.trace.is_empty() {
+        let listener = seccomp::listen(&plan.trace)?;
+        report::listener(socket, listener.as_fd());
     }
     let errno = match sealed {
         Some(fd) => sys::exec_sealed(&fd, &program.argv, &program.env),

@@ -365,6 +365,22 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> Result<()> {
     .map(drop)
 }
 
+/// The same with a listener for the calls that are to be told of.
+pub(crate) fn install_listener(program: &[libc::sock_filter]) -> Result<OwnedFd> {
+    let program = crate::bpf::as_kernel_wants(program);
+    // SAFETY: the kernel copies the program, which outlives the call; the new
+    // descriptor belongs to nobody else.
+    unsafe {
+        let fd = libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const program,
+        );
+        Ok(OwnedFd::from_raw_fd(check(fd as libc::c_int)?))
+    }
+}
+
 /// The kernel's version of Landlock.
 pub(crate) fn landlock_abi() -> Result<u32> {
     const VERSION: libc::c_int = 1;

@@ -2,17 +2,17 @@
 
 use std::{
     fs,
-    io::{IsTerminal as _, Read as _, Write as _},
+    io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use stockade_proto::v1::{Attachment, CallItem, CallOutcome, CallRequest, call_update::Update};
 
-use super::{client::Client, failure::Failure, output};
+use super::{arguments::Given, client::Client, failure::Failure, output};
 
 /// Call a tool
 #[derive(Args)]
@@ -24,15 +24,8 @@ pub(super) struct Call {
     plugin: String,
     /// Its tool
     tool: String,
-    /// One argument; text is read as the type of the tool's schema
-    #[arg(short, long = "arg", value_name = "NAME=VALUE")]
-    arg: Vec<String>,
-    /// All arguments as a JSON object; @FILE reads a file, - standard input
-    #[arg(long, value_name = "JSON")]
-    args: Option<String>,
-    /// A binary argument from a file; - is standard input
-    #[arg(short, long = "file", value_name = "NAME=PATH")]
-    file: Vec<String>,
+    #[command(flatten)]
+    given: Given,
     /// Write the result's attachment here (a directory takes several)
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
@@ -51,11 +44,11 @@ pub(super) async fn run(call: Call, client: Client) -> Result<(), Failure> {
     let request = CallRequest {
         plugin: call.plugin.clone(),
         tool: call.tool.clone(),
-        args: arguments(&call)?.into(),
-        attachments: files(&call.file)?,
+        args: call.given.text()?.into(),
+        attachments: call.given.files()?,
         timeout_ms: call.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
         workspace: call.workspace.clone(),
-        loose: call.args.is_none(),
+        loose: call.given.loose(),
     };
     let mut updates = client.tools().call_stream(request).await?.into_inner();
     let bar = bar(&call);
@@ -80,79 +73,6 @@ pub(super) async fn run(call: Call, client: Client) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     Err(Failure::failed("the daemon ended the call without an outcome"))
-}
-
-fn split<'a>(pair: &'a str, flag: &str) -> Result<(&'a str, &'a str), Failure> {
-    pair.split_once('=')
-        .filter(|(name, _)| !name.is_empty())
-        .ok_or_else(|| Failure::usage(format!("--{flag} {pair:?} is not NAME=VALUE")))
-}
-
-fn arguments(call: &Call) -> Result<String, Failure> {
-    let Some(text) = &call.args else {
-        let mut object = Map::new();
-        for pair in &call.arg {
-            let (name, value) = split(pair, "arg")?;
-            object.insert(name.to_owned(), Value::String(value.to_owned()));
-        }
-        return Ok(Value::Object(object).to_string());
-    };
-    if !call.arg.is_empty() {
-        return Err(Failure::usage("give the arguments by --args or by --arg, not both"));
-    }
-    let text = match text.strip_prefix('@') {
-        Some(path) => fs::read_to_string(path)
-            .map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?,
-        None if text == "-" => {
-            let mut input = String::new();
-            std::io::stdin()
-                .read_to_string(&mut input)
-                .map_err(|error| Failure::usage(format!("cannot read standard input: {error}")))?;
-            input
-        }
-        None => text.clone(),
-    };
-    serde_json::from_str::<Value>(&text)
-        .map_err(|error| Failure::usage(format!("--args is not JSON: {error}")))?;
-    Ok(text)
-}
-
-fn files(files: &[String]) -> Result<Vec<Attachment>, Failure> {
-    let mut attachments = Vec::new();
-    for pair in files {
-        // A path alone is the tool's only binary argument.
-        let (name, path) = match pair.split_once('=') {
-            Some((name, path)) if !Path::new(pair).exists() => (name, path),
-            _ => ("", pair.as_str()),
-        };
-        let mut data = Vec::new();
-        let read = match path {
-            "-" => std::io::stdin().read_to_end(&mut data).map(drop),
-            path => fs::read(path).map(|bytes| data = bytes),
-        };
-        read.map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
-        attachments.push(Attachment {
-            name: name.to_owned(),
-            content_type: content_type(path).to_owned(),
-            data: data.into(),
-        });
-    }
-    Ok(attachments)
-}
-
-fn content_type(path: &str) -> &'static str {
-    let extension = Path::new(path).extension().and_then(|extension| extension.to_str());
-    match extension.unwrap_or_default().to_ascii_lowercase().as_str() {
-        "jpg" | "jpeg" => "image/jpeg",
-        "png" => "image/png",
-        "gif" => "image/gif",
-        "webp" => "image/webp",
-        "json" => "application/json",
-        "txt" => "text/plain",
-        "mp4" => "video/mp4",
-        "wav" => "audio/wav",
-        _ => "application/octet-stream",
-    }
 }
 
 /// Progress on the terminal; nothing where nobody looks.

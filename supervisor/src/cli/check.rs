@@ -68,6 +68,7 @@ fn one(directory: &std::path::Path, manifest_only: bool) -> bool {
             python: PythonHost::from(&config),
             library_host: config.library_host.clone(),
             guarded: Guarded::default(),
+            tracer: None,
             layers: Arc::new(LayerProbe::new(config.worker.clone(), config.plugin_uids.clone())),
         };
         let planned = preflight::plan(manifest, &around);

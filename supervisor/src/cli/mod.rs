@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and who carries it out.
 
 mod act;
+mod arguments;
 mod call;
 mod check;
 mod client;
@@ -19,6 +20,7 @@ mod serve;
 mod status;
 mod systemd;
 mod token;
+mod trace;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -95,6 +97,8 @@ enum Command {
     Check(check::Check),
     /// Try what this machine can hold plugins back with
     Doctor(doctor::Doctor),
+    /// Run a plugin unconfined and print the grants that it would need
+    Trace(trace::Trace),
     /// Make a new plugin's directory
     New(new::New),
     /// Make a token for the port
@@ -122,6 +126,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Doctor(doctor) => {
             return doctor::run(&doctor, &place).unwrap_or_else(Failure::report);
         }
+        Command::Trace(trace) => trace::run(&trace, &place),
         Command::Check(check) => check::run(&check),
         Command::New(new) => new::run(&new),
         Command::Token(token) => token::run(&token),
@@ -166,6 +171,7 @@ fn ask(command: Command, place: &Place) -> Result<(), Failure> {
             Command::Serve(_)
             | Command::Check(_)
             | Command::Doctor(_)
+            | Command::Trace(_)
             | Command::New(_)
             | Command::Token(_)
             | Command::Config(_)

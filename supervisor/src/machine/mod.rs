@@ -6,6 +6,7 @@ mod layers;
 mod memory;
 mod process;
 mod resources;
+mod trace;
 
 pub use cgroup::{Cgroups, Leaf, LeafLimits};
 pub use gpu::{Gpu, GpuInventory, Gpus};
@@ -16,3 +17,4 @@ pub use process::{
     start_time, tree_pss, tree_usage, wchan,
 };
 pub use resources::{HostUsage, host_usage};
+pub use trace::{Observed, Tracer, plain};

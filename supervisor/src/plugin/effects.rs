@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     lifecycle::{Cause, CauseCode, Class, Effect, Event, Phase, Slot, State, Wanted},
-    machine::{Leaf, LeafLimits},
+    machine::{Leaf, LeafLimits, Tracer},
     preflight::{self, LaunchPlan, Refusal},
     store::Remembered,
 };
@@ -210,7 +210,13 @@ impl Actor {
         };
         let killer = launched.reports.killer().ok();
         let tasks = vec![
-            tokio::spawn(listen(launched.reports, generation, self.sink.clone())).abort_handle(),
+            tokio::spawn(listen(
+                launched.reports,
+                generation,
+                self.sink.clone(),
+                plan.tracer.clone(),
+            ))
+            .abort_handle(),
             tokio::spawn(handshake::run(shaking, client)).abort_handle(),
         ];
         self.processes.insert(
@@ -407,8 +413,12 @@ impl Actor {
 }
 
 /// Passes on what the launcher reports, to its hang-up.
-async fn listen(reports: Reports, generation: u64, sink: Sink) {
+async fn listen(reports: Reports, generation: u64, sink: Sink, tracer: Option<Tracer>) {
     while let Some((report, fd)) = reports.next().await {
+        if let (Report::Listener(_), Some(tracer)) = (&report, &tracer) {
+            fd.into_iter().for_each(|fd| tracer.attach(fd));
+            continue;
+        }
         if let (Report::Started(_), Some(pidfd)) = (&report, fd) {
             // Gone already: what happened to it follows.
             let pid = crate::machine::pid_of(&pidfd).unwrap_or(0);

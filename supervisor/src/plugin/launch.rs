@@ -31,7 +31,7 @@ use tokio::{io::unix::AsyncFd, net::unix::pipe};
 
 use super::{launchers, readiness, spawner::Spawner};
 use crate::{
-    machine::Leaf,
+    machine::{Leaf, Tracer},
     manifest::{Net, Profile},
     preflight::{self, LaunchPlan},
 };
@@ -111,7 +111,8 @@ fn send_plan(
         rlimits: rlimits(plan),
         nice: 0,
         supervisor_pid: std::process::id(),
-        sandbox: sandbox(plan),
+        sandbox: sandbox(plan).filter(|_| plan.tracer.is_none()),
+        trace: plan.tracer.as_ref().map(|_| Tracer::calls()).unwrap_or_default(),
     };
     let bytes = message.encode_to_vec();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];

@@ -59,7 +59,7 @@ impl Actor {
                 if let Some(process) = self.processes.get_mut(&generation) {
                     process.pid = (pid != 0).then_some(pid);
                     process.pidfd = Some(pidfd);
-                    process.watching.main(pid, process.plan.confinement.has("namespaces"));
+                    process.watching.main(pid, process.plan.has_own_scratch());
                 }
             }
             Internal::Greeted(generation) => {
@@ -214,7 +214,7 @@ impl Actor {
 
     async fn launcher(&mut self, generation: u64, report: Option<Report>) {
         match report {
-            Some(Report::Started(_)) => {}
+            Some(Report::Started(_) | Report::Listener(_)) => {}
             Some(Report::Failed(failed)) => {
                 let cause = self.exec_failed(&failed.step, failed.errno);
                 self.step(Event::StartFailed(generation, cause));

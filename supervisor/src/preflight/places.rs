@@ -25,7 +25,7 @@ const SYSTEM: [&str; 2] = ["/usr", "/nix/store"];
 /// Links into /usr on merged systems, folders elsewhere.
 const MERGED: [&str; 7] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/libo32"];
 /// What the C library, its relatives and language runtimes look for.
-const ETC: [&str; 18] = [
+const ETC: [&str; 19] = [
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",
@@ -40,6 +40,7 @@ const ETC: [&str; 18] = [
     "/etc/pki",
     "/var/lib/ca-certificates",
     "/etc/crypto-policies",
+    "/etc/locale.alias",
     "/etc/mime.types",
     "/etc/fonts",
     "/etc/OpenCL",

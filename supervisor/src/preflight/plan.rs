@@ -16,12 +16,12 @@ use super::{
 };
 use crate::{
     lifecycle::{Cause, CauseCode},
-    machine::{Gpus, LayerProbe},
+    machine::{Gpus, LayerProbe, Tracer},
     manifest::{Limits, Manifest, Profile, Run},
 };
 
 /// What a plugin's process is to be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct LaunchPlan {
     /// Absolute path of the program.
     pub program: PathBuf,
@@ -45,9 +45,19 @@ pub struct LaunchPlan {
     pub entry: String,
     /// Looked for in the plugin's own interpreter before its code runs.
     pub packages: Vec<String>,
+    /// Unconfined, with every file and socket told to the tracer.
+    pub tracer: Option<Tracer>,
     /// What is missing besides: the process only looks for the packages, so
     /// that all is told at once.
     pub absent: Option<Absent>,
+}
+
+impl LaunchPlan {
+    /// Its /tmp and /dev/shm are nobody else's.
+    pub fn has_own_scratch(&self) -> bool {
+        let granted = self.confinement.places.iter().any(|place| place.path == Path::new("/tmp"));
+        self.tracer.is_none() && self.confinement.has("namespaces") && !granted
+    }
 }
 
 /// What the plan depends on besides the manifest.
@@ -67,6 +77,8 @@ pub struct Surroundings {
     pub guarded: Guarded,
     /// What this machine can hold plugins back with.
     pub layers: Arc<LayerProbe>,
+    /// Plugins run unconfined, and what they would need is noted here.
+    pub tracer: Option<Tracer>,
 }
 
 /// Checks everything and plans the launch. Reads files; may block.
@@ -135,6 +147,7 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
         gpus,
         limits: manifest.limits,
         confinement,
+        tracer: around.tracer.clone(),
         entry,
         packages,
         absent: (!absent.is_empty()).then_some(absent),

@@ -194,3 +194,63 @@ async fn doctor_tries_each_layer() {
     assert!(text.contains("To get namespaces: run: sysctl -w user.max_user_namespaces"), "{text}");
     assert!(text.contains("The profile `standard` cannot be built here."), "{text}");
 }
+
+#[tokio::test]
+async fn trace_prints_the_grants_that_a_plugin_would_need() {
+    let place = tempfile::tempdir_in("/var/tmp").expect("folder");
+    let shown = |name: &str| place.path().join(name).display().to_string();
+    write_file(&place.path().join("models/a"), "a");
+    write_file(&place.path().join("models/b"), "b");
+    std::fs::create_dir(place.path().join("out")).expect("out");
+    let source = format!(
+        "import ctypes, socket, subprocess\n\
+         open({:?}).read()\nopen({:?}).read()\n\
+         class Plugin:\n\
+         \x20   def work(self):\n\
+         \x20       open({:?}, 'w').write('y')\n\
+         \x20       with socket.socket() as s:\n\
+         \x20           s.connect_ex(('127.0.0.1', 1))\n\
+         \x20       subprocess.run(['true'], check=True)\n\
+         \x20       ctypes.CDLL(None).unshare(0)\n\
+         \x20       return open('/tmp/own', 'w').write('y')\n",
+        shown("models/a"),
+        shown("models/b"),
+        shown("out/file"),
+    );
+    let daemon = Options::new().start().await;
+    let plugin = daemon.root.join("elsewhere");
+    write_file(&plugin.join("plugin.toml"), "name = \"needy\"\n[run]\npython = \"plugin\"\n");
+    write_file(&plugin.join("plugin.py"), &source);
+    stockade_tests::python_host();
+    let directory = plugin.display().to_string();
+    let (code, out, err) = daemon.cli(&["trace", &directory, "--for", "10ms"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("runs without a sandbox"), "{err}");
+    assert!(out.contains(&format!("fs = {{ read = [{:?}] }}", shown("models"))), "{out}");
+    let line = ["trace", &directory, "--tool", "work", "--for", "10ms", "-o", "json"];
+    let (code, out, err) = daemon.cli(&line).await;
+    assert_eq!(code, 0, "{err}");
+    let needs: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(needs["fs"], json!({"read": [shown("models")], "write": [shown("out")]}));
+    assert_eq!((&needs["net"], &needs["refused"]["unshare"]), (&json!("loopback"), &json!(1)));
+    // With what it printed, the plugin runs confined.
+    let (_, grants, _) = daemon.cli(&line[..6]).await;
+    let toml = format!("name = \"needy\"\n[run]\npython = \"plugin\"\n{grants}");
+    write_file(&daemon.directory("needy").join("plugin.py"), &source);
+    write_file(&daemon.directory("needy").join("plugin.toml"), &toml);
+    // As root the plugin is another user than the one that made the folder.
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::Permissions::from_mode(0o777);
+    for path in [place.path().to_owned(), place.path().join("out")] {
+        std::fs::set_permissions(path, mode.clone()).expect("mode");
+    }
+    std::fs::remove_file(place.path().join("out/file")).expect("file");
+    daemon.reload().await;
+    daemon.serving("needy").await;
+    assert_eq!(daemon.call("needy", "work", json!({})).await.unwrap(), 1);
+    assert_eq!(daemon.health("needy").await.sandbox, "standard");
+    let (code, _, err) = daemon.cli(&["trace", "nobody"]).await;
+    assert_eq!(code, 4, "{err}");
+    assert!(err.contains("neither a plugin's directory nor a plugin of"), "{err}");
+    daemon.stop().await;
+}
