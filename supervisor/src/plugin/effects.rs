@@ -283,6 +283,11 @@ impl Actor {
         let client = process.client();
         let greeted = process.greeted;
         let pidfd = process.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
+        if pidfd.is_none() {
+            // Its sandbox is still being built: nothing of the plugin has run.
+            self.kill_tree(generation);
+            return;
+        }
         let task = tokio::spawn(async move {
             if let Some(mut client) = client.filter(|_| greeted) {
                 let request = ShutdownRequest {
