@@ -1,5 +1,5 @@
 # Stockade. Two commands do everything on a fresh machine: `make run`, `make test`.
-.PHONY: run test check bench hooks build plugins fast-test vm-test soak wheel fmt
+.PHONY: run test check bench hooks build plugins fast-test vm-test soak fuzz wheel fmt
 
 # Builds, starts the daemon with the example plugins, calls a tool on a real photograph.
 run:
@@ -29,6 +29,10 @@ vm-test:
 soak:
 	cargo build --workspace
 	STOCKADE_SOAK_RESTARTS=10000 cargo test -p stockade-tests --test faults -- restarts_let_nothing_grow --nocapture
+
+# Fuzzes what outsiders may send, ten minutes for each target.
+fuzz:
+	@scripts/fuzz
 
 # Unit tests only: seconds.
 fast-test:

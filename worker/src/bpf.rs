@@ -157,3 +157,90 @@ fn condition(condition: &Condition) -> Vec<sock_filter> {
 pub(crate) fn as_kernel_wants(program: &[sock_filter]) -> sock_fprog {
     sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a program as the kernel does; the action.
+    fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        let load = |offset: u32| match offset {
+            NUMBER => number,
+            ARCHITECTURE => architecture,
+            offset => arguments[((offset - ARGUMENTS) / 8) as usize] as u32,
+        };
+        let (mut at, mut register) = (0, 0u32);
+        loop {
+            let step = &program[at];
+            at += 1;
+            let taken = match step.code {
+                LOAD => {
+                    register = load(step.k);
+                    continue;
+                }
+                AND => {
+                    register &= step.k;
+                    continue;
+                }
+                RETURN => return step.k,
+                EQUAL => register == step.k,
+                ANY_SET => register & step.k != 0,
+                other => panic!("code {other}"),
+            };
+            at += usize::from(if taken { step.jt } else { step.jf });
+        }
+    }
+
+    const FAILS_WITH_1: u32 = libc::SECCOMP_RET_ERRNO | 1;
+    const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
+
+    fn rule(call: i64, conditions: Vec<Condition>) -> Rule {
+        Rule { call, conditions, verdict: Verdict::Fail(1) }
+    }
+
+    fn verdict(rules: &[Rule], number: u32, arguments: [u64; 6]) -> u32 {
+        run(&assemble(rules), OURS, number, arguments)
+    }
+
+    #[test]
+    fn each_condition_decides_as_it_says() {
+        let cases: [(Condition, u64, u64); 6] = [
+            (Condition::AnyBit(1, 0b110), 0b010, 0b001),
+            (Condition::AllBits(1, 0b110), 0b111, 0b010),
+            (Condition::NoBit(1, 0b110), 0b001, 0b010),
+            (Condition::Masked(1, 0xf, 2), 0x802, 0x803),
+            (Condition::Not(1, 7), 8, 7),
+            (Condition::NotIn(1, &[1, 2, 10]), 3, 10),
+        ];
+        for (condition, holds, fails) in cases {
+            let rules = [rule(5, vec![condition.clone()]), rule(6, vec![])];
+            let with = |value: u64| [0, value, 0, 0, 0, 0];
+            assert_eq!(verdict(&rules, 5, with(holds)), FAILS_WITH_1, "{condition:?}");
+            assert_eq!(verdict(&rules, 5, with(fails)), ALLOWED, "{condition:?}");
+            // What comes after a rule that did not apply is reached.
+            assert_eq!(verdict(&rules, 6, with(fails)), FAILS_WITH_1, "{condition:?}");
+            assert_eq!(verdict(&rules, 7, with(holds)), ALLOWED, "{condition:?}");
+        }
+    }
+
+    #[test]
+    fn all_conditions_of_a_rule_must_hold_and_one_rule_is_enough() {
+        let both = [rule(5, vec![Condition::AnyBit(2, 4), Condition::AnyBit(3, 32)])];
+        assert_eq!(verdict(&both, 5, [0, 0, 4, 32, 0, 0]), FAILS_WITH_1);
+        assert_eq!(verdict(&both, 5, [0, 0, 4, 0, 0, 0]), ALLOWED);
+        assert_eq!(verdict(&both, 5, [0, 0, 0, 32, 0, 0]), ALLOWED);
+        let either = [rule(5, vec![Condition::Not(0, 0)]), rule(5, vec![Condition::Not(1, 0)])];
+        assert_eq!(verdict(&either, 5, [0, 1, 0, 0, 0, 0]), FAILS_WITH_1);
+        assert_eq!(verdict(&either, 5, [0, 0, 0, 0, 0, 0]), ALLOWED);
+    }
+
+    #[test]
+    fn other_tables_are_not_there() {
+        let program = assemble(&[]);
+        let absent = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        assert_eq!(run(&program, 0x4000_0003, 20, [0; 6]), absent, "i386");
+        assert_eq!(run(&program, OURS, 39, [0; 6]), ALLOWED);
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(run(&program, OURS, X32 | 39, [0; 6]), absent);
+    }
+}

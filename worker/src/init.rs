@@ -2,9 +2,13 @@
 //! it, waits for it. When this process ends, the kernel kills everything in the
 //! namespace, so it ends with the plugin's main process and with the launcher.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::process::{DumpableBehavior, PidfdFlags, pidfd_open, set_dumpable_behavior};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{DumpableBehavior, PidfdFlags, pidfd_open, set_dumpable_behavior},
+};
 use stockade_proto::launch::{LaunchPlan, Sandbox};
 
 use crate::{
@@ -18,6 +22,8 @@ use crate::{
 
 /// Who the launcher is, asked before the namespaces hide it.
 pub(crate) struct Outside {
+    /// A descriptor of its process: inside, its number means nobody.
+    pub(crate) launcher: OwnedFd,
     pub(crate) user: u32,
     pub(crate) group: u32,
 }
@@ -45,13 +51,13 @@ fn live(
     kept: &Kept,
 ) -> Result<(), Failure> {
     sys::set_name(c"stockade-init");
-    sys::die_with_parent().map_err(at("pdeathsig"))?;
+    end_with(&outside.launcher)?;
     start::join_cgroup(kept)?;
     namespaces::settle(sandbox, outside.user, outside.group)?;
     new_root::enter(sandbox)?;
     privileges::drop_all(sandbox.uid)?;
     // Changing the user clears it. From inside nobody can reach this process.
-    sys::die_with_parent().map_err(at("pdeathsig"))?;
+    end_with(&outside.launcher)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at("undumpable"))?;
     let socket = &kept.socket;
     let Some(plugin) = sys::fork().map_err(at("fork"))? else {
@@ -62,4 +68,15 @@ fn live(
     let_go();
     report::exited(socket, &sys::wait_for(plugin));
     Ok(())
+}
+
+/// SIGKILL when the launcher ends; an error when it has ended already.
+fn end_with(launcher: &OwnedFd) -> Result<(), Failure> {
+    sys::die_with_parent().map_err(at("pdeathsig"))?;
+    let mut ended = [PollFd::new(launcher, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut ended, Some(&now)) {
+        Ok(0) => Ok(()),
+        _ => Err(Failure { step: "parent", errno: Errno::SRCH }),
+    }
 }

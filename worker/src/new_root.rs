@@ -2,16 +2,16 @@
 //! and nothing else.
 
 use std::{
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
-    path::{Component, Path},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    path::Path,
 };
 
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2, symlinkat},
     io::{Errno, Result},
     mount::{
-        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
-        unmount,
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+        mount_change, move_mount, open_tree, unmount,
     },
 };
 use stockade_proto::launch::{Access, Place, Sandbox};
@@ -42,7 +42,7 @@ pub(crate) fn enter(sandbox: &Sandbox) -> std::result::Result<(), Failure> {
         access: Access::Device.into(),
         ..Place::default()
     });
-    let sources: Vec<(&Place, OwnedFd)> = devices
+    let sources: Vec<(&Place, Source)> = devices
         .iter()
         .chain(&sandbox.places)
         .map(|place| Ok((place, source(place)?)))
@@ -52,7 +52,7 @@ pub(crate) fn enter(sandbox: &Sandbox) -> std::result::Result<(), Failure> {
         .map_err(at("mount root"))?;
     let scratch = format!("size={},nr_inodes=65536,mode=1777", sandbox.scratch);
     for place in ["/dev/shm", "/tmp"] {
-        let target = target(&stage, place, true).map_err(at("mount tmpfs"))?;
+        let target = target(&stage, Path::new(place), true).map_err(at("mount tmpfs"))?;
         tmpfs(Path::new(&by_descriptor(&target)), &scratch, MountFlags::NOEXEC)
             .map_err(at("mount tmpfs"))?;
     }
@@ -63,7 +63,7 @@ pub(crate) fn enter(sandbox: &Sandbox) -> std::result::Result<(), Failure> {
     for (path, target) in LINKS.into_iter().chain(links) {
         link(&stage, path, target).map_err(at("link"))?;
     }
-    let proc = target(&stage, "/proc", true).map_err(at("mount proc"))?;
+    let proc = target(&stage, Path::new("/proc"), true).map_err(at("mount proc"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", by_descriptor(&proc), "proc", flags, None).map_err(at("mount proc"))?;
     rustix::process::fchdir(&stage).map_err(at("pivot_root"))?;
@@ -89,42 +89,42 @@ fn open(from: impl AsFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> R
     openat2(from, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty(), resolve)
 }
 
+/// What is to be bound.
+struct Source {
+    fd: OwnedFd,
+    folder: bool,
+}
+
 /// The place as it is now; it must still be what the supervisor looked at.
-fn source(place: &Place) -> std::result::Result<OwnedFd, Failure> {
+fn source(place: &Place) -> std::result::Result<Source, Failure> {
     let path = Path::new(&place.source);
     let fd = open(CWD, path, OFlags::empty(), ResolveFlags::NO_SYMLINKS).map_err(at("open"))?;
     let seen = fstat(&fd).map_err(at("open"))?;
     if place.inode != 0 && (seen.st_ino, seen.st_dev) != (place.inode, place.device) {
         return Err(Failure { step: "changed", errno: Errno::STALE });
     }
-    Ok(fd)
+    let folder = FileType::from_raw_mode(seen.st_mode) == FileType::Directory;
+    Ok(Source { fd, folder })
 }
 
 /// The folder or file at `path` of the new root, made if it is not there. Links
 /// are resolved inside the new root: none leads out of it.
-fn target(stage: &OwnedFd, path: &str, folder: bool) -> Result<OwnedFd> {
-    let path = Path::new(path);
-    let mut above = std::path::PathBuf::from("/");
-    let parts: Vec<_> = path
-        .components()
-        .filter_map(|part| match part {
-            Component::Normal(name) => Some(name),
-            _ => None,
-        })
-        .collect();
-    for (index, name) in parts.iter().enumerate() {
-        let parent = open(stage, &above, OFlags::DIRECTORY, ResolveFlags::IN_ROOT)?;
-        above.push(name);
-        if open(stage, &above, OFlags::empty(), ResolveFlags::IN_ROOT).is_ok() {
-            continue;
-        }
-        if index + 1 < parts.len() || folder {
-            mkdirat(&parent, *name, Mode::from_raw_mode(0o755))?;
-        } else {
-            make_file(&parent, Path::new(name))?;
-        }
+fn target(stage: &OwnedFd, path: &Path, folder: bool) -> Result<OwnedFd> {
+    let inside = |path: &Path| open(stage, path, OFlags::empty(), ResolveFlags::IN_ROOT);
+    match inside(path) {
+        Err(Errno::NOENT) => {}
+        found => return found,
     }
-    open(stage, &above, OFlags::empty(), ResolveFlags::IN_ROOT)
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Errno::INVAL);
+    };
+    let parent = target(stage, above, true)?;
+    if folder {
+        mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+    } else {
+        make_file(&parent, Path::new(name))?;
+    }
+    inside(path)
 }
 
 fn make_file(parent: &OwnedFd, name: &Path) -> Result<()> {
@@ -132,26 +132,30 @@ fn make_file(parent: &OwnedFd, name: &Path) -> Result<()> {
     rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o444)).map(drop)
 }
 
-fn bind(stage: &OwnedFd, place: &Place, source: &OwnedFd) -> Result<()> {
-    let folder = FileType::from_raw_mode(fstat(source)?.st_mode) == FileType::Directory;
-    let target = target(stage, &place.path, folder)?;
-    mount_bind_recursive(by_descriptor(source), by_descriptor(&target))?;
-    let mounted = open(stage, Path::new(&place.path), OFlags::empty(), ResolveFlags::IN_ROOT)?;
-    let flags = match place.access() {
+/// A copy of the source's mounts, restricted before anybody can see it.
+fn bind(stage: &OwnedFd, place: &Place, source: &Source) -> Result<()> {
+    let target = target(stage, Path::new(&place.path), source.folder)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(&source.fd, "", flags)?;
+    let attributes = match place.access() {
         Access::Read => libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV,
         Access::Write => libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NODEV,
         Access::Device => libc::MOUNT_ATTR_NOEXEC,
     };
-    sys::restrict_mount(&mounted, libc::MOUNT_ATTR_NOSUID | flags, true)
+    sys::restrict_mount(&tree, libc::MOUNT_ATTR_NOSUID | attributes, true)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&tree, "", &target, "", flags)
 }
 
 fn link(stage: &OwnedFd, path: &str, to: &str) -> Result<()> {
     let (Some(parent), Some(name)) = (Path::new(path).parent(), Path::new(path).file_name()) else {
         return Err(Errno::INVAL);
     };
-    let parent: OwnedFd = target(stage, &parent.display().to_string(), true)?;
-    let parent: BorrowedFd<'_> = parent.as_fd();
-    match symlinkat(to, parent, name) {
+    let parent = target(stage, parent, true)?;
+    match symlinkat(to, &parent, name) {
         Err(Errno::EXIST) => Ok(()),
         other => other,
     }

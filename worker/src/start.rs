@@ -33,7 +33,9 @@ pub(crate) fn plugin(plan: &LaunchPlan, kept: &Kept) -> Result<Child, Failure> {
     let signals = sys::block_and_watch_sigchld().map_err(at("signalfd"))?;
     give_output(plan.sandbox.as_ref());
     if let Some(sandbox) = plan.sandbox.as_ref().filter(|sandbox| sandbox.namespaces) {
+        let own = rustix::process::getpid();
         let outside = Outside {
+            launcher: rustix::process::pidfd_open(own, PidfdFlags::empty()).map_err(at("pidfd"))?,
             user: rustix::process::geteuid().as_raw(),
             group: rustix::process::getegid().as_raw(),
         };

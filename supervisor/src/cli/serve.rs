@@ -30,7 +30,13 @@ pub(super) struct Serve {
     /// What to log (`info`, `debug`, `stockade=trace`)
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
-    /// Development: debug log with plugins' output
+    /// Plugins may ask for no sandbox (profile = "none")
+    #[arg(long)]
+    allow_unsandboxed: bool,
+    /// Plugins run where a layer of their sandbox is missing; health says which
+    #[arg(long)]
+    allow_degraded: bool,
+    /// Development: debug log with plugins' output, and --allow-degraded
     #[arg(long)]
     dev: bool,
 }
@@ -52,6 +58,11 @@ pub(super) fn run(serve: Serve, place: Place) -> Result<(), Failure> {
     flags.extend(serve.state_dir.map(|folder| ("state_dir", folder)));
     flags.extend(serve.listen.map(|address| ("listen", address)));
     flags.extend(serve.log.map(|filter| ("log", filter)));
+    for (key, given) in
+        [("allow_unsandboxed", serve.allow_unsandboxed), ("allow_degraded", serve.allow_degraded)]
+    {
+        flags.extend(given.then(|| (key, "true".to_owned())));
+    }
     flags.extend(serve.dev.then(|| ("dev", "true".to_owned())));
     let source = Source { file: place.config, flags };
     let config = source.load().map_err(|problems| Failure::problems(&problems))?;

@@ -27,9 +27,9 @@ const GROWTH_PER_SECOND: f64 = (4u64 << 30) as f64;
 /// Between looks at a busy plugin.
 const BUSY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// Between looks at an idle one.
-const IDLE: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_secs(4);
 /// Looks at a sleeping main process between looks at its whole tree.
-const SLEPT: u32 = 3;
+const SLEPT: u32 = 7;
 /// A plugin is idle this long after its last call.
 const COOL_DOWN: Duration = Duration::from_secs(1);
 /// Spinning this long while idle is named.

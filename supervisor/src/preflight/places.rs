@@ -25,10 +25,8 @@ const SYSTEM: [&str; 2] = ["/usr", "/nix/store"];
 /// Links into /usr on merged systems, folders elsewhere.
 const MERGED: [&str; 7] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/libo32"];
 /// What the C library, its relatives and language runtimes look for.
-const ETC: [&str; 19] = [
+const ETC: [&str; 17] = [
     "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
     "/etc/alternatives",
     "/etc/passwd",
     "/etc/group",
