@@ -171,7 +171,7 @@ fn rules(sandbox: &Sandbox, program: Option<i32>) -> Vec<Rule> {
     }
     // Its own limits and priority only.
     rules.when(libc::SYS_prlimit64, [Condition::Not(0, 0)]);
-    rules.when(libc::SYS_setpriority, [Condition::Not(0, libc::PRIO_PROCESS as u32)]);
+    rules.when(libc::SYS_setpriority, [Condition::Not(0, libc::PRIO_PROCESS)]);
     rules.when(libc::SYS_setpriority, [Condition::Not(1, 0)]);
     rules.when(libc::SYS_ioprio_set, [Condition::Not(1, 0)]);
     rules.when(libc::SYS_personality, [Condition::NotIn(0, &[0, u32::MAX])]);

@@ -62,10 +62,9 @@ impl Library {
             );
             return Err(Error::new("LibraryError", text));
         }
-        // SAFETY: the header says that there are `tool_count` of them; none is
-        // allowed to be null.
         let tools: &'static [Tool] = match plugin.tool_count {
             0 => &[],
+            // SAFETY: the header says that there are so many of them, static.
             count => unsafe { std::slice::from_raw_parts(plugin.tools, count) },
         };
         let mut specs = Vec::new();

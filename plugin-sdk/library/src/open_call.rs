@@ -1,7 +1,7 @@
 //! What stands behind a `stockade_call`: the arguments, and where the outcome
 //! gathers.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use stockade_plugin_sdk::{
     Blob, Context, Error, InitContext,
@@ -20,7 +20,15 @@ pub(crate) struct OpenCall {
     pub(crate) attachments: Vec<(String, Blob)>,
     pub(crate) progress: Progress,
     /// The library may answer from any thread of its own.
-    outcome: Mutex<(Option<Vec<u8>>, Vec<(String, Blob)>, Option<Error>)>,
+    outcome: Mutex<Gathered>,
+}
+
+/// What the library has said so far.
+#[derive(Default)]
+struct Gathered {
+    json: Option<Vec<u8>>,
+    blobs: Vec<(String, Blob)>,
+    error: Option<Error>,
 }
 
 impl OpenCall {
@@ -28,39 +36,35 @@ impl OpenCall {
         OpenCall { args, attachments, progress, outcome: Mutex::default() }
     }
 
-    fn with<T>(
-        &self,
-        change: impl FnOnce(&mut (Option<Vec<u8>>, Vec<(String, Blob)>, Option<Error>)) -> T,
-    ) -> T {
-        change(&mut self.outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn result(&self, json: Vec<u8>) {
-        self.with(|outcome| outcome.0 = Some(json));
+        self.gathered().json = Some(json);
     }
 
     pub(crate) fn attach(&self, name: String, blob: Blob) {
-        self.with(|outcome| outcome.1.push((name, blob)));
+        self.gathered().blobs.push((name, blob));
     }
 
     pub(crate) fn fail(&self, error: Error) {
-        self.with(|outcome| outcome.2 = Some(error));
+        self.gathered().error = Some(error);
     }
 
     /// A bad result is the library's mistake, not the protocol's.
     pub(crate) fn outcome(&self) -> Result<Parts, Error> {
-        self.with(|(json, blobs, error)| {
-            if let Some(error) = error.take() {
-                return Err(error);
+        let Gathered { json, blobs, error } = std::mem::take(&mut *self.gathered());
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let json = json.unwrap_or_else(|| b"null".to_vec());
+        match serde_json::from_slice::<&serde_json::value::RawValue>(&json) {
+            Ok(_) => Ok((json, blobs)),
+            Err(error) => {
+                Err(Error::new("InvalidResult", format!("the result is not JSON: {error}")))
             }
-            let json = json.take().unwrap_or_else(|| b"null".to_vec());
-            match serde_json::from_slice::<&serde_json::value::RawValue>(&json) {
-                Ok(_) => Ok((json, std::mem::take(blobs))),
-                Err(error) => {
-                    Err(Error::new("InvalidResult", format!("the result is not JSON: {error}")))
-                }
-            }
-        })
+        }
     }
 
     /// Runs `work` as this call: a fatal signal names it.

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::{
     actor::{Actor, Process},
     death,
-    guard::Sample,
+    guard::{Sample, Tree},
     handshake::{self, Handshake},
     journal::{Event as JournalEvent, EventKind},
     launch::{self, Launched, Reports},
@@ -175,15 +175,14 @@ impl Actor {
     pub(super) fn launched(&mut self, generation: u64, launched: Launched) {
         let (Some(plan), Ok(manifest)) = (self.plan.clone(), self.usable.clone()) else { return };
         let sample = Arc::new(Sample::default());
-        let watching = self.context.guard.watch(
-            self.name.clone(),
+        let tree = Tree {
+            plugin: self.name.clone(),
             generation,
-            launched.launcher,
-            plan.limits,
-            launched.leaf.clone(),
-            sample.clone(),
-            self.sink.clone(),
-        );
+            launcher: launched.launcher,
+            limits: plan.limits,
+            leaf: launched.leaf.clone(),
+        };
+        let watching = self.context.guard.watch(tree, sample.clone(), self.sink.clone());
         let pump = |pipe, stream| {
             logs::pump(pipe, stream, generation, self.logs.clone(), self.name.clone())
         };

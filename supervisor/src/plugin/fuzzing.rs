@@ -8,7 +8,7 @@ use stockade_proto::worker::{FromPlugin, InitReady};
 use tokio::{runtime::Runtime, sync::mpsc};
 
 use super::{
-    guard::{Guard, Sample},
+    guard::{Guard, Tree},
     logs::{Lines, Logs, Stream},
     mailbox::Sink,
     notice::Incoming,
@@ -55,10 +55,14 @@ pub fn frames(frames: &[&[u8]]) {
     let (outbox, _frames) = mpsc::unbounded_channel();
     let text = "name = \"fuzz\"\n[run]\nbinary = \"b\"\n";
     let manifest = manifest::parse("/fuzz".as_ref(), "plugin.toml", text).expect("manifest");
-    let limits = Limits::default();
-    let sample = Arc::new(Sample::default());
-    let watching =
-        guard.watch("fuzz".into(), 1, std::process::id(), limits, None, sample, sink.clone());
+    let tree = Tree {
+        plugin: "fuzz".into(),
+        generation: 1,
+        launcher: std::process::id(),
+        limits: Limits::default(),
+        leaf: None,
+    };
+    let watching = guard.watch(tree, Arc::default(), sink.clone());
     let session = Session::new(Parts {
         plugin: "fuzz".into(),
         generation: 1,

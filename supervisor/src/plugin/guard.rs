@@ -125,6 +125,17 @@ pub struct Guard {
     shared: Arc<Shared>,
 }
 
+/// The process tree of one plugin, as it is to be watched.
+pub(super) struct Tree {
+    pub(super) plugin: Arc<str>,
+    pub(super) generation: u64,
+    /// It is below this process.
+    pub(super) launcher: u32,
+    pub(super) limits: Limits,
+    /// The kernel counts and limits it here.
+    pub(super) leaf: Option<Arc<Leaf>>,
+}
+
 /// Watching ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Watching {
@@ -179,17 +190,9 @@ impl Guard {
         self.shared.wake.notify_one();
     }
 
-    /// Watches the tree below a launcher.
-    pub(super) fn watch(
-        &self,
-        plugin: Arc<str>,
-        generation: u64,
-        launcher: u32,
-        limits: Limits,
-        leaf: Option<Arc<Leaf>>,
-        sample: Arc<Sample>,
-        events: Sink,
-    ) -> Watching {
+    /// Watches a tree.
+    pub(super) fn watch(&self, tree: Tree, sample: Arc<Sample>, events: Sink) -> Watching {
+        let Tree { plugin, generation, launcher, limits, leaf } = tree;
         let key = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let active = Arc::new(AtomicBool::new(true));
         let now = Instant::now();

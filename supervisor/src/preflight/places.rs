@@ -149,13 +149,13 @@ pub(super) fn interpreter_folders(program: &Path) -> Vec<PathBuf> {
     for _ in 0..16 {
         let Some(place) = next.take() else { break };
         let Some(bin) = place.parent() else { break };
-        if let Some(prefix) = prefix(bin) {
+        if let Some(prefix) = prefix_of(bin) {
             if let Ok(config) = fs::read_to_string(prefix.join("pyvenv.cfg")) {
                 let home = config.lines().find_map(|line| {
                     let (key, value) = line.split_once('=')?;
                     (key.trim() == "home").then(|| PathBuf::from(value.trim()))
                 });
-                folders.extend(home.as_deref().and_then(|home| self::prefix(home)));
+                folders.extend(home.as_deref().and_then(prefix_of));
             }
             folders.extend(fs::canonicalize(&prefix));
             folders.push(prefix);
@@ -174,7 +174,7 @@ pub(super) fn interpreter_folders(program: &Path) -> Vec<PathBuf> {
 
 /// The installation above a `bin` folder, if that is what it is: never a home
 /// directory or the root that merely has a `bin`.
-fn prefix(bin: &Path) -> Option<PathBuf> {
+fn prefix_of(bin: &Path) -> Option<PathBuf> {
     let prefix = bin.parent().filter(|prefix| *prefix != Path::new("/"))?;
     let library = |folder: &str| {
         let entries = fs::read_dir(prefix.join(folder)).into_iter().flatten().flatten();
