@@ -26,10 +26,12 @@ use crate::{
 const GROWTH_PER_SECOND: f64 = (4u64 << 30) as f64;
 /// Between looks at a busy plugin.
 const BUSY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// Between looks at an idle one.
-const IDLE: Duration = Duration::from_secs(4);
+/// Between looks at an idle one that sleeps.
+const IDLE: Duration = Duration::from_secs(10);
+/// Between looks at an idle one that has run, or has processes beside the main one.
+const STIRRING: Duration = Duration::from_secs(2);
 /// Looks at a sleeping main process between looks at its whole tree.
-const SLEPT: u32 = 7;
+const SLEPT: u32 = 3;
 /// A plugin is idle this long after its last call.
 const COOL_DOWN: Duration = Duration::from_secs(1);
 /// Spinning this long while idle is named.
@@ -270,6 +272,7 @@ impl Watch {
         let headroom = self.limits.memory.saturating_sub(usage.rss) as f64;
         let interval = match busy {
             true => Duration::from_secs_f64(headroom / GROWTH_PER_SECOND).clamp(BUSY.0, BUSY.1),
+            false if self.skipped == 0 || usage.processes > 1 => STIRRING,
             false => IDLE,
         };
         self.due = now + interval;
