@@ -257,6 +257,22 @@ pub fn test_user() -> Option<u32> {
     std::env::var("STOCKADE_TEST_USER").ok()?.parse().ok()
 }
 
+/// What the tests start besides the daemon is its user's, too.
+pub fn as_test_user(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt as _;
+    match test_user() {
+        Some(user) => command.uid(user).gid(user),
+        None => command,
+    }
+}
+
+/// A folder of a test's own that the daemon is to read becomes its user's.
+pub fn give_to_test_user(path: &Path) {
+    if let Some(user) = test_user() {
+        give(path, user);
+    }
+}
+
 /// All of a folder becomes this user's, but for programs that others have, too.
 fn give(path: &Path, user: u32) {
     use std::os::unix::fs::MetadataExt as _;
@@ -597,9 +613,12 @@ impl Client {
 
     /// The command line against this daemon: exit code, stdout, stderr.
     pub async fn cli(&self, args: &[&str]) -> (i32, String, String) {
-        let output = Command::new(binary("stockade"))
+        let mut command = std::process::Command::new(binary("stockade"));
+        as_test_user(&mut command);
+        let output = Command::from(command)
             .current_dir(&self.root)
             .args(args)
+            .env("HOME", &self.root)
             .env("STOCKADE_SOCKET", &self.socket)
             .output()
             .await

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
-use crate::target_dir;
+use crate::{as_test_user, target_dir};
 
 /// One interpreter per minor version from 3.9 on, by `3.11`.
 pub fn interpreters() -> BTreeMap<String, PathBuf> {
@@ -19,7 +19,8 @@ pub fn interpreters() -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     for python in candidates {
         let script = "import sys; print('%d.%d' % sys.version_info[:2])";
-        let Ok(output) = Command::new(&python).args(["-c", script]).output() else { continue };
+        let mut command = Command::new(&python);
+        let Ok(output) = as_test_user(&mut command).args(["-c", script]).output() else { continue };
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let minor = version.strip_prefix("3.").and_then(|minor| minor.parse::<u32>().ok());
         if minor.is_some_and(|minor| minor >= 9) {

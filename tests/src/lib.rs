@@ -10,8 +10,8 @@ mod processes;
 pub use bystander::Bystander;
 pub use curl::curl;
 pub use daemon::{
-    Client, Daemon, Options, binary, environments, manifest, python_host, target_dir, test_user,
-    write_file,
+    Client, Daemon, Options, as_test_user, binary, environments, give_to_test_user, manifest,
+    python_host, target_dir, test_user, write_file,
 };
 pub use interpreters::interpreters;
 pub use outcome::Outcome;

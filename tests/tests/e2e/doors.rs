@@ -112,6 +112,7 @@ done";
 async fn an_address_for_others_needs_tls_and_somebody_to_know() {
     let folder = tempfile::tempdir().expect("folder");
     certificates(folder.path());
+    stockade_tests::give_to_test_user(folder.path());
     let file = |name: &str| folder.path().join(name).display().to_string();
     let maker = Options::new().start().await;
     let (call, toml) = token(&maker, "server", "call").await;

@@ -202,6 +202,7 @@ async fn trace_prints_the_grants_that_a_plugin_would_need() {
     write_file(&place.path().join("models/a"), "a");
     write_file(&place.path().join("models/b"), "b");
     std::fs::create_dir(place.path().join("out")).expect("out");
+    stockade_tests::give_to_test_user(place.path());
     let source = format!(
         "import ctypes, socket, subprocess\n\
          open({:?}).read()\nopen({:?}).read()\n\

@@ -146,11 +146,7 @@ async fn a_daemon_out_of_descriptors_stays_up_and_says_so() {
     let limit = open_files(daemon.pid()) + 80;
     let mut prlimit = std::process::Command::new("prlimit");
     prlimit.args(["--pid", &daemon.pid().to_string(), &format!("--nofile={limit}")]);
-    if let Some(user) = stockade_tests::test_user() {
-        use std::os::unix::process::CommandExt as _;
-        prlimit.uid(user).gid(user);
-    }
-    assert!(prlimit.status().expect("prlimit").success());
+    assert!(stockade_tests::as_test_user(&mut prlimit).status().expect("prlimit").success());
     let mut refused = None;
     for n in 0..30 {
         let name = format!("p{n:02}");

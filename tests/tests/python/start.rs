@@ -257,7 +257,10 @@ async fn an_old_interpreter_is_told_what_it_lacks() {
         let found = entries
             .flatten()
             .find(|entry| entry.file_name().display().to_string().starts_with(version))?;
-        Some(found.path().join("bin/python"))
+        let python = found.path().join("bin/python");
+        let mut command = std::process::Command::new(&python);
+        let works = stockade_tests::as_test_user(command.arg("-V")).output().is_ok();
+        works.then_some(python)
     });
     // Where there is none, a script says its version as such a one would.
     let python = old.unwrap_or_else(|| {
@@ -268,6 +271,7 @@ async fn an_old_interpreter_is_told_what_it_lacks() {
         write_file(&script, &body);
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        stockade_tests::give_to_test_user(folder.path());
         script
     });
     let more = format!("interpreter = {:?}\n{SLOW}", python.display().to_string());
