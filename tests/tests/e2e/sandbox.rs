@@ -204,7 +204,7 @@ async fn trace_prints_the_grants_that_a_plugin_would_need() {
     std::fs::create_dir(place.path().join("out")).expect("out");
     stockade_tests::give_to_test_user(place.path());
     let source = format!(
-        "import ctypes, socket, subprocess\n\
+        "import ctypes, socket, subprocess, tempfile\n\
          open({:?}).read()\nopen({:?}).read()\n\
          class Plugin:\n\
          \x20   def work(self):\n\
@@ -213,7 +213,7 @@ async fn trace_prints_the_grants_that_a_plugin_would_need() {
          \x20           s.connect_ex(('127.0.0.1', 1))\n\
          \x20       subprocess.run(['true'], check=True)\n\
          \x20       ctypes.CDLL(None).unshare(0)\n\
-         \x20       return open('/tmp/own', 'w').write('y')\n",
+         \x20       return tempfile.TemporaryFile().write(b'y')\n",
         shown("models/a"),
         shown("models/b"),
         shown("out/file"),
