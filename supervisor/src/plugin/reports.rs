@@ -32,6 +32,27 @@ const LARGE: u64 = 64 << 20;
 /// Between looks for a missing file.
 const HEAL: Duration = Duration::from_secs(1);
 
+/// Steps of the launcher that build the sandbox.
+const SANDBOX_STEPS: [&str; 17] = [
+    "namespaces",
+    "setgroups",
+    "uid_map",
+    "gid_map",
+    "loopback",
+    "mount private",
+    "mount root",
+    "mount tmpfs",
+    "mount proc",
+    "bind",
+    "link",
+    "pivot_root",
+    "read-only root",
+    "setuid",
+    "capabilities",
+    "landlock",
+    "seccomp",
+];
+
 impl Actor {
     pub(super) async fn report(&mut self, report: Internal) {
         match report {
@@ -256,6 +277,24 @@ impl Actor {
             };
             let reason = format!("Cannot execute {program}: {name} ({system}). {fix}");
             return Cause::new(CauseCode::ExecFailed, reason);
+        }
+        if ["open", "changed"].contains(&step) {
+            let reason = format!(
+                "Could not start: a file or folder that it may see was replaced meanwhile \
+                 ({system}). If it stays so, look at its grants: stockade describe {}.",
+                self.name
+            );
+            return Cause::new(CauseCode::SpawnResources, reason);
+        }
+        // What another attempt may not meet again.
+        let used_up = [Errno::NOMEM, Errno::AGAIN, Errno::NOSPC, Errno::MFILE, Errno::NFILE];
+        if SANDBOX_STEPS.contains(&step) && !used_up.contains(&Errno::from_raw_os_error(errno)) {
+            let reason = format!(
+                "Its sandbox cannot be built: {step}: {system}. Run `stockade doctor`, and look at \
+                 its grants: stockade describe {}.",
+                self.name
+            );
+            return Cause::new(CauseCode::Sandbox, reason);
         }
         let reason = format!(
             "Could not start: {step}: {system}. The machine or a limit of the daemon is used up."
