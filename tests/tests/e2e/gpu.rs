@@ -46,6 +46,23 @@ async fn a_fitting_gpu_is_assigned_by_its_uuid() {
     daemon.stop().await;
 }
 
+/// A GPU is a hole in the sandbox, and is said to be one; the operator may close it.
+#[tokio::test]
+async fn a_gpu_weakens_the_sandbox_and_says_so() {
+    let daemon = with_nvml("GPU-large,New Card,80,9,0")
+        .config("[plugin.gpu.sandbox]\ngpu = false")
+        .start()
+        .await;
+    assert_eq!(daemon.serving("any").await.sandbox, "standard (weakened by gpu)");
+    assert_eq!(daemon.serving("gpu").await.sandbox, "standard");
+    let memfd = json!({"calls": [[libc::SYS_memfd_create, "x", 0]]});
+    let granted = daemon.call("any", "attack", memfd.clone()).await.unwrap();
+    assert!(granted["results"][0].as_i64().expect("result") >= 0, "{granted}");
+    let denied = daemon.call("gpu", "attack", memfd).await.unwrap();
+    assert_eq!(denied["results"][0], -i64::from(libc::ENOSYS), "{denied}");
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn a_gpu_that_does_not_fit_is_told_with_what_was_found() {
     let daemon = with_nvml("GPU-small,Old Card,4,7,5").start().await;
