@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::{
     Error, Level, Result, blob,
     guest::{Parts, check_size, to_wire},
-    host::Host,
+    host::{Ask, Entity, Events, Host, Kv, Link, Metrics, Plugin},
 };
 
 /// The one place where frames leave for the supervisor.
@@ -112,7 +112,7 @@ pub struct Context {
     pub(crate) deadline: Instant,
     pub(crate) control: Arc<CallControl>,
     pub(crate) outbox: Outbox,
-    pub(crate) host: Option<Host>,
+    pub(crate) link: Option<Link>,
 }
 
 impl Context {
@@ -210,8 +210,39 @@ impl Context {
         crate::log::write(level, text);
     }
 
-    /// What the supervisor offers to plugins. None in the test harness.
-    pub fn host(&self) -> Option<&Host> {
-        self.host.as_ref()
+    /// What the supervisor offers to plugins, on behalf of this call. In the test
+    /// harness every request is an error.
+    pub fn host(&self) -> Host {
+        Host::of(self.link.clone(), self.id)
+    }
+
+    /// This plugin's keys and values (`kv:read`, `kv:write`).
+    pub fn kv(&self) -> Kv {
+        self.host().kv()
+    }
+
+    /// The document of `session/ID`, `npc/ID` or `world/ID` in the call's workspace.
+    pub fn entity(&self, entity: &str) -> Entity {
+        self.host().entity(entity)
+    }
+
+    /// Events (`event:emit`, `event:subscribe`).
+    pub fn events(&self) -> Events {
+        self.host().events()
+    }
+
+    /// This plugin's own metrics.
+    pub fn metrics(&self) -> Metrics {
+        self.host().metrics()
+    }
+
+    /// Another plugin (`plugin:call` or `plugin:call:NAME`).
+    pub fn plugin(&self, name: &str) -> Plugin {
+        self.host().plugin(name)
+    }
+
+    /// Asks a provider of the server or of another plugin.
+    pub fn provider<Q: Serialize>(&self, name: &str, request: &Q) -> Ask<serde_json::Value> {
+        self.host().provider(name, request)
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     Blob, Context, Error, InitContext, adopt,
     context::{CallControl, Outbox},
-    host::Host,
+    host::Link,
     worker::Worker,
 };
 
@@ -29,7 +29,10 @@ pub use crate::{
     fatal::{during_call, exit_now, install as install_fatal_handler, raise_if_handled},
 };
 pub use crate::{log::write as log, pool::Pool};
-pub use stockade_proto::worker::{ToolSpec, init_failed::Kind};
+pub use stockade_proto::worker::{
+    Condition, Effect, Event as WireEvent, EventBatch, EventHandler, InitReady, Provider,
+    SimulationConfig, ToolSpec, init_failed::Kind, invoke::Kind as CallKind,
+};
 
 /// Runs the code of one plugin. Every method is called on the thread that reads
 /// the channel: it must hand the work to another thread and return.
@@ -80,9 +83,9 @@ pub struct Failure {
 }
 
 impl Start {
-    /// The plugin serves these tools.
-    pub fn ready(self, tools: Vec<ToolSpec>) {
-        let _ = self.updates.send(init_update::Update::Ready(wire::InitReady { tools }));
+    /// The plugin serves these tools and whatever else it registers.
+    pub fn ready(self, ready: InitReady) {
+        let _ = self.updates.send(init_update::Update::Ready(ready));
     }
 
     /// It does not.
@@ -103,6 +106,10 @@ impl Start {
 /// One call and where its outcome goes.
 #[derive(Debug)]
 pub struct Call {
+    /// A tool's, or of what else was registered.
+    pub kind: CallKind,
+    /// Of an event handler.
+    pub events: Option<EventBatch>,
     /// The tool's name.
     pub tool: String,
     /// JSON object text, empty = no arguments.
@@ -244,8 +251,8 @@ pub fn serve<G: Guest>(guest: Arc<G>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let calls = adopt::calls()?;
-        let host = Host::new(tokio::runtime::Handle::current());
-        let (worker, stopped) = Worker::new(guest, Some(host));
+        let link = Link::new(tokio::runtime::Handle::current());
+        let (worker, stopped) = Worker::new(guest, Some(link));
         let service = WorkerServer::new(worker)
             .max_decoding_message_size(inherited::MAX_MESSAGE)
             .max_encoding_message_size(inherited::MAX_MESSAGE);

@@ -47,6 +47,11 @@
 //! - **The context** knows the deadline ([`Context::deadline`]), cancellation
 //!   ([`Context::is_cancelled`]), takes progress ([`Context::progress`]) and
 //!   log lines ([`Context::log`]).
+//! - **The host** ([`host`]): [`Context::kv`], [`Context::entity`],
+//!   [`Context::events`], [`Context::metrics`], [`Context::plugin`] and
+//!   [`Context::provider`], each behind a permission of `[permissions]`.
+//! - **Extensions**: [`Tools::condition`], [`Tools::effect`],
+//!   [`Tools::simulation_config`], [`Tools::on_event`], [`Tools::provider`].
 //! - **Errors** carry a type and a message: `Err(Error::new("BadImage", "…"))`
 //!   reaches the caller as `error_type` and `error`.
 //!
@@ -76,6 +81,7 @@ mod args;
 mod blob;
 mod context;
 mod error;
+mod extensions;
 mod fatal;
 pub mod guest;
 pub mod host;
@@ -91,6 +97,7 @@ mod worker;
 pub use blob::Blob;
 pub use context::Context;
 pub use error::{Error, Result};
+pub use extensions::Asking;
 pub use log::Level;
 pub use plugin::{InitContext, Plugin};
 pub use serve::main;
@@ -107,5 +114,6 @@ pub mod prelude {
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};
 
-    pub use crate::{Blob, Bytes, Context, Error, InitContext, Level, Plugin, Result, Tools};
+    pub use crate::host::Event;
+    pub use crate::{Asking, Blob, Bytes, Context, Error, InitContext, Level, Plugin, Result, Tools};
 }

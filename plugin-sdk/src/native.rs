@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use crate::{
     Error, InitContext, Plugin, Tools,
     fatal::during_call,
-    guest::{Call, Failure, Guest, Kind, Pong, Start, ToolSpec},
+    extensions::Extensions,
+    guest::{Call, CallKind, Failure, Guest, InitReady, Kind, Pong, Start},
     pool::Pool,
     tools::{self, Handler},
 };
@@ -22,7 +23,8 @@ use crate::{
 pub(crate) struct Native<P> {
     plugin: OnceLock<Arc<P>>,
     tools: HashMap<String, Handler<P>>,
-    specs: Vec<ToolSpec>,
+    ready: InitReady,
+    extensions: Extensions<P>,
     pool: Pool,
 }
 
@@ -32,10 +34,33 @@ impl<P: Plugin> Native<P> {
         P::tools(&mut tools);
         Arc::new(Native {
             plugin: OnceLock::new(),
-            specs: tools.list.iter().map(|tool| tool.spec.clone()).collect(),
+            ready: InitReady {
+                tools: tools.list.iter().map(|tool| tool.spec.clone()).collect(),
+                conditions: tools.extensions.conditions.clone(),
+                effects: tools.extensions.effects.clone(),
+                simulation_configs: tools.extensions.simulation_configs.clone(),
+                event_handlers: tools.extensions.event_handlers.clone(),
+                providers: tools.extensions.providers.clone(),
+            },
+            extensions: tools.extensions,
             tools: tools.list.into_iter().map(|tool| (tool.spec.name, tool.handler)).collect(),
             pool: Pool::default(),
         })
+    }
+
+    /// Runs what is not a tool.
+    fn extend(self: &Arc<Self>, call: Call) {
+        let native = self.clone();
+        self.pool.run(move || {
+            let Call { kind, events, tool, args, context, reply, .. } = call;
+            let Some(plugin) = native.plugin.get() else {
+                return reply.send(Err(Error::new("NotRegistered", "the plugin is not loaded")));
+            };
+            let outcome = during_call(reply.id(), || {
+                native.extensions.run(plugin, (kind, &tool), &args, events, &context)
+            });
+            reply.send(outcome);
+        });
     }
 
     /// `init` and `validate`, a panic in either caught.
@@ -58,13 +83,16 @@ impl<P: Plugin> Guest for Native<P> {
     fn start(self: &Arc<Self>, start: Start) {
         let native = self.clone();
         self.pool.run(move || match native.load(&start.context) {
-            Ok(()) => start.ready(native.specs.clone()),
+            Ok(()) => start.ready(native.ready.clone()),
             Err(failure) => start.failed(*failure),
         });
     }
 
     fn invoke(self: &Arc<Self>, call: Call) {
-        let Call { tool, args, attachments, context, reply } = call;
+        if call.kind != CallKind::Tool {
+            return self.extend(call);
+        }
+        let Call { tool, args, attachments, context, reply, .. } = call;
         let (Some(plugin), Some(handler)) = (self.plugin.get(), self.tools.get(&tool)) else {
             return reply.send(Err(Error::new("ToolNotFound", format!("no tool {tool:?}"))));
         };

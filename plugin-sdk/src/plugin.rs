@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use tokio::sync::mpsc;
 
-use crate::{Level, Result, Tools};
+use crate::{
+    Level, Result, Tools,
+    host::{Host, Link},
+};
 
 /// A plugin: made once per process by [`Plugin::init`], shared by its tools.
 pub trait Plugin: Sized + Send + Sync + 'static {
@@ -40,6 +43,7 @@ pub struct InitContext {
     pub(crate) concurrency: usize,
     pub(crate) models: BTreeMap<String, PathBuf>,
     pub(crate) generation: u64,
+    pub(crate) link: Option<Link>,
     pub(crate) progress: Option<mpsc::UnboundedSender<(f64, String)>>,
 }
 
@@ -77,6 +81,11 @@ impl InitContext {
     /// Counts the processes of this plugin: 1 is the first.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// What the supervisor offers to plugins, outside of any call; it may be kept.
+    pub fn host(&self) -> Host {
+        Host::of(self.link.clone(), 0)
     }
 
     /// Says how far loading is (`fraction` 0 to 1) and extends its deadline.

@@ -46,6 +46,7 @@ impl<P: Plugin> Harness<P> {
             models: Default::default(),
             generation: 1,
             progress: None,
+            link: None,
         };
         let plugin = P::init(&context)?;
         plugin.validate()?;
@@ -141,7 +142,7 @@ impl<P: Plugin> Call<'_, P> {
             deadline: Instant::now() + Duration::from_secs(60),
             control,
             outbox,
-            host: None,
+            link: None,
         };
         let json = serde_json::to_vec(&self.args)?;
         let plugin = self.harness.plugin.clone();

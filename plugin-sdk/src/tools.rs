@@ -7,7 +7,7 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde::{Serialize, de::DeserializeOwned};
 use stockade_proto::worker::ToolSpec;
 
-use crate::{Context, Error, Result, args, args::Attachment, blob, guest::Parts};
+use crate::{Context, Error, Result, extensions::Extensions, args, args::Attachment, blob, guest::Parts};
 
 /// What the caller gets: JSON text with attachments, or the error.
 pub(crate) type Outcome = Result<Parts>;
@@ -43,11 +43,12 @@ pub(crate) struct Tool<P> {
 /// Takes the registrations of [`crate::Plugin::tools`].
 pub struct Tools<P> {
     pub(crate) list: Vec<Tool<P>>,
+    pub(crate) extensions: Extensions<P>,
 }
 
 impl<P: Send + Sync + 'static> Tools<P> {
     pub(crate) fn new() -> Self {
-        Tools { list: Vec::new() }
+        Tools { list: Vec::new(), extensions: Extensions::default() }
     }
 
     /// A tool that may block: it runs on a thread of its own.
@@ -124,7 +125,7 @@ where
 }
 
 /// The JSON Schema of `T`: of what it reads, or of what it writes.
-fn schema<T: JsonSchema>(reads: bool) -> String {
+pub(crate) fn schema<T: JsonSchema>(reads: bool) -> String {
     let settings = SchemaSettings::draft2020_12();
     let settings = if reads { settings } else { settings.for_serialize() };
     let mut schema = SchemaGenerator::new(settings).into_root_schema_for::<T>();

@@ -19,7 +19,7 @@ use crate::{
     Blob, Context, InitContext,
     context::{CallControl, Outbox},
     guest::{Call, Guest, Pong, Reply as CallReply, Running, Start},
-    host::Host,
+    host::Link,
 };
 
 /// The plugin's side of the protocol.
@@ -29,17 +29,17 @@ pub(crate) struct Worker<G> {
 
 struct Shared<G> {
     guest: Arc<G>,
-    host: Option<Host>,
+    link: Option<Link>,
     running: Arc<Running>,
     stopped: Mutex<Option<oneshot::Sender<()>>>,
 }
 
 impl<G: Guest> Worker<G> {
     /// The service, and what resolves once the shutdown hook has run.
-    pub(crate) fn new(guest: Arc<G>, host: Option<Host>) -> (Self, oneshot::Receiver<()>) {
+    pub(crate) fn new(guest: Arc<G>, link: Option<Link>) -> (Self, oneshot::Receiver<()>) {
         let (stopped, stop) = oneshot::channel();
         let stopped = Mutex::new(Some(stopped));
-        let shared = Shared { guest, host, running: Arc::default(), stopped };
+        let shared = Shared { guest, link, running: Arc::default(), stopped };
         (Worker { shared: Arc::new(shared) }, stop)
     }
 }
@@ -78,6 +78,7 @@ impl<G: Guest> wire::worker_server::Worker for Worker<G> {
             models: request.models.into_iter().map(|(name, path)| (name, path.into())).collect(),
             generation: request.generation,
             progress: Some(progress),
+            link: self.shared.link.clone(),
         };
         self.shared.guest.start(Start {
             context,
@@ -183,7 +184,10 @@ impl<G: Guest> Shared<G> {
         let id = invoke.call_id;
         let control = CallControl::new(invoke.credit.into());
         self.running.insert(id, control.clone());
+        let kind = invoke.kind();
         self.guest.invoke(Call {
+            kind,
+            events: invoke.events,
             tool: invoke.tool,
             args: invoke.args,
             attachments: invoke.attachments.into_iter().map(from_wire).collect(),
@@ -194,7 +198,7 @@ impl<G: Guest> Shared<G> {
                 deadline: Instant::now() + Duration::from_millis(invoke.timeout_ms),
                 control,
                 outbox: outbox.clone(),
-                host: self.host.clone(),
+                link: self.link.clone(),
             },
             reply: CallReply {
                 id,

@@ -38,10 +38,10 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`gateway`] | gRPC, HTTP: requests in, outcomes out, one table of statuses |
-//! | [`services`] | what plugins may ask of us |
+//! | [`services`] | what plugins and servers have of each other besides tools |
 //! | [`calls`] | the one path of every call |
 //! | [`registry`] | all plugins: name → handle |
-//! | [`plugin`], [`remote`] | one actor per plugin, its processes and sessions |
+//! | [`plugin`] | one actor per plugin, its processes and sessions |
 //! | [`lifecycle`] | pure: state, event, effect, policy, causes of death |
 //! | [`preflight`] | manifest + machine → launch plan, or why not |
 //! | [`store`] | what survives the daemon |
@@ -68,7 +68,6 @@ pub mod manifest;
 pub mod plugin;
 pub mod preflight;
 pub mod registry;
-pub mod remote;
 pub mod services;
 pub mod store;
 mod supervisor;

@@ -24,7 +24,7 @@ use crate::{
     preflight::{Guarded, PythonHost, Surroundings},
     registry::{self, Folders, Registry, Reloaded},
     services::HostServices,
-    store::{Store, StoreError},
+    store::{Keep, Store, StoreError},
 };
 
 /// Why a supervisor could not start.
@@ -76,6 +76,7 @@ struct Inner {
     journal: Arc<Journal>,
     registry: Registry,
     calls: Calls,
+    services: HostServices,
     started: Timestamp,
     /// Ends the control thread when dropped.
     _control: oneshot::Sender<()>,
@@ -124,8 +125,13 @@ impl Supervisor {
         if !config.worker.exists() {
             return Err(StartError::Worker(config.worker.clone()));
         }
-        let store = Store::open(&config.state_dir, config.crash_records)?;
+        let keep = Keep {
+            crash_records: config.crash_records,
+            provenance_records: config.provenance_records,
+        };
+        let store = Store::open(&config.state_dir, keep)?;
         let journal = Arc::new(Journal::default());
+        let services = HostServices::new(store.data.clone(), journal.clone());
         let context = Context {
             store: store.clone(),
             spawner: Spawner::start()?,
@@ -147,7 +153,7 @@ impl Supervisor {
             cgroups: claim_cgroups(reaps_orphans),
             oom: Arc::new(OomWatch::default()),
             starts: Arc::new(Semaphore::new(config.max_starting)),
-            host: Arc::new(HostServices),
+            host: Arc::new(services.clone()),
             gpu_tokens: Default::default(),
             data: Runtime::current(),
             worker: config.worker.clone(),
@@ -157,7 +163,8 @@ impl Supervisor {
             epoch: Instant::now(),
         };
         let (control, registry) = control_thread(context, folders(&config), config.watch)?;
-        let calls = Calls::new(registry.watch(), config.max_request);
+        let calls = Calls::new(registry.watch(), config.max_request, store.data.clone());
+        services.open(calls.clone());
         let mut scanned = registry.watch();
         let _ = scanned.wait_for(|list| list.scanned).await;
         Ok(Supervisor {
@@ -168,6 +175,7 @@ impl Supervisor {
                 journal,
                 registry,
                 calls,
+                services,
                 started: Timestamp::now(),
                 _control: control,
             }),
@@ -182,6 +190,11 @@ impl Supervisor {
     /// Makes calls.
     pub fn calls(&self) -> &Calls {
         &self.inner.calls
+    }
+
+    /// What plugins and servers have of each other.
+    pub fn services(&self) -> &HostServices {
+        &self.inner.services
     }
 
     /// The list of plugins.
@@ -273,6 +286,7 @@ impl Supervisor {
         let mut problems = self.inner.registry.snapshot().problems.clone();
         problems.extend(self.inner.store.problems.iter().cloned());
         problems.extend(self.inner.store.database.problem());
+        problems.extend(self.inner.store.data.problem());
         let config = self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner);
         problems.extend(config.iter().cloned());
         problems
@@ -301,6 +315,9 @@ fn folders(config: &Config) -> Folders {
         folders: config.plugin_dirs.clone(),
         python: config.entry_points.then(|| config.python.clone()),
         restrictions: restrictions(config),
+        permissions: config.permissions.clone(),
+        quota: config.quota,
+        remote: config.remote.clone(),
         overlays: config.plugins.clone(),
     }
 }

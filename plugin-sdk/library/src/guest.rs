@@ -7,7 +7,7 @@ use std::{
 
 use stockade_plugin_sdk::{
     Error,
-    guest::{Call, Failure, Guest, Kind, Pong, Pool, Start, install_fatal_handler},
+    guest::{Call, Failure, Guest, InitReady, Kind, Pong, Pool, Start, install_fatal_handler},
 };
 use tokio::sync::oneshot;
 
@@ -48,7 +48,7 @@ impl LibraryPlugin {
         }
         let specs = library.specs().to_vec();
         let _ = self.library.set(library);
-        start.ready(specs);
+        start.ready(InitReady { tools: specs, ..InitReady::default() });
     }
 }
 
@@ -63,7 +63,7 @@ impl Guest for LibraryPlugin {
     fn invoke(self: &Arc<Self>, call: Call) {
         let plugin = self.clone();
         self.pool.run(move || {
-            let Call { tool, args, attachments, context, reply } = call;
+            let Call { tool, args, attachments, context, reply, .. } = call;
             let args = if args.is_empty() { b"{}".to_vec() } else { args.to_vec() };
             let open = OpenCall::new(args, attachments, Progress::Call(context));
             let outcome = match plugin.library.get() {

@@ -17,7 +17,7 @@ use pyo3::{
 };
 use stockade_plugin_sdk::{
     Error,
-    guest::{self, Call, Failure, Guest, Kind, Parts, Pong, Start, ToolSpec},
+    guest::{self, Call, Failure, Guest, InitReady, Kind, Parts, Pong, Start, ToolSpec},
 };
 use tokio::sync::oneshot;
 
@@ -120,7 +120,7 @@ impl PythonPlugin {
         match outcome {
             Ok(Ok((specs, tools))) => {
                 let _ = self.tools.set(tools);
-                start.ready(specs);
+                start.ready(InitReady { tools: specs, ..InitReady::default() });
             }
             Ok(Err(failure)) => start.failed(failure),
             Err(error) => {

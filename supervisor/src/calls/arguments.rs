@@ -4,6 +4,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use stockade_proto::worker::invoke::Kind;
 
 use super::CallError;
 use crate::plugin::{Attachment, Binary, Tool};
@@ -157,16 +158,34 @@ fn check_attachments(tool: &Tool, attachments: &[Attachment], problems: &mut Vec
     }
 }
 
+/// A condition says true or false, a configuration is an object, and all is JSON.
+pub(super) fn check_extension(kind: Kind, name: &str, result: &[u8]) -> Result<(), CallError> {
+    let fine = match kind {
+        Kind::Condition => matches!(result, b"true" | b"false"),
+        Kind::SimulationConfig => result.first() == Some(&b'{'),
+        Kind::Tool | Kind::Effect | Kind::Events | Kind::Provider => true,
+    };
+    if !fine {
+        let wanted = if kind == Kind::Condition { "true or false" } else { "an object" };
+        return Err(CallError::InvalidResult(format!("{name} did not return {wanted}")));
+    }
+    check_json(name, result)
+}
+
+/// The result of anything is JSON.
+fn check_json(name: &str, result: &[u8]) -> Result<(), CallError> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(result).map(drop).map_err(|error| {
+        CallError::InvalidResult(format!("Tool {name} returned what is not JSON: {error}"))
+    })
+}
+
 /// Checks a tool's result. Bytes in, the same bytes on.
 pub(super) fn check_result(tool: &Tool, result: &[u8]) -> Result<(), CallError> {
     let name = &tool.spec.name;
-    let not_json = |error: serde_json::Error| {
+    let Some(output) = &tool.output else { return check_json(name, result) };
+    let value: Value = serde_json::from_slice(result).map_err(|error| {
         CallError::InvalidResult(format!("Tool {name} returned what is not JSON: {error}"))
-    };
-    let Some(output) = &tool.output else {
-        return serde_json::from_slice::<serde::de::IgnoredAny>(result).map(drop).map_err(not_json);
-    };
-    let value: Value = serde_json::from_slice(result).map_err(not_json)?;
+    })?;
     if output.is_valid(&value) {
         return Ok(());
     }

@@ -59,6 +59,12 @@ pub enum CallError {
     /// The tool's result is not JSON or not what its schema says.
     #[error("{0}")]
     InvalidResult(String),
+    /// The plugin may not be called so.
+    #[error("{0}")]
+    PermissionDenied(String),
+    /// The call would come back to a plugin that waits for it, or goes too deep.
+    #[error("{0}")]
+    CallCycle(String),
     /// The tool raised.
     #[error("{message}")]
     Raised {
@@ -94,6 +100,8 @@ impl CallError {
             CallError::WorkerCrashed(_) => "WorkerCrashed",
             CallError::PayloadTooLarge(_) => "PayloadTooLarge",
             CallError::InvalidResult(_) => "InvalidResult",
+            CallError::PermissionDenied(_) => "PermissionDenied",
+            CallError::CallCycle(_) => "CallCycle",
             CallError::Raised { kind, .. } => kind,
         }
     }
@@ -130,6 +138,8 @@ impl CallError {
             | CallError::InvalidArguments(_)
             | CallError::QueueFull(_)
             | CallError::Cancelled
+            | CallError::PermissionDenied(_)
+            | CallError::CallCycle(_)
             | CallError::PayloadTooLarge(_) => false,
         }
     }

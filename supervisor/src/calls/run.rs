@@ -1,25 +1,28 @@
 //! One call from arrival to outcome.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
+use stockade_proto::worker::{self as wire, invoke::Kind};
 use tokio::sync::{mpsc, watch};
 
 use super::{
     CallError, Outcome, Success,
-    arguments::{check_result, prepare},
+    arguments::{check_extension, check_result, prepare},
 };
 use crate::{
     lifecycle::{State, Substate},
     manifest::Timeouts,
     plugin::{
-        Attachment, Command, Handle, Invocation, LeaseError, Reply, Running, Session, Snapshot,
-        Update, call_timeout,
+        Attachment, Chain, Command, Handle, Invocation, LeaseError, MetricKind, Reply, Running,
+        Session, Snapshot, Update, call_timeout,
     },
     registry::RegistrySnapshot,
+    store::Data,
 };
 
 /// A call that somebody wants made.
@@ -37,6 +40,14 @@ pub struct ToolCall {
     pub timeout: Option<Duration>,
     /// Empty when it has none.
     pub workspace: String,
+    /// The plugins that may run, instead of the workspace's own list.
+    pub enabled_plugins: Option<BTreeSet<String>>,
+    /// A tool's, or of something else that the plugin registered, by that name.
+    pub kind: Kind,
+    /// For an event handler.
+    pub events: Option<wire::EventBatch>,
+    /// The plugins through which it comes.
+    pub chain: Chain,
     /// Arguments that are text are read as the type of their schema: for
     /// query parameters and command lines. An attachment without a name is the
     /// tool's only binary argument.
@@ -48,6 +59,7 @@ pub struct ToolCall {
 pub struct Calls {
     registry: watch::Receiver<Arc<RegistrySnapshot>>,
     max_request: usize,
+    data: Arc<Data>,
 }
 
 /// What is known of a call once it has been sent.
@@ -67,6 +79,9 @@ pub enum CallEvent {
     Outcome(Box<Outcome>),
 }
 
+/// Calls within calls.
+const MAX_DEPTH: usize = 8;
+
 /// Events that may wait for their reader.
 const WAITING: usize = 16;
 
@@ -76,8 +91,35 @@ impl Calls {
     pub(crate) fn new(
         registry: watch::Receiver<Arc<RegistrySnapshot>>,
         max_request: usize,
+        data: Arc<Data>,
     ) -> Self {
-        Calls { registry, max_request }
+        Calls { registry, max_request, data }
+    }
+
+    /// The list of plugins now.
+    pub fn registry(&self) -> Arc<RegistrySnapshot> {
+        self.registry.borrow().clone()
+    }
+
+    /// The process of a plugin that takes calls, waiting for a start that is
+    /// under way.
+    ///
+    /// # Errors
+    /// There is none, or not within the time.
+    pub async fn session_of(
+        &self,
+        plugin: &str,
+        patience: Duration,
+    ) -> Result<Arc<Session>, CallError> {
+        let handle = self.registry.borrow().get(plugin).cloned();
+        let handle = handle.ok_or_else(|| CallError::PluginNotFound(plugin.to_owned()))?;
+        if let Some(session) = ready(&handle.snapshot()) {
+            return Ok(session);
+        }
+        let started = Instant::now();
+        let tool: Arc<str> = Arc::default();
+        let attempt = Attempt { handle: &handle, tool: &tool, started, updates: None };
+        attempt.session(Some(started + patience)).await
     }
 
     /// Makes the call. Dropping the future cancels it.
@@ -101,36 +143,86 @@ impl Calls {
         receiver
     }
 
+    /// It may run in this workspace, and is not waiting for this very call.
+    fn admit(&self, call: &ToolCall, plugin: &Arc<str>) -> Result<(), CallError> {
+        let enabled = match &call.enabled_plugins {
+            Some(enabled) => enabled.contains(&**plugin),
+            None => self.data.workspaces.allows(&call.workspace, plugin),
+        };
+        if !enabled {
+            return Err(CallError::PermissionDenied(match &call.enabled_plugins {
+                Some(_) => format!("Plugin '{plugin}' is not among the call's enabled_plugins."),
+                None => format!(
+                    "Plugin '{plugin}' is not enabled in workspace '{0}'. Run `stockade workspace \
+                     enable {0} {plugin}`.",
+                    call.workspace
+                ),
+            }));
+        }
+        let way = || call.chain.iter().map(|name| &**name).collect::<Vec<_>>().join(" -> ");
+        if call.chain.contains(plugin) {
+            return Err(CallError::CallCycle(format!(
+                "Plugin '{plugin}' waits for this very call: {} -> {plugin}.",
+                way()
+            )));
+        }
+        if call.chain.len() > MAX_DEPTH {
+            return Err(CallError::CallCycle(format!(
+                "The call is {} plugins deep; {MAX_DEPTH} are allowed: {} -> {plugin}.",
+                call.chain.len(),
+                way()
+            )));
+        }
+        Ok(())
+    }
+
     async fn run_to(&self, mut call: ToolCall, updates: Option<Sink>) -> Outcome {
         let started = Instant::now();
         let plugin: Arc<str> = std::mem::take(&mut call.plugin).into();
         let tool: Arc<str> = std::mem::take(&mut call.tool).into();
         let handle = self.registry.borrow().get(&plugin).cloned();
-        let mut sent = Sent::default();
+        let (mut sent, kind) = (Sent::default(), call.kind);
         let result = match &handle {
             None => Err(CallError::PluginNotFound(plugin.to_string())),
-            Some(handle) => {
-                let attempt = Attempt { handle, tool: &tool, started, updates };
-                attempt.run(call, self.max_request, &mut sent).await
-            }
+            Some(handle) => match self.admit(&call, &plugin) {
+                Ok(()) => {
+                    let attempt = Attempt { handle, tool: &tool, started, updates };
+                    attempt.run(call, self.max_request, &mut sent).await
+                }
+                Err(error) => Err(error),
+            },
         };
         let duration = started.elapsed();
-        if let Some(handle) = handle {
-            account(&handle, &result, duration, sent.delivered);
+        if let Some(handle) = handle
+            && sent.delivered
+        {
+            account(&handle, kind, &tool, &result, duration);
         }
         let Sent { call_id, generation, delivered } = sent;
         Outcome { result, plugin, tool, duration, call_id, generation, delivered }
     }
 }
 
-/// Every outcome of a delivered call is counted, once.
+/// Every outcome of a delivered call is counted, once. What happens to events and
+/// to requests of other plugins is counted where they are sent from.
 fn account(
     handle: &Handle,
+    kind: Kind,
+    tool: &str,
     result: &Result<Success, CallError>,
     duration: Duration,
-    delivered: bool,
 ) {
-    if !delivered {
+    let (metric, word) = match kind {
+        Kind::Tool => (MetricKind::Request, "tool"),
+        Kind::Condition => (MetricKind::Condition, "condition"),
+        Kind::Effect => (MetricKind::Effect, "effect"),
+        Kind::SimulationConfig | Kind::Events | Kind::Provider => return,
+    };
+    let failure = result.as_ref().err().filter(|error| error.counts());
+    let failure = failure
+        .map(|error| (error.error_type(), error.to_string(), format!("{word} {tool}")));
+    handle.metrics().count(metric, duration, failure);
+    if kind != Kind::Tool {
         return;
     }
     match result {
@@ -158,6 +250,7 @@ impl Attempt<'_> {
         max_request: usize,
         sent: &mut Sent,
     ) -> Result<Success, CallError> {
+        let kind = call.kind;
         let size =
             call.args.len() + call.attachments.iter().map(|blob| blob.data.len()).sum::<usize>();
         if size > max_request {
@@ -181,8 +274,9 @@ impl Attempt<'_> {
         };
         self.handle.counters().touch(unix_ms());
         let (result, attachments) = self.finish(running, &session, deadline, own).await?;
-        if let Some(tool) = session.tools.get(self.tool) {
-            check_result(tool, &result)?;
+        match session.tools.get(self.tool).filter(|_| kind == Kind::Tool) {
+            Some(tool) => check_result(tool, &result)?,
+            None => check_extension(kind, self.tool, &result)?,
         }
         Ok(Success { result, attachments })
     }
@@ -199,15 +293,25 @@ impl Attempt<'_> {
             Some(session) => session,
             None => Box::pin(self.session(deadline)).await?,
         };
-        let Some(tool) = session.tools.get(self.tool) else {
-            return Err(CallError::ToolNotFound {
-                tool: self.tool.to_string(),
-                plugin: self.handle.name().to_string(),
-                available: session.tools.names(),
-            });
+        let (args, attachments) = match call.kind {
+            Kind::Tool => {
+                let Some(tool) = session.tools.get(self.tool) else {
+                    return Err(CallError::ToolNotFound {
+                        tool: self.tool.to_string(),
+                        plugin: self.handle.name().to_string(),
+                        available: session.tools.names(),
+                    });
+                };
+                prepare(tool, call.args.clone(), call.attachments.clone(), call.loose)?
+            }
+            _ => (call.args.clone(), Vec::new()),
         };
-        let (args, attachments) =
-            prepare(tool, call.args.clone(), call.attachments.clone(), call.loose)?;
+        if !session.rate.take() {
+            return Err(CallError::QueueFull(format!(
+                "Plugin '{}' is asked more often than run.remote.rate allows. Retry, or raise it.",
+                self.handle.name()
+            )));
+        }
         let patience = deadline
             .map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         let lease = match session.try_lease() {
@@ -224,7 +328,13 @@ impl Attempt<'_> {
             tool: self.tool.clone(),
             args,
             attachments,
-            workspace: call.workspace.clone(),
+            kind: call.kind,
+            events: call.events.clone(),
+            workspace: match call.workspace.is_empty() {
+                true => Arc::default(),
+                false => call.workspace.as_str().into(),
+            },
+            chain: call.chain.clone(),
             timeout: timeout.max(LEAST),
         };
         let Ok(running) = lease.invoke(invocation, self.updates.is_some()) else {
@@ -399,10 +509,19 @@ impl Attempt<'_> {
         }
     }
 
+    fn is_remote(&self) -> bool {
+        let snapshot = self.handle.snapshot();
+        snapshot.manifest.as_ref().is_some_and(|manifest| manifest.remote().is_some())
+    }
+
     fn judge(&self, reply: Reply) -> Result<(Bytes, Vec<Attachment>), CallError> {
         match reply {
             Reply::Done(result, attachments) => Ok((result, attachments)),
             Reply::Failed(kind, _) if kind == "Cancelled" => Err(CallError::Cancelled),
+            // A service elsewhere that is late: its process here says so.
+            Reply::Failed(kind, message) if kind == "TimeoutError" && self.is_remote() => {
+                Err(CallError::Timeout { message, cause: None })
+            }
             Reply::Failed(kind, message) => Err(CallError::Raised { kind, message }),
             Reply::TooLarge(size) => Err(CallError::InvalidResult(format!(
                 "Tool {} returned {size} bytes, more than max_result allows.",

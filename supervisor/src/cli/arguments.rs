@@ -39,6 +39,21 @@ impl Given {
     }
 }
 
+/// A text as typed; `@FILE` reads a file, `-` standard input.
+pub(super) fn text_or_stdin(text: String) -> Result<Vec<u8>, Failure> {
+    if text == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin()
+            .read_to_end(&mut bytes)
+            .map_err(|error| Failure::usage(format!("standard input: {error}")))?;
+        return Ok(bytes);
+    }
+    match text.strip_prefix('@') {
+        Some(path) => fs::read(path).map_err(|error| Failure::usage(format!("{path}: {error}"))),
+        None => Ok(text.into_bytes()),
+    }
+}
+
 fn split<'a>(pair: &'a str, flag: &str) -> Result<(&'a str, &'a str), Failure> {
     pair.split_once('=')
         .filter(|(name, _)| !name.is_empty())

@@ -49,6 +49,7 @@ pub(super) async fn run(call: Call, client: Client) -> Result<(), Failure> {
         timeout_ms: call.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
         workspace: call.workspace.clone(),
         loose: call.given.loose(),
+        enabled_plugins: None,
     };
     let mut updates = client.tools().call_stream(request).await?.into_inner();
     let bar = bar(&call);

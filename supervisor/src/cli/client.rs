@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use hyper_util::rt::TokioIo;
 use stockade::config::{Source, default_socket};
 use stockade_proto::v1::{
-    ListPluginsRequest, PluginHealth, admin_client::AdminClient, events_client::EventsClient,
-    plugins_client::PluginsClient, tools_client::ToolsClient,
+    ListPluginsRequest, PluginHealth, admin_client::AdminClient, data_client::DataClient,
+    events_client::EventsClient, extensions_client::ExtensionsClient,
+    observability_client::ObservabilityClient, plugins_client::PluginsClient,
+    tools_client::ToolsClient, workspaces_client::WorkspacesClient,
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -64,6 +66,22 @@ impl Client {
 
     pub(super) fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn data(&self) -> DataClient<Channel> {
+        DataClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn workspaces(&self) -> WorkspacesClient<Channel> {
+        WorkspacesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn extensions(&self) -> ExtensionsClient<Channel> {
+        ExtensionsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn observability(&self) -> ObservabilityClient<Channel> {
+        ObservabilityClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// All plugins, sorted by name.

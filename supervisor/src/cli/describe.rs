@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use stockade::gateway::{health::PluginHealth, sandbox::SandboxReport};
+use stockade::gateway::report::{health::PluginHealth, sandbox::SandboxReport};
 use stockade_proto::v1::{GetPluginRequest, GetPluginResponse};
 
 use super::{

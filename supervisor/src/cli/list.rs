@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use clap::Args;
-use stockade::gateway::health::PluginHealth;
+use stockade::gateway::report::health::PluginHealth;
 use stockade_proto::v1::{self, WatchPluginsRequest, plugin_change::Kind};
 
 use super::{

@@ -10,17 +10,23 @@ mod crashes;
 mod describe;
 mod doctor;
 mod events;
+mod extensions;
 mod failure;
+mod kv;
 mod list;
 mod logs;
+mod metrics;
 mod new;
 mod output;
+mod permissions;
+mod provenance;
 mod reload;
 mod serve;
 mod status;
 mod systemd;
 mod token;
 mod trace;
+mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -93,6 +99,18 @@ enum Command {
     Events(events::Events),
     /// Show why plugins died
     Crashes(crashes::Crashes),
+    /// Show how plugins have fared
+    Metrics(metrics::Metrics),
+    /// Show what plugins may ask of the host, and what they do ask
+    Permissions(permissions::Permissions),
+    /// Read and change what plugins have stored
+    Kv(kv::Kv),
+    /// Show who changed what plugins have stored
+    Provenance(provenance::Provenance),
+    /// Which plugins are enabled where
+    Workspace(workspace::Workspace),
+    /// List conditions, effects, event handlers and providers
+    Extensions(extensions::Extensions),
     /// Check a plugin's directory without a daemon
     Check(check::Check),
     /// Try what this machine can hold plugins back with
@@ -168,6 +186,12 @@ fn ask(command: Command, place: &Place) -> Result<(), Failure> {
             Command::Logs(logs) => logs::run(logs, client).await,
             Command::Events(events) => events::run(events, client).await,
             Command::Crashes(crashes) => crashes::run(crashes, client).await,
+            Command::Metrics(metrics) => metrics::run(metrics, client).await,
+            Command::Permissions(permissions) => permissions::run(permissions, client).await,
+            Command::Kv(kv) => kv::run(kv, client).await,
+            Command::Provenance(provenance) => provenance::run(provenance, client).await,
+            Command::Workspace(workspace) => workspace::run(workspace, client).await,
+            Command::Extensions(extensions) => extensions::run(extensions, client).await,
             Command::Serve(_)
             | Command::Check(_)
             | Command::Doctor(_)

@@ -1,7 +1,7 @@
 //! `stockade status`
 
 use clap::Args;
-use stockade::gateway::health::PluginHealth;
+use stockade::gateway::report::health::PluginHealth;
 use stockade_proto::v1;
 
 use super::{

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use sd_notify::NotifyState;
-use stockade::{Supervisor, gateway::health};
+use stockade::{Supervisor, gateway::report::health};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,

@@ -12,7 +12,7 @@ use crate::{
     document::{
         Bytes, Problem, Problems, Severity, Table, parse_bytes, parse_duration, parse_toml,
     },
-    manifest::Restrictions,
+    manifest::{PermissionLists, Quota, RemoteRules, Restrictions, read_quota},
 };
 
 /// Where a value came from.
@@ -82,6 +82,9 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
         overlays: BTreeMap::new(),
         tokens: Vec::new(),
         sandbox: Restrictions::default(),
+        permissions: PermissionLists::default(),
+        quota: Quota::default(),
+        remote: RemoteRules::default(),
     };
     let mut files = Vec::new();
     for path in with_drop_ins(path) {
@@ -137,7 +140,7 @@ fn with_drop_ins(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Every key of stockade.toml but `plugin`.
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 30] = [
     "plugins",
     "state_dir",
     "listen",
@@ -153,6 +156,8 @@ const KEYS: [&str; 28] = [
     "python",
     "python_host",
     "library_host",
+    "remote_host",
+    "provenance_records",
     "entry_points",
     "tls_cert",
     "tls_key",
@@ -190,6 +195,9 @@ struct Loader {
     overlays: BTreeMap<String, Overlay>,
     tokens: Vec<Token>,
     sandbox: Restrictions,
+    permissions: PermissionLists,
+    quota: Quota,
+    remote: RemoteRules,
 }
 
 impl Loader {
@@ -222,6 +230,15 @@ impl Loader {
             }
             if let Some(table) = root.table("sandbox") {
                 self.sandbox = Restrictions::of_operator(table);
+            }
+            if let Some(table) = root.table("permissions") {
+                self.permissions = PermissionLists::of_operator(table);
+            }
+            if let Some(table) = root.table("quota") {
+                read_quota(table, &mut self.quota);
+            }
+            if let Some(table) = root.table("remote") {
+                self.remote = RemoteRules::of_operator(table);
             }
             if let Some(tokens) = root.table("tokens") {
                 for (name, table) in tokens.tables() {
@@ -406,6 +423,22 @@ impl Loader {
                 show_path,
                 path,
             ),
+            remote_host: self.take(
+                &mut s,
+                "remote_host",
+                "a path",
+                paths::default_remote_host(),
+                show_path,
+                path,
+            ),
+            provenance_records: self.take(
+                &mut s,
+                "provenance_records",
+                "a number",
+                10_000,
+                usize::to_string,
+                number,
+            ),
             entry_points: self.take(
                 &mut s,
                 "entry_points",
@@ -444,6 +477,9 @@ impl Loader {
                 },
             ),
             sandbox: std::mem::take(&mut self.sandbox),
+            permissions: std::mem::take(&mut self.permissions),
+            quota: self.quota,
+            remote: std::mem::take(&mut self.remote),
             tokens: std::mem::take(&mut self.tokens),
             plugins: std::mem::take(&mut self.overlays),
             settings: s,

@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration,
 };
 
-use crate::manifest::Restrictions;
+use crate::manifest::{PermissionLists, Quota, RemoteRules, Restrictions};
 pub use load::{Layer, Setting, Source};
 pub use overlay::Overlay;
 pub use paths::{default_config_file, default_socket};
@@ -62,6 +62,8 @@ pub struct Config {
     pub python_host: PathBuf,
     /// The program that runs plugins which are shared libraries.
     pub library_host: PathBuf,
+    /// The program that speaks to remote plugins.
+    pub remote_host: PathBuf,
     /// Plugins that distributions of `python` advertise are plugins too.
     pub entry_points: bool,
     /// The port's certificate chain and key (PEM): it speaks TLS.
@@ -82,6 +84,14 @@ pub struct Config {
     /// What plugins may be granted (`[sandbox]`); one plugin's own table is
     /// applied after it.
     pub sandbox: Restrictions,
+    /// Which permissions plugins may be granted (`[permissions]`).
+    pub permissions: PermissionLists,
+    /// How much of the host each plugin may use (`[quota]`).
+    pub quota: Quota,
+    /// Which private addresses remote plugins may have (`[remote]`).
+    pub remote: RemoteRules,
+    /// Records of who changed what, kept per plugin.
+    pub provenance_records: usize,
     /// What the operator lays over single plugins.
     pub plugins: BTreeMap<String, Overlay>,
     /// Where each value came from, for `stockade config show`.
@@ -127,6 +137,11 @@ impl Config {
             allow_degraded: false,
             plugin_uids: 70_000..=79_999,
             sandbox: Restrictions::default(),
+            permissions: PermissionLists::default(),
+            quota: Quota::default(),
+            remote: RemoteRules::default(),
+            provenance_records: 10_000,
+            remote_host: paths::default_remote_host(),
             plugins: BTreeMap::new(),
             settings: Vec::new(),
             files: Vec::new(),

@@ -2,7 +2,10 @@
 
 use crate::{
     document::{Problems, Table, parse_toml},
-    manifest::{Manifest, Restrictions, read_limits, read_restart, read_timeouts},
+    manifest::{
+        Manifest, PermissionLists, RemoteRules, Restrictions, Run, read_limits, read_quota,
+        read_restart, read_timeouts,
+    },
 };
 
 /// What the operator lays over one plugin: `[plugin.NAME]`.
@@ -10,6 +13,8 @@ use crate::{
 pub struct Overlay {
     /// False: it is DISABLED.
     pub enabled: Option<bool>,
+    /// Its own lists of permissions.
+    pub permissions: Option<PermissionLists>,
     /// The files' text, applied to each manifest that bears the name.
     text: Vec<(String, String)>,
 }
@@ -19,6 +24,9 @@ impl Overlay {
     /// later.
     pub(super) fn add(&mut self, table: Table<'_>, file: String, text: &str) {
         self.enabled = table.boolean("enabled").or(self.enabled);
+        if let Some(permissions) = table.table("permissions") {
+            self.permissions = Some(PermissionLists::of_operator(permissions));
+        }
         self.text.push((file, text.to_owned()));
         check(table);
     }
@@ -58,6 +66,13 @@ impl Overlay {
             if let Some(table) = plugin.table("sandbox") {
                 Restrictions::of_operator(table).apply(&mut manifest.sandbox);
             }
+            if let Some(table) = plugin.table("quota") {
+                read_quota(table, &mut manifest.quota);
+            }
+            if let (Some(table), Run::Remote(remote)) = (plugin.table("remote"), &mut manifest.run)
+            {
+                RemoteRules::of_operator(table).apply(remote);
+            }
         }
     }
 }
@@ -75,6 +90,12 @@ fn check(table: Table<'_>) {
     }
     if let Some(sandbox) = table.table("sandbox") {
         Restrictions::of_operator(sandbox);
+    }
+    if let Some(quota) = table.table("quota") {
+        read_quota(quota, &mut Default::default());
+    }
+    if let Some(remote) = table.table("remote") {
+        RemoteRules::of_operator(remote);
     }
     table.finish();
 }

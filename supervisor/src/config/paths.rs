@@ -77,6 +77,11 @@ pub(super) fn default_library_host() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/usr/lib/stockade/stockade-library"))
 }
 
+/// The host of remote plugins beside this program, else where packages put it.
+pub(super) fn default_remote_host() -> PathBuf {
+    beside("stockade-remote").unwrap_or_else(|| PathBuf::from("/usr/lib/stockade/stockade-remote"))
+}
+
 /// The folder `python` beside this program, else where packages put it.
 pub(super) fn default_python_host() -> PathBuf {
     beside("python").unwrap_or_else(|| PathBuf::from("/usr/lib/stockade/python"))

@@ -84,7 +84,11 @@ pub(super) enum NoToken {
 fn needed(path: &str) -> Role {
     let reads =
         ["/stockade.v1.Plugins/", "/stockade.v1.Events/", "/grpc.health.v1.", "/grpc.reflection."];
-    if path.starts_with("/stockade.v1.Tools/") {
+    if path == "/stockade.v1.Extensions/ListExtensions" {
+        return Role::Read;
+    }
+    let calls = ["/stockade.v1.Tools/", "/stockade.v1.Extensions/"];
+    if calls.iter().any(|known| path.starts_with(known)) {
         return Role::Call;
     }
     if reads.iter().any(|known| path.starts_with(known)) {
@@ -92,8 +96,12 @@ fn needed(path: &str) -> Role {
     }
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
-        ["v1", "plugins", _, "tools", _, "run"] => Role::Call,
+        ["v1", "plugins", _, "tools", _, "run"]
+        | ["v1", "conditions", "evaluate"]
+        | ["v1", "effects", "apply"]
+        | ["v1", "simulation-config", "build"] => Role::Call,
         ["v1", "plugins"]
+        | ["v1", "extensions"]
         | ["v1", "plugins", _, "health" | "manifest" | "tools"]
         | ["v1", "events"]
         | ["healthz" | "readyz"] => Role::Read,
@@ -178,6 +186,15 @@ mod tests {
             ("/stockade.v1.Admin/StopPlugin", Role::Admin),
             ("/v1/plugins/x/tools/t/run/more", Role::Admin),
             ("/anything", Role::Admin),
+            ("/v1/conditions/evaluate", Role::Call),
+            ("/v1/simulation-config/build", Role::Call),
+            ("/stockade.v1.Extensions/ApplyEffect", Role::Call),
+            ("/stockade.v1.Extensions/ListExtensions", Role::Read),
+            ("/stockade.v1.Data/ListValues", Role::Admin),
+            ("/stockade.v1.Hosting/ServeProviders", Role::Admin),
+            ("/stockade.v1.Workspaces/GetWorkspace", Role::Admin),
+            ("/v1/kv/x", Role::Admin),
+            ("/admin/plugins/list", Role::Admin),
         ] {
             assert_eq!(needed(path), role, "{path}");
         }

@@ -4,9 +4,8 @@
 
 mod door;
 mod grpc;
-pub mod health;
 mod http;
-pub mod sandbox;
+pub mod report;
 mod server;
 mod status;
 mod tls;

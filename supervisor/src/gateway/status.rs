@@ -32,6 +32,8 @@ fn table(error: &CallError) -> (StatusCode, Code) {
         }
         CallError::InvalidResult(_) => (StatusCode::BAD_GATEWAY, Code::Internal),
         CallError::Cancelled => (status(CLIENT_CLOSED), Code::Cancelled),
+        CallError::PermissionDenied(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied),
+        CallError::CallCycle(_) => (StatusCode::LOOP_DETECTED, Code::FailedPrecondition),
         CallError::Raised { .. } => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
         CallError::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted),
     }
@@ -104,6 +106,8 @@ mod tests {
                 Code::Internal,
                 "ValueError",
             ),
+            (CallError::PermissionDenied(x()), 403, Code::PermissionDenied, "PermissionDenied"),
+            (CallError::CallCycle(x()), 508, Code::FailedPrecondition, "CallCycle"),
             (CallError::PayloadTooLarge(x()), 413, Code::ResourceExhausted, "PayloadTooLarge"),
         ];
         for (error, http, grpc, kind) in rows {

@@ -143,7 +143,7 @@ fn untrusted(directory: &Path, file: &Path, manifest: &Manifest) -> Vec<String> 
             texts.extend(ownership::file_problem(&venv.join("pyvenv.cfg")));
             python_sources(directory)
         }
-        Run::Remote { .. } => Vec::new(),
+        Run::Remote(_) => Vec::new(),
     };
     let mut folders: Vec<&Path> = programs.iter().filter_map(|program| program.parent()).collect();
     folders.dedup();
@@ -236,7 +236,7 @@ pub fn fingerprint(directory: &Path, manifest: Option<&Manifest>) -> u64 {
     match manifest.map(|manifest| &manifest.run) {
         Some(Run::Binary(path) | Run::Library(path)) => program.push(directory.join(path)),
         Some(Run::Python { .. }) => program = python_sources(directory),
-        Some(Run::Remote { .. }) | None => {}
+        Some(Run::Remote(_)) | None => {}
     }
     let files = MANIFEST_FILES.iter().map(|name| directory.join(name)).chain(program);
     for file in files {

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::Sandbox;
+use super::{
+    Permissions, Protocol, Quota, Remote, Sandbox,
+    remote::{Offers, REMOTE_CONCURRENCY, TIMEOUT, wrong_endpoint},
+};
 use super::types::{
     Activation, GpuNeed, Limits, MEMORY_WITH_GPU, Manifest, Model, Queue, Requires, RestartPolicy,
     Run, Timeouts, valid_name,
@@ -88,6 +91,7 @@ impl Reader<'_> {
         let name = self.name(directory)?;
         let version = self.text("version");
         let description = self.text("description");
+        let author = self.object.get("author").and_then(Value::as_str).map(str::to_owned);
         let run = self.run();
         let gpu = match self.object.get("requires_gpu") {
             None | Some(Value::Null | Value::Bool(false)) => None,
@@ -106,27 +110,36 @@ impl Reader<'_> {
             commands: Vec::new(),
             models: self.models(),
             gpu,
+            plugins: Vec::new(),
         };
-        self.tools();
-        let permissions = self.texts("permissions");
+        if !matches!(run, Run::Remote(_)) {
+            self.tools();
+        }
+        let permissions = Permissions::of_request(self.texts("permissions"));
+        for warning in permissions.warnings() {
+            self.problems.warn(key_position(self.problems.text(), "permissions"), warning);
+        }
+        let remote = matches!(run, Run::Remote(_));
         Some(Manifest {
             name,
             version,
             description,
+            author,
             directory: directory.to_owned(),
             file: file.to_owned(),
             run,
             args: Vec::new(),
             env: Default::default(),
             activation: Activation::Eager,
-            concurrency: 1,
+            concurrency: if remote { REMOTE_CONCURRENCY } else { 1 },
             queue: Queue { size: 64, timeout: std::time::Duration::from_secs(5) },
             sandbox: Sandbox { gpu: requires.gpu.is_some(), ..Sandbox::default() },
             requires,
             limits,
             timeouts: Timeouts::default(),
-            restart: RestartPolicy::default(),
+            restart: if remote { RestartPolicy::remote() } else { RestartPolicy::default() },
             permissions,
+            quota: Quota::default(),
             warnings: Vec::new(),
         })
     }
@@ -161,19 +174,44 @@ impl Reader<'_> {
 
     fn run(&mut self) -> Run {
         if self.object.get("kind").and_then(Value::as_str) == Some("remote_feature") {
-            let endpoint = self.text("endpoint").unwrap_or_default();
-            if endpoint.is_empty() {
-                self.problems.error(None, "`endpoint` is missing (kind is \"remote_feature\")");
-            }
-            let protocol = self.text("protocol").unwrap_or_else(|| "http".to_owned());
-            if !["http", "websocket", "grpc"].contains(&protocol.as_str()) {
-                self.wrong("protocol", "one of \"http\", \"websocket\", \"grpc\"");
-            }
-            return Run::Remote { endpoint, protocol };
+            return Run::Remote(self.remote());
         }
         let module = self.text("entrypoint").unwrap_or_else(|| "plugin".to_owned());
         let target = if module.contains(':') { module } else { format!("{module}:Plugin") };
         Run::Python { target, venv: None, interpreter: None }
+    }
+
+    /// Seed 004's remote form.
+    fn remote(&mut self) -> Remote {
+        let endpoint = self.text("endpoint").unwrap_or_default();
+        let word = self.text("protocol").unwrap_or_else(|| "http".to_owned());
+        let protocol = Protocol::NAMES.iter().find(|(name, _)| *name == word);
+        let Some((_, protocol)) = protocol.copied() else {
+            self.wrong("protocol", "one of \"http\", \"websocket\", \"grpc\"");
+            return Remote::new(endpoint, Protocol::Http, TIMEOUT);
+        };
+        if endpoint.is_empty() {
+            self.problems.error(None, "`endpoint` is missing (kind is \"remote_feature\")");
+        } else if let Some(why) = wrong_endpoint(&endpoint, protocol) {
+            let offset = key_position(self.problems.text(), "endpoint");
+            self.problems.error(offset, format!("`endpoint` {why}"));
+        }
+        let timeout = match self.object.get("timeout_ms").map(Value::as_u64) {
+            None => TIMEOUT,
+            Some(Some(ms)) if ms > 0 => std::time::Duration::from_millis(ms),
+            Some(_) => {
+                self.wrong("timeout_ms", "a whole number above 0");
+                TIMEOUT
+            }
+        };
+        let offers = Offers {
+            tools: self.texts("tools"),
+            conditions: self.texts("conditions"),
+            effects: self.texts("effects"),
+            simulation_configs: self.texts("simulation_configs"),
+            events: self.texts("events"),
+        };
+        Remote { offers, ..Remote::new(endpoint, protocol, timeout) }
     }
 
     fn models(&mut self) -> Vec<Model> {

@@ -7,6 +7,9 @@ use std::{
 };
 
 use super::{
+    Quota,
+    permissions::read_permissions,
+    remote::{REMOTE_CONCURRENCY, read_remote},
     sandbox::{Sandbox, read_request},
     settings::{read_limits, read_restart, read_timeouts},
     types::{
@@ -57,7 +60,8 @@ fn read_root(root: Table<'_>, directory: &Path, file: &Path) -> Option<Manifest>
     if let Some(table) = root.table("timeouts") {
         read_timeouts(table, &mut timeouts);
     }
-    let mut restart = RestartPolicy::default();
+    let remote = matches!(&run, Some(RunTable { run: Run::Remote(_), .. }));
+    let mut restart = if remote { RestartPolicy::remote() } else { RestartPolicy::default() };
     if let Some(table) = root.table("restart") {
         read_restart(table, &mut restart);
     }
@@ -72,7 +76,8 @@ fn read_root(root: Table<'_>, directory: &Path, file: &Path) -> Option<Manifest>
     let permissions = root.table("permissions").map(read_permissions).unwrap_or_default();
     root.not_built_yet("probe");
     let (version, description) = (root.text("version"), root.text("description"));
-    for key in ["author", "license", "homepage"] {
+    let author = root.text("author");
+    for key in ["license", "homepage"] {
         root.text(key);
     }
     root.finish();
@@ -81,6 +86,7 @@ fn read_root(root: Table<'_>, directory: &Path, file: &Path) -> Option<Manifest>
         name: name?,
         version,
         description,
+        author,
         directory: directory.to_owned(),
         file: file.to_owned(),
         run: run.run,
@@ -95,6 +101,7 @@ fn read_root(root: Table<'_>, directory: &Path, file: &Path) -> Option<Manifest>
         restart,
         sandbox,
         permissions,
+        quota: Quota::default(),
         warnings: Vec::new(),
     })
 }
@@ -148,7 +155,9 @@ fn read_run(table: Table<'_>) -> Option<RunTable> {
         let message = "`run.instances` above 1 is not supported by this release yet";
         table.error_with("instances", message, "use run.concurrency for calls in parallel");
     }
-    let concurrency = table.integer("concurrency", 1..=4096).unwrap_or(1) as u32;
+    let remote = matches!(run, Some(Run::Remote(_)));
+    let usual = if remote { REMOTE_CONCURRENCY } else { 1 };
+    let concurrency = table.integer("concurrency", 1..=4096).map_or(usual, |n| n as u32);
     let mut queue = Queue { size: 64, timeout: Duration::from_secs(5) };
     if let Some(inner) = table.table("queue") {
         if let Some(size) = inner.integer("size", 0..=1_000_000) {
@@ -187,19 +196,7 @@ fn read_what(table: &Table<'_>) -> Option<Run> {
         let message = "`[run]` has both `venv` and `interpreter`";
         table.error_with("interpreter", message, "keep exactly one");
     }
-    let remote = table.table("remote").map(|remote| {
-        let endpoint = remote.text("endpoint").unwrap_or_else(|| {
-            remote.error("endpoint", "`run.remote.endpoint` is missing");
-            String::new()
-        });
-        let protocols = [("grpc", "grpc"), ("http", "http"), ("websocket", "websocket")];
-        let protocol = remote.choice("protocol", &protocols).unwrap_or("grpc").to_owned();
-        remote.integer("timeout_ms", 1..=3_600_000);
-        remote.text("rate");
-        remote.texts("context");
-        remote.finish();
-        Run::Remote { endpoint, protocol }
-    });
+    let remote = table.table("remote").and_then(read_remote).map(Run::Remote);
     match present.as_slice() {
         [_] => {}
         [] => {
@@ -252,13 +249,17 @@ fn inside(table: &Table<'_>, key: &'static str, path: &Path) -> bool {
 }
 
 fn read_requires(table: Table<'_>) -> Requires {
+    let plugins = table.texts("plugins").unwrap_or_default();
+    for name in plugins.iter().filter(|name| !valid_name(name)) {
+        table.error("plugins", format!("`requires.plugins` entry {name:?} is no plugin's name"));
+    }
     let requires = Requires {
+        plugins,
         packages: table.texts("packages").unwrap_or_default(),
         commands: table.texts("commands").unwrap_or_default(),
         models: read_models(&table),
         gpu: read_gpu(&table),
     };
-    table.not_built_yet("plugins");
     table.finish();
     requires
 }
@@ -315,11 +316,3 @@ fn read_gpu(requires: &Table<'_>) -> Option<GpuNeed> {
     Some(GpuNeed { count, memory, capability })
 }
 
-fn read_permissions(table: Table<'_>) -> Vec<String> {
-    let request = table.texts("request").unwrap_or_default();
-    if !request.is_empty() {
-        table.warn("request", "host services are not in this release yet: nothing is granted");
-    }
-    table.finish();
-    request
-}

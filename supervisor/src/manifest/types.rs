@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
-use super::Sandbox;
+use super::{Permissions, Quota, Remote, Sandbox};
 use crate::document::Problem;
 
 /// Everything that is to be known about a plugin before it runs.
@@ -16,6 +16,8 @@ pub struct Manifest {
     pub version: Option<String>,
     /// Free text.
     pub description: Option<String>,
+    /// Free text.
+    pub author: Option<String>,
     /// The plugin's directory, absolute.
     pub directory: PathBuf,
     /// The manifest file, absolute.
@@ -42,8 +44,10 @@ pub struct Manifest {
     pub restart: RestartPolicy,
     /// How it is confined and what it may see.
     pub sandbox: Sandbox,
-    /// What the author asked for; nothing is granted yet.
-    pub permissions: Vec<String>,
+    /// What it asked for of the host, and got.
+    pub permissions: Permissions,
+    /// How much of the host it may use; the operator's.
+    pub quota: Quota,
     /// Problems that do not stop it.
     #[serde(serialize_with = "as_texts")]
     pub warnings: Vec<Problem>,
@@ -51,6 +55,24 @@ pub struct Manifest {
 
 fn as_texts<S: serde::Serializer>(problems: &[Problem], s: S) -> Result<S::Ok, S::Error> {
     s.collect_seq(problems.iter().map(ToString::to_string))
+}
+
+impl Manifest {
+    /// Where it runs: `local` or `remote`.
+    pub fn kind(&self) -> &'static str {
+        match self.run {
+            Run::Remote(_) => "remote",
+            Run::Binary(_) | Run::Python { .. } | Run::Library(_) => "local",
+        }
+    }
+
+    /// The remote plugin that it is.
+    pub fn remote(&self) -> Option<&Remote> {
+        match &self.run {
+            Run::Remote(remote) => Some(remote),
+            _ => None,
+        }
+    }
 }
 
 /// What is to be run.
@@ -72,12 +94,7 @@ pub enum Run {
     /// A shared library, hosted by the launcher.
     Library(PathBuf),
     /// A service somewhere else.
-    Remote {
-        /// Its URL.
-        endpoint: String,
-        /// `grpc`, `http` or `websocket`.
-        protocol: String,
-    },
+    Remote(Remote),
 }
 
 /// When a plugin is started.
@@ -110,6 +127,8 @@ pub struct Requires {
     pub models: Vec<Model>,
     /// GPUs.
     pub gpu: Option<GpuNeed>,
+    /// Other plugins: they start before it and stop after it.
+    pub plugins: Vec<String>,
 }
 
 /// A file that must exist, be readable and not empty.
@@ -263,6 +282,13 @@ impl Default for RestartPolicy {
             on_error: OnError::Count,
             max_errors: 5,
         }
+    }
+}
+
+impl RestartPolicy {
+    /// Of a service elsewhere: it is looked for as long as it takes.
+    pub(super) fn remote() -> Self {
+        RestartPolicy { max_deaths: 1_000_000, ..RestartPolicy::default() }
     }
 }
 

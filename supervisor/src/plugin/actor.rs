@@ -23,6 +23,7 @@ use super::{
     journal::{EventKind, Journal},
     logs::{Drain, Logs},
     mailbox::{Command, Ends, Handle, Internal, Order, Sink, Usable},
+    metrics::Metrics,
     notice::{Notice, Stacks},
     session::Session,
     snapshot::{LastExit, Recent, Snapshot},
@@ -179,6 +180,7 @@ pub(super) struct Actor {
     pub(super) sink: Sink,
     pub(super) counters: Arc<Counters>,
     pub(super) logs: Arc<Logs>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) remembered: Remembered,
     /// Disabled by the configuration, whatever operators want.
@@ -208,6 +210,7 @@ pub fn spawn(
     let counters = context.store.counters(&name);
     let logs = Logs::new(context.log_lines);
     let recent = Arc::new(Recent::default());
+    let metrics = Arc::new(Metrics::default());
     let blank = Snapshot {
         name: name.clone(),
         directory: found.directory.clone(),
@@ -256,6 +259,7 @@ pub fn spawn(
         sink,
         counters: counters.clone(),
         logs: logs.clone(),
+        metrics: metrics.clone(),
         snapshots,
         remembered,
         forbidden: !enabled,
@@ -266,7 +270,7 @@ pub fn spawn(
     }
     actor.publish();
     tokio::spawn(actor.run(inbox, reports));
-    Handle(Arc::new(Ends { name, commands, snapshots: receiver, counters, logs, recent }))
+    Handle(Arc::new(Ends { name, commands, snapshots: receiver, counters, logs, recent, metrics }))
 }
 
 /// The last death, as the crash records of an earlier daemon tell it.

@@ -201,6 +201,8 @@ impl Actor {
             calls: launched.calls,
             host: launched.host,
             host_handler: self.context.host.clone(),
+            metrics: self.metrics.clone(),
+            logs: self.logs.clone(),
             events: self.sink.clone(),
             activity: watching.activity.clone(),
             max_result: self.context.max_result,

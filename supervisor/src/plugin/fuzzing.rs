@@ -64,6 +64,7 @@ pub fn frames(frames: &[&[u8]]) {
     };
     let watching = guard.watch(tree, Arc::default(), sink.clone());
     let session = Session::new(Parts {
+        registered: Default::default(),
         plugin: "fuzz".into(),
         generation: 1,
         tools: Tools::compile(Vec::new()).expect("no tools"),

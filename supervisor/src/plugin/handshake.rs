@@ -4,17 +4,16 @@ use std::{
     collections::HashMap,
     os::unix::net::UnixStream as StdStream,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use stockade_proto::{
-    PROTOCOL_VERSIONS, host as host_wire,
-    host::host_server::HostServer,
+    PROTOCOL_VERSIONS,
     inherited::{self, Channel},
     worker::{
-        HelloRequest, InitFailed, InitRequest, ToPlugin, init_failed::Kind, init_update,
-        worker_client::WorkerClient,
+        HelloRequest, InitFailed, InitReady, InitRequest, ToPlugin, init_failed::Kind,
+        init_update, worker_client::WorkerClient,
     },
 };
 use tokio::{
@@ -23,13 +22,16 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 use super::{
     actor::HANGUP_GRACE,
     guard::Activity,
+    logs::Logs,
     mailbox::{Internal, Sink},
+    metrics::Metrics,
     ping, pump,
+    registered::{Refused, Registered},
     session::{Parts, Session},
     tool::Tools,
 };
@@ -55,13 +57,19 @@ pub(super) fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(1024)]
 }
 
-/// Serves a plugin's host channel (fd 4). The identity is the channel's own.
+/// A host channel's future.
+pub type HostChannel = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What plugins have of the host.
 pub trait HostHandler: Send + Sync + 'static {
-    /// Answers `GetSelf` for the plugin of this channel.
-    fn get_self(&self, caller: &Caller) -> host_wire::GetSelfResponse;
+    /// Serves the host channel (fd 4) of one process until it hangs up.
+    fn serve(&self, channel: UnixStream, caller: Caller) -> HostChannel;
+
+    /// A process is ready: what it registered, and what of that was refused.
+    fn opened(&self, caller: &Caller, session: &Arc<Session>, refused: Vec<Refused>);
 }
 
-/// Who is at the other end of a host channel.
+/// Who is at the other end of a host channel. The identity is the channel's own.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The manifest it runs under.
@@ -70,6 +78,18 @@ pub struct Caller {
     pub generation: u64,
     /// Its data directory.
     pub data_dir: std::path::PathBuf,
+    /// How it has fared.
+    pub metrics: Arc<Metrics>,
+    /// Its output.
+    pub logs: Arc<Logs>,
+    session: Arc<OnceLock<Weak<Session>>>,
+}
+
+impl Caller {
+    /// Its session, once there is one and while it lasts.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.session.get()?.upgrade()
+    }
 }
 
 /// What a handshake needs.
@@ -80,6 +100,8 @@ pub(super) struct Handshake {
     pub(super) calls: StdStream,
     pub(super) host: StdStream,
     pub(super) host_handler: Arc<dyn HostHandler>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) logs: Arc<Logs>,
     pub(super) events: Sink,
     pub(super) activity: Activity,
     pub(super) max_result: usize,
@@ -170,15 +192,26 @@ async fn shake(
 ) -> Result<Arc<Session>, StartFailure> {
     let Handshake { manifest, plan, generation, calls, host, host_handler, events, .. } = handshake;
     let (activity, data) = (handshake.activity, handshake.data);
-    let caller = Caller { manifest: manifest.clone(), generation, data_dir: plan.data_dir.clone() };
-    serve_host(&data, host, host_handler, caller);
+    let caller = Caller {
+        manifest: manifest.clone(),
+        generation,
+        data_dir: plan.data_dir.clone(),
+        metrics: handshake.metrics,
+        logs: handshake.logs,
+        session: Arc::default(),
+    };
+    // A service elsewhere has no host channel; its process is ours.
+    if manifest.remote().is_none() {
+        serve_host(&data, host, host_handler.clone(), caller.clone());
+    }
     let mut client = connect(&data, calls).await.map_err(|e| breach("connect", e))?;
     let _ = hand_out.send(client.clone());
     hello(&mut client, &manifest, generation).await?;
     events.tell(Internal::Greeted(generation));
     let _gpus = handshake.gpu_tokens.take(&plan.gpus, &events, generation).await;
-    let specs = init(&mut client, &manifest, &plan, generation, &events).await?;
-    let tools = Tools::compile(specs).map_err(|why| {
+    let mut ready = init(&mut client, &manifest, &plan, generation, &events).await?;
+    let (registered, refused) = Registered::accept(&mut ready, &manifest.permissions);
+    let tools = Tools::compile(ready.tools).map_err(|why| {
         StartFailure::from(Cause::new(CauseCode::InitError, format!("InitError: {why}")))
     })?;
     let (outbox, frames) = mpsc::unbounded_channel::<ToPlugin>();
@@ -191,6 +224,7 @@ async fn shake(
         plugin: manifest.name.as_str().into(),
         generation,
         tools,
+        registered,
         manifest,
         max_result: handshake.max_result,
         outbox,
@@ -200,6 +234,8 @@ async fn shake(
     });
     data.spawn(pump::run(stream, session.clone(), events.clone()));
     data.spawn(ping::run(session.clone(), events.clone()));
+    let _ = caller.session.set(Arc::downgrade(&session));
+    host_handler.opened(&caller, &session, refused);
     Ok(session)
 }
 
@@ -260,7 +296,7 @@ async fn init(
     plan: &LaunchPlan,
     generation: u64,
     events: &Sink,
-) -> Result<Vec<stockade_proto::worker::ToolSpec>, StartFailure> {
+) -> Result<InitReady, StartFailure> {
     let models: HashMap<String, String> =
         plan.models.iter().map(|(name, path)| (name.clone(), path.display().to_string())).collect();
     let request = InitRequest {
@@ -294,7 +330,7 @@ async fn init(
                 }
                 tokio::task::yield_now().await;
             }
-            Some(init_update::Update::Ready(ready)) => return Ok(ready.tools),
+            Some(init_update::Update::Ready(ready)) => return Ok(ready),
             Some(init_update::Update::Failed(failed)) => {
                 return Err(refused(failed, plan.absent.as_ref()));
             }
@@ -331,31 +367,12 @@ fn refused(failed: InitFailed, absent: Option<&Absent>) -> StartFailure {
     StartFailure { traceback, ..Cause::new(code, reason).into() }
 }
 
-/// Serves fd 4. An HTTP/2 server is made only once the plugin says something.
+/// Serves fd 4, once the plugin says something.
 fn serve_host(data: &Runtime, host: StdStream, handler: Arc<dyn HostHandler>, caller: Caller) {
     data.spawn(async move {
-        let Ok(io) = UnixStream::from_std(host) else { return };
-        if io.readable().await.is_err() {
-            return;
+        let Ok(channel) = UnixStream::from_std(host) else { return };
+        if channel.readable().await.is_ok() {
+            handler.serve(channel, caller).await;
         }
-        let service = HostServer::new(HostService { handler, caller })
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-        let _ = inherited::serve(io, service).await;
     });
-}
-
-struct HostService {
-    handler: Arc<dyn HostHandler>,
-    caller: Caller,
-}
-
-#[tonic::async_trait]
-impl host_wire::host_server::Host for HostService {
-    async fn get_self(
-        &self,
-        _: Request<host_wire::GetSelfRequest>,
-    ) -> Result<Response<host_wire::GetSelfResponse>, Status> {
-        Ok(Response::new(self.handler.get_self(&self.caller)))
-    }
 }

@@ -110,6 +110,9 @@ impl Lease {
                 args: call.args.clone(),
                 attachments: call.attachments.iter().map(|blob| blob.data.clone()).collect(),
                 started,
+                deadline: started + call.timeout,
+                workspace: call.workspace.clone(),
+                chain: call.chain,
             },
             _permit: self.permit,
         };
@@ -130,8 +133,10 @@ impl Lease {
             attachments: call.attachments.into_iter().map(wire::Attachment::from).collect(),
             timeout_ms: call.timeout.as_millis() as u64,
             credit: CREDIT,
-            workspace: call.workspace,
+            workspace: call.workspace.to_string(),
             public_id: public_id.to_string(),
+            kind: call.kind as i32,
+            events: call.events,
         }));
         Ok(Running {
             session,

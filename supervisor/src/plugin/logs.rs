@@ -120,7 +120,8 @@ impl Logs {
         lines.join("\n")
     }
 
-    pub(super) fn push(
+    /// Adds a line.
+    pub fn push(
         &self,
         generation: u64,
         stream: Stream,

@@ -10,6 +10,7 @@ use super::{
     handshake::StartFailure,
     launch::Launched,
     logs::Logs,
+    metrics::Metrics,
     notice::Notice,
     session::Session,
     snapshot::{Recent, Snapshot},
@@ -124,6 +125,7 @@ pub(super) struct Ends {
     pub(super) counters: Arc<Counters>,
     pub(super) logs: Arc<Logs>,
     pub(super) recent: Arc<Recent>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Handle {
@@ -150,6 +152,11 @@ impl Handle {
     /// Its output.
     pub fn logs(&self) -> &Arc<Logs> {
         &self.0.logs
+    }
+
+    /// How it has fared.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
     }
 
     /// Times of its last calls.

@@ -17,11 +17,15 @@ mod launchers;
 mod lease;
 mod logs;
 mod mailbox;
+mod metrics;
 mod notice;
 mod ping;
 mod pump;
 mod readiness;
+mod rate;
+mod registered;
 mod reports;
+mod scope;
 mod session;
 mod snapshot;
 mod spawner;
@@ -29,7 +33,7 @@ mod tool;
 
 pub use actor::{Context, spawn};
 pub use guard::{Guard, Sample};
-pub use handshake::{Caller, GpuTokens, HostHandler};
+pub use handshake::{Caller, GpuTokens, HostChannel, HostHandler};
 pub use journal::{Event, EventKind, Journal};
 pub(crate) use reports::call_timeout;
 
@@ -37,6 +41,13 @@ pub use lease::{Lease, LeaseError, Running};
 pub use logs::{LogLine, Logs, Stream};
 pub use mailbox::{Command, Handle, MailboxError};
 pub use session::{Attachment, Invocation, Reply, Session, Update};
+pub use metrics::{
+    Failure, Kind as MetricKind, Labels, Metrics, MetricsSnapshot, RecentError, Series, SeriesKind,
+    Tries,
+};
+pub use rate::Rate;
+pub use registered::{Effect, Provider, Refused, Registered};
+pub use scope::{CallScope, Chain};
 pub use snapshot::{LastExit, Recent, Snapshot};
 pub use spawner::Spawner;
 pub use tool::{Binary, Tool, Tools};

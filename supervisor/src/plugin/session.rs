@@ -21,6 +21,9 @@ use super::{
     guard::Activity,
     handshake,
     mailbox::{Internal, Sink},
+    rate::Rate,
+    registered::Registered,
+    scope::Chain,
     tool::Tools,
 };
 use crate::{
@@ -69,8 +72,14 @@ pub struct Invocation {
     pub args: Bytes,
     /// Binary arguments.
     pub attachments: Vec<Attachment>,
+    /// A tool's, or what else was registered.
+    pub kind: wire::invoke::Kind,
+    /// For an event handler.
+    pub events: Option<wire::EventBatch>,
     /// Empty when the call has none.
-    pub workspace: String,
+    pub workspace: Arc<str>,
+    /// The plugins through which it comes.
+    pub chain: Chain,
     /// What is left of the deadline.
     pub timeout: Duration,
 }
@@ -115,6 +124,9 @@ pub(super) struct CallInfo {
     pub(super) args: Bytes,
     pub(super) attachments: Vec<Bytes>,
     pub(super) started: Instant,
+    pub(super) deadline: Instant,
+    pub(super) workspace: Arc<str>,
+    pub(super) chain: Chain,
 }
 
 /// One process, as callers see it.
@@ -123,8 +135,12 @@ pub struct Session {
     pub(super) generation: u64,
     /// The tools it registered.
     pub tools: Tools,
+    /// What else it registered.
+    pub registered: Registered,
     /// The manifest it runs under.
     pub manifest: Arc<Manifest>,
+    /// How often it may be asked.
+    pub rate: Rate,
     max_result: usize,
     outbox: mpsc::UnboundedSender<wire::ToPlugin>,
     pending: Mutex<HashMap<u64, Pending>>,
@@ -157,6 +173,7 @@ pub(super) struct Parts {
     pub(super) plugin: Arc<str>,
     pub(super) generation: u64,
     pub(super) tools: Tools,
+    pub(super) registered: Registered,
     pub(super) manifest: Arc<Manifest>,
     pub(super) max_result: usize,
     pub(super) outbox: mpsc::UnboundedSender<wire::ToPlugin>,
@@ -172,6 +189,8 @@ impl Session {
             plugin: parts.plugin,
             generation: parts.generation,
             tools: parts.tools,
+            registered: parts.registered,
+            rate: Rate::of(parts.manifest.remote().and_then(|remote| remote.rate)),
             manifest: parts.manifest,
             max_result: parts.max_result,
             outbox: parts.outbox,

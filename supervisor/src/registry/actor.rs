@@ -17,7 +17,7 @@ use super::{RegistrySnapshot, watcher::FolderWatcher};
 use crate::{
     config::Overlay,
     lifecycle::{Cause, CauseCode},
-    manifest::{self, Found, Restrictions, Run},
+    manifest::{self, Found, Net, PermissionLists, Quota, RemoteRules, Restrictions, Run},
     plugin::{self, Command, Context, EventKind, Handle},
 };
 
@@ -50,6 +50,12 @@ pub struct Folders {
     pub python: Option<PathBuf>,
     /// What plugins may be granted.
     pub restrictions: Restrictions,
+    /// Which permissions they may have.
+    pub permissions: PermissionLists,
+    /// How much of the host they may use.
+    pub quota: Quota,
+    /// Which addresses remote ones may have.
+    pub remote: RemoteRules,
     /// Laid over single plugins.
     pub overlays: BTreeMap<String, Overlay>,
 }
@@ -184,13 +190,27 @@ impl Actor {
     /// The operator's limits, time-outs, restart policy and grants.
     fn overlay(&self, found: &mut Found) {
         let Ok(manifest) = &mut found.manifest else { return };
-        let restrictions = &self.folders.restrictions;
+        let Folders { restrictions, permissions, quota, remote, .. } = &self.folders;
         restrictions.apply(&mut manifest.sandbox);
         found.fingerprint ^= restrictions.fingerprint();
+        manifest.quota = *quota;
+        found.fingerprint ^= quota.fingerprint();
+        if let Run::Remote(own) = &mut manifest.run {
+            remote.apply(own);
+            found.fingerprint ^= remote.fingerprint();
+        }
+        let own = self.folders.overlays.get(&manifest.name);
+        let lists = permissions.under(own.and_then(|overlay| overlay.permissions.as_ref()));
+        lists.apply(&mut manifest.permissions);
+        found.fingerprint ^= lists.fingerprint();
         if let Some(overlay) = self.folders.overlays.get(&manifest.name) {
             overlay.apply(manifest);
             // A changed overlay is a change of the plugin.
             found.fingerprint ^= overlay.fingerprint(&manifest.name);
+        }
+        if manifest.remote().is_some() {
+            // Its process is ours, and speaks to its endpoint only.
+            manifest.sandbox.net = Net::Host;
         }
     }
 
@@ -301,7 +321,7 @@ impl Actor {
                     paths
                         .extend(sources.iter().filter_map(|file| file.parent()).map(PathBuf::from));
                 }
-                Ok(Run::Library(_) | Run::Remote { .. }) | Err(_) => {}
+                Ok(Run::Library(_) | Run::Remote(_)) | Err(_) => {}
             }
         }
         paths.extend(self.folders.python.iter().flat_map(|python| manifest::libraries(python)));

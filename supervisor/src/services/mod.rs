@@ -1,23 +1,246 @@
-//! What plugins may ask of us over their host channel. The caller is the
-//! channel itself; nothing in a message says who it is.
+//! What plugins may ask of us over their host channel, and what servers ask of
+//! plugins besides tools. The caller is the channel itself; nothing in a message
+//! says who it is.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `channel` | `stockade.host.v1.Host` of one process |
+//! | `names`, `permits` | whose a name is; who may what, and how often it was tried |
+//! | `kv`, `state` | keys and values; documents of entities |
+//! | `bus`, `delivery` | events, and handlers that hear of them |
+//! | `extensions`, `filter` | conditions, effects, simulation configuration |
+//! | `providers` | capabilities of servers and of other plugins |
 
-use stockade_proto::host::GetSelfResponse;
+mod bus;
+mod channel;
+mod delivery;
+mod extensions;
+mod filter;
+mod kv;
+mod names;
+mod permits;
+mod providers;
+mod state;
 
-use crate::plugin::{Caller, HostHandler};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-/// Answers the host channel of every plugin.
-#[derive(Debug, Default)]
-pub struct HostServices;
+use stockade_proto::{host::host_server::HostServer, inherited};
+use tokio::{net::UnixStream, runtime::Handle as Runtime, sync::SetOnce};
+
+pub use bus::{Batch, Event};
+pub use extensions::{Answer, Built, EFFECT_PREFIX, PLUGIN_PREFIX};
+pub use permits::{PermissionUse, PluginUse};
+pub use providers::{Ask, Registration, ServerProvider};
+
+use crate::{
+    calls::Calls,
+    plugin::{Caller, EventKind, HostChannel, HostHandler, Journal, Refused, Session, Stream},
+    store::Data,
+};
+use bus::{Bus, Subscriber};
+use permits::Permits;
+use providers::Providers;
+
+/// Largest message of a plugin.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// Everything that plugins and servers have of each other. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct HostServices {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    data: Arc<Data>,
+    journal: Arc<Journal>,
+    /// Where calls are carried.
+    runtime: Runtime,
+    /// Known once the registry has been started.
+    calls: SetOnce<Calls>,
+    permits: Permits,
+    bus: Arc<Bus>,
+    providers: Providers,
+    /// Queues of registered event handlers: they outlive their processes.
+    handlers: Mutex<HashMap<(Arc<str>, String), Arc<Subscriber>>>,
+}
+
+impl HostServices {
+    /// On the runtime that carries the calls.
+    pub(crate) fn new(data: Arc<Data>, journal: Arc<Journal>) -> Self {
+        HostServices {
+            inner: Arc::new(Inner {
+                data,
+                journal,
+                runtime: Runtime::current(),
+                calls: SetOnce::new(),
+                permits: Permits::default(),
+                bus: Arc::default(),
+                providers: Providers::default(),
+                handlers: Mutex::default(),
+            }),
+        }
+    }
+
+    /// From now on there are plugins to be called.
+    pub(crate) fn open(&self, calls: Calls) {
+        let _ = self.inner.calls.set(calls);
+    }
+
+    async fn calls(&self) -> Calls {
+        self.inner.calls.wait().await.clone()
+    }
+
+    /// What is stored.
+    pub fn data(&self) -> &Arc<Data> {
+        &self.inner.data
+    }
+
+    /// How a plugin has used its permissions.
+    pub fn permission_use(&self, plugin: &str) -> PluginUse {
+        self.inner.permits.of(plugin)
+    }
+
+    /// An event of the server's own: its number, and how many it was queued for.
+    ///
+    /// # Errors
+    /// The name is in the namespace of plugins, or none; the payload is not JSON.
+    pub fn emit(
+        &self,
+        name: &str,
+        payload: bytes::Bytes,
+        workspace: &str,
+    ) -> Result<(u64, u32), String> {
+        names::of_host(name).map_err(name_text)?;
+        let payload = check_json(payload)?;
+        Ok(self.inner.bus.emit("host".into(), name, payload, workspace.into()))
+    }
+
+    /// Events from now on, for a server.
+    ///
+    /// # Errors
+    /// A pattern is none.
+    pub fn watch(&self, patterns: Vec<String>) -> Result<Watch, String> {
+        for pattern in &patterns {
+            names::pattern(pattern).map_err(name_text)?;
+        }
+        let patterns = if patterns.is_empty() { vec!["*".to_owned()] } else { patterns };
+        Ok(Watch {
+            subscriber: self.inner.bus.subscribe("".into(), patterns),
+            bus: self.inner.bus.clone(),
+        })
+    }
+
+    /// Queued and lost events of a registered handler.
+    pub fn handler_counts(&self, plugin: &str, handler: &str) -> (u64, u64) {
+        let handlers = self.inner.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Arc::from(plugin), handler.to_owned());
+        handlers.get(&key).map_or((0, 0), |subscriber| subscriber.counts())
+    }
+
+    /// The queues of a new process's handlers; those that it does not have any
+    /// more are gone.
+    fn attach_handlers(&self, plugin: &Arc<str>, session: &Session) {
+        let mut handlers = self.inner.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        handlers.retain(|(owner, name), subscriber| {
+            let stays = owner != plugin
+                || session.registered.event_handlers.iter().any(|one| one.name == *name);
+            if !stays {
+                subscriber.set_patterns(Vec::new());
+                self.inner.bus.unsubscribe(subscriber);
+            }
+            stays
+        });
+        for handler in &session.registered.event_handlers {
+            let patterns: Vec<String> = handler
+                .patterns
+                .iter()
+                .filter(|pattern| names::pattern(pattern).is_ok())
+                .cloned()
+                .collect();
+            let key = (plugin.clone(), handler.name.clone());
+            if let Some(known) = handlers.get(&key) {
+                known.set_patterns(patterns);
+                continue;
+            }
+            let source = format!("plugin:{plugin}").into();
+            let subscriber = self.inner.bus.subscribe(source, patterns);
+            handlers.insert(key.clone(), subscriber.clone());
+            let (services, bus) = (self.clone(), self.inner.bus.clone());
+            let (plugin, name) = key.clone();
+            self.inner.runtime.spawn(async move {
+                let calls = services.calls().await;
+                delivery::run(calls, bus, plugin, name, subscriber).await;
+                let mut handlers =
+                    services.inner.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+                handlers.remove(&key);
+            });
+        }
+    }
+}
+
+/// Events for a server; ends when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    subscriber: Arc<Subscriber>,
+    bus: Arc<Bus>,
+}
+
+impl Watch {
+    /// The next events. Cancel-safe.
+    pub async fn next(&self) -> Batch {
+        self.subscriber.filled().await;
+        self.subscriber.take()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.bus.unsubscribe(&self.subscriber);
+    }
+}
+
+fn name_text(error: names::NameError) -> String {
+    match error {
+        names::NameError::Invalid(text) | names::NameError::Foreign(text) => text,
+    }
+}
+
+/// JSON text; nothing is `null`.
+fn check_json(text: bytes::Bytes) -> Result<bytes::Bytes, String> {
+    if text.is_empty() {
+        return Ok(bytes::Bytes::from_static(b"null"));
+    }
+    match serde_json::from_slice::<serde::de::IgnoredAny>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(format!("the value is not JSON: {error}")),
+    }
+}
 
 impl HostHandler for HostServices {
-    fn get_self(&self, caller: &Caller) -> GetSelfResponse {
-        GetSelfResponse {
-            plugin: caller.manifest.name.clone(),
-            version: caller.manifest.version.clone().unwrap_or_default(),
-            generation: caller.generation,
-            data_dir: caller.data_dir.display().to_string(),
-            // Nothing is granted before there is something to grant.
-            permissions: Vec::new(),
+    fn serve(&self, channel: UnixStream, caller: Caller) -> HostChannel {
+        let service = HostServer::new(channel::Channel::new(self.clone(), caller))
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        Box::pin(async move {
+            let _ = inherited::serve(channel, service).await;
+        })
+    }
+
+    fn opened(&self, caller: &Caller, session: &Arc<Session>, refused: Vec<Refused>) {
+        let plugin: Arc<str> = caller.manifest.name.as_str().into();
+        for Refused { permission, text } in refused {
+            caller.logs.push(caller.generation, Stream::Supervisor, Some("warning"), &text);
+            match permission {
+                Some(permission) => {
+                    self.inner.permits.refused(&self.inner.journal, &plugin, permission, &text);
+                }
+                None => self.inner.journal.say(&plugin, EventKind::Warning, text),
+            }
         }
+        self.attach_handlers(&plugin, session);
     }
 }

@@ -4,11 +4,13 @@
 //! |---|---|---|
 //! | success and error counts | `counters` | a shared mapping: an acknowledged call is counted in the page cache |
 //! | crash records, what operators want, generations | `stockade.db` | SQLite in WAL mode, one writer thread |
+//! | what plugins store through the host, workspaces, provenance | `data.db` | SQLite in WAL mode, synced at each commit |
 //! | plugins' own data | `data/NAME/` | theirs |
 //! | one daemon per directory | `lock` | flock |
 
 mod counters;
 mod crash;
+mod data;
 mod database;
 mod lock;
 
@@ -19,6 +21,10 @@ use std::{
 
 pub use counters::Counters;
 pub use crash::{CrashRecord, InFlight};
+pub use data::{
+    Author, Change, Data, DataError, Document, Entry, Expectation, MAX_DOCUMENT, Provenance,
+    ProvenanceQuery, Row, Swap, Usage, Workspace, Workspaces, enabled_plugins, time_text,
+};
 pub use database::{Database, Remembered};
 
 /// Why the state directory cannot be used.
@@ -47,6 +53,15 @@ pub enum StoreError {
     },
 }
 
+/// How many records are kept, per plugin.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// Deaths.
+    pub crash_records: usize,
+    /// Changes of what is stored.
+    pub provenance_records: usize,
+}
+
 /// An open state directory. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Store {
@@ -54,6 +69,8 @@ pub struct Store {
     counters: counters::CounterFile,
     /// Crash records and the rest.
     pub database: Database,
+    /// What plugins have stored, and workspaces.
+    pub data: Arc<Data>,
     /// What was wrong with the files found, and what was done about it.
     pub problems: Vec<String>,
     _lock: lock::Lock,
@@ -65,13 +82,15 @@ impl Store {
     ///
     /// # Errors
     /// The directory cannot be used, or another daemon uses it.
-    pub fn open(directory: &Path, crash_records: usize) -> Result<Arc<Self>, StoreError> {
+    pub fn open(directory: &Path, keep: Keep) -> Result<Arc<Self>, StoreError> {
         let failed = |source| StoreError::Directory { path: directory.to_owned(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
         let lock = lock::Lock::take(directory)?;
         let mut problems = Vec::new();
         let counters = counters::CounterFile::open(&directory.join("counters"), &mut problems);
+        let crash_records = keep.crash_records;
         let database = Database::open(&directory.join("stockade.db"), crash_records, &mut problems);
+        let data = Data::open(&directory.join("data.db"), keep.provenance_records, &mut problems);
         for problem in &problems {
             tracing::warn!("{problem}");
         }
@@ -79,6 +98,7 @@ impl Store {
             directory: directory.to_owned(),
             counters,
             database,
+            data: Arc::new(data),
             problems,
             _lock: lock,
         }))

@@ -3,6 +3,8 @@
 //! the tool's name.
 
 mod attack;
+mod forge;
+mod hosting;
 mod raw;
 mod start;
 mod tools;

@@ -103,15 +103,18 @@ impl Worker for Raw {
             std::future::pending::<()>().await;
         }
         let tool = wire::ToolSpec {
-            name: "t".into(),
-            output_schema: r#"{"type":"integer"}"#.into(),
+            name: if self.mode == "forge" { "forge" } else { "t" }.into(),
+            output_schema: match self.mode.as_str() {
+                "forge" => String::new(),
+                _ => r#"{"type":"integer"}"#.into(),
+            },
             input_schema: match self.mode.as_str() {
                 "bad-schema" => r#"{"type":"nonsense"}"#.into(),
                 _ => String::new(),
             },
             ..wire::ToolSpec::default()
         };
-        let ready = wire::InitReady { tools: vec![tool] };
+        let ready = wire::InitReady { tools: vec![tool], ..Default::default() };
         let update = wire::InitUpdate { update: Some(init_update::Update::Ready(ready)) };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(update)))))
     }
@@ -159,6 +162,10 @@ async fn answer(mode: &str, call_id: u64, say: &impl Fn(from_plugin::Frame)) {
         })
     };
     match mode {
+        "forge" => {
+            let report = crate::forge::report().await;
+            say(done(call_id, report.to_string().as_bytes()));
+        }
         "no-answer" => {}
         "not-json" => say(done(call_id, b"{oops")),
         "wrong-schema" => say(done(call_id, b"\"text\"")),

@@ -17,6 +17,8 @@ use stockade_plugin_sdk::prelude::*;
 use crate::start;
 
 pub struct Rogue {
+    pub heard: std::sync::Mutex<Vec<String>>,
+    pub host: stockade_plugin_sdk::host::Host,
     hang_in_shutdown: bool,
     cancelled_seen: Arc<AtomicBool>,
 }
@@ -100,7 +102,12 @@ impl Plugin for Rogue {
                 }
             });
         }
-        Ok(Rogue { hang_in_shutdown: has("--hang-in-shutdown"), cancelled_seen: Arc::default() })
+        Ok(Rogue {
+            heard: Default::default(),
+            host: context.host(),
+            hang_in_shutdown: has("--hang-in-shutdown"),
+            cancelled_seen: Arc::default(),
+        })
     }
 
     fn validate(&self) -> Result<()> {
@@ -118,6 +125,7 @@ impl Plugin for Rogue {
     }
 
     fn tools(tools: &mut Tools<Self>) {
+        crate::hosting::register(tools);
         good(tools);
         deaths(tools);
         hangs(tools);
@@ -152,8 +160,7 @@ fn good(tools: &mut Tools<Rogue>) {
         })
         .add("surroundings", "What the process sees", |_, _: (), _| surroundings())
         .add("self", "Asks the host who it is", |_, _: (), context| {
-            let host = context.host().ok_or_else(|| Error::new("NoHost", "no host"))?;
-            let info = host.get_self_blocking()?;
+            let info = context.host().get_self().wait()?;
             Ok(format!("{} {} {}", info.plugin, info.version, info.generation))
         })
         .add("cancelled", "Was the last `wait` cancelled?", |rogue, _: (), _| {

@@ -9,13 +9,10 @@ use stockade_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::plugins::not_found;
+use super::{plugins::not_found, who};
 use crate::{
     Supervisor,
-    gateway::{
-        door::{Caller, NOT_HERE},
-        health,
-    },
+    gateway::report::health,
     lifecycle::Substate,
     plugin::{Command, Handle, Snapshot},
 };
@@ -72,11 +69,6 @@ fn settled(snapshot: &Snapshot) -> bool {
         Substate::PreflightFailed => !snapshot.checking && snapshot.pid.is_none(),
         _ => !snapshot.checking,
     }
-}
-
-fn who<T>(request: &Request<T>) -> Result<String, Status> {
-    let who = request.extensions().get::<Caller>().and_then(Caller::admin);
-    who.ok_or_else(|| Status::permission_denied(NOT_HERE))
 }
 
 #[tonic::async_trait]

@@ -11,7 +11,7 @@ use tonic_health::pb::{
     health_server::Health,
 };
 
-use crate::{Supervisor, gateway::health};
+use crate::{Supervisor, gateway::report::health};
 
 /// A watcher is told of a change this soon.
 const TICK: Duration = Duration::from_millis(50);

@@ -1,27 +1,43 @@
 //! The gRPC services of `stockade.v1`, grpc.health.v1 and reflection.
 
 mod admin;
+pub(super) mod data;
 mod events;
+mod extensions;
 mod health;
+mod hosting;
+pub(super) mod observability;
 mod plugins;
 mod tools;
+pub(super) mod workspaces;
 
 use stockade_proto::{
     DESCRIPTORS,
     v1::{
-        admin_server::AdminServer, events_server::EventsServer, plugins_server::PluginsServer,
-        tools_server::ToolsServer,
+        admin_server::AdminServer, data_server::DataServer, events_server::EventsServer,
+        extensions_server::ExtensionsServer, hosting_server::HostingServer,
+        observability_server::ObservabilityServer, plugins_server::PluginsServer,
+        tools_server::ToolsServer, workspaces_server::WorkspacesServer,
     },
 };
-use tonic::service::Routes;
+use tonic::{Request, Status, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::Supervisor;
+use crate::{
+    Supervisor,
+    gateway::door::{Caller, NOT_HERE},
+};
 
 pub(super) use tools::ToolsService;
 
 /// Messages are a little larger than the payloads they hold.
 const ENVELOPE: usize = 1 << 20;
+
+/// Who asks, if it may act as an operator.
+fn who<T>(request: &Request<T>) -> Result<String, Status> {
+    let who = request.extensions().get::<Caller>().and_then(Caller::admin);
+    who.ok_or_else(|| Status::permission_denied(NOT_HERE))
+}
 
 /// The service of calls, apart from the others: its path is the shortest.
 pub(super) fn tools(supervisor: &Supervisor) -> ToolsServer<ToolsService> {
@@ -37,6 +53,11 @@ pub(super) fn routes(supervisor: &Supervisor) -> Routes {
         .add_service(PluginsServer::new(plugins::PluginsService::new(supervisor)))
         .add_service(AdminServer::new(admin::AdminService::new(supervisor)))
         .add_service(EventsServer::new(events::EventsService::new(supervisor)))
+        .add_service(ExtensionsServer::new(extensions::ExtensionsService::new(supervisor)))
+        .add_service(HostingServer::new(hosting::HostingService::new(supervisor)))
+        .add_service(DataServer::new(data::DataService::new(supervisor)))
+        .add_service(WorkspacesServer::new(workspaces::WorkspacesService::new(supervisor)))
+        .add_service(ObservabilityServer::new(observability::ObservabilityService::new(supervisor)))
         .add_service(HealthServer::new(health::HealthService::new(supervisor)));
     let reflection = || {
         tonic_reflection::server::Builder::configure()

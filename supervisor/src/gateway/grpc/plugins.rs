@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Supervisor,
-    gateway::{health, sandbox},
+    gateway::report::{health, sandbox},
     plugin::Handle,
 };
 

@@ -164,6 +164,8 @@ fn to_call(request: CallRequest, header: Option<Duration>) -> ToolCall {
         },
         workspace: request.workspace,
         loose: request.loose,
+        enabled_plugins: request.enabled_plugins.map(|only| only.names.into_iter().collect()),
+        ..ToolCall::default()
     }
 }
 

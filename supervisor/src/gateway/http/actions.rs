@@ -13,7 +13,7 @@ use crate::{
     Supervisor,
     gateway::{
         door::{Caller, NOT_HERE},
-        health,
+        report::health,
     },
     plugin::Command,
 };

@@ -1,19 +1,24 @@
 //! HTTP with JSON, as the seeds and their clients have it.
 
 mod actions;
+mod admin;
+mod data;
+mod extensions;
 mod plugins;
 mod run;
 mod stream;
 
 use axum::{
     Json, Router,
-    extract::DefaultBodyLimit,
-    http::StatusCode,
+    extract::{DefaultBodyLimit, FromRequestParts},
+    http::{StatusCode, request::Parts},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::door::{Caller, NOT_HERE};
 use crate::Supervisor;
 
 /// Every route.
@@ -30,7 +35,33 @@ pub(super) fn router(supervisor: &Supervisor) -> Router {
         .route("/v1/plugins/{name}/sandbox", get(plugins::sandbox))
         .route("/v1/plugins/{name}/tools", get(plugins::tools))
         .route("/v1/plugins/{name}/tools/{tool}/run", post(run::run))
+        .route("/v1/plugins/{name}/permissions", get(data::plugin_permissions))
         .route("/v1/plugins/{name}/{action}", post(actions::act))
+        .route("/v1/extensions", get(extensions::list))
+        .route("/v1/conditions/evaluate", post(extensions::evaluate))
+        .route("/v1/effects/apply", post(extensions::apply))
+        .route("/v1/simulation-config/build", post(extensions::build))
+        .route("/v1/plugin-events", post(extensions::emit))
+        .route("/v1/permissions", get(data::permissions))
+        .route("/v1/kv/{plugin}", get(data::keys))
+        .route(
+            "/v1/kv/{plugin}/{*key}",
+            get(data::get_value).put(data::set_value).delete(data::delete_value),
+        )
+        .route("/v1/provenance", get(data::provenance))
+        .route("/v1/workspaces", get(data::workspaces))
+        .route(
+            "/v1/workspaces/{name}",
+            get(data::workspace).put(data::set_workspace).delete(data::delete_workspace),
+        )
+        .route("/v1/workspaces/{name}/{action}", post(data::switch_in_workspace))
+        .route("/admin/plugins/list", get(admin::list))
+        .route("/admin/plugins/metrics", get(admin::metrics))
+        .route("/admin/plugins/metrics/reset", post(admin::reset_metrics))
+        .route("/admin/plugins/metrics/{plugin}", get(admin::metrics_of))
+        .route("/admin/plugins/health", get(admin::health))
+        .route("/admin/plugins/behavior-extensions", get(admin::extensions))
+        .route("/admin/plugins/{plugin}/details", get(admin::details))
         .route("/v1/events", get(plugins::events))
         // A third of base64 on top of the payload.
         .layer(DefaultBodyLimit::max(limit / 3 * 4 + (1 << 20)))
@@ -39,6 +70,27 @@ pub(super) fn router(supervisor: &Supervisor) -> Router {
             detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
         })
         .with_state(supervisor.clone())
+}
+
+/// Who asks, if it may act as an operator; everybody else is answered 403.
+struct Operator(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Operator {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let who = parts.extensions.get::<Caller>().and_then(Caller::admin);
+        who.map(Operator).ok_or_else(|| detail(StatusCode::FORBIDDEN, NOT_HERE))
+    }
+}
+
+/// A body of JSON; no body is `{}`.
+fn body<T: DeserializeOwned>(text: &[u8]) -> Result<T, Box<Response>> {
+    let text = if text.is_empty() { b"{}" } else { text };
+    serde_json::from_slice(text).map_err(|error| {
+        let why = format!("the body is not as it should be: {error}");
+        Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &why))
+    })
 }
 
 /// `{"detail": "…"}`

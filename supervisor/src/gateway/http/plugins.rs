@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::plugin_not_found;
 use crate::{
     Supervisor,
-    gateway::{
+    gateway::report::{
         health::{self, PluginList},
         sandbox,
     },

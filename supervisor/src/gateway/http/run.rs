@@ -27,6 +27,8 @@ struct Body<'b> {
     timeout_ms: Option<u64>,
     #[serde(default)]
     workspace: Option<String>,
+    #[serde(default)]
+    enabled_plugins: Option<std::collections::BTreeSet<String>>,
 }
 
 pub(super) async fn run(
@@ -147,6 +149,7 @@ fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>
     }
     call.timeout = body.timeout_ms.map(Duration::from_millis);
     call.workspace = body.workspace.unwrap_or_default();
+    call.enabled_plugins = body.enabled_plugins;
     Ok(call)
 }
 

@@ -106,7 +106,7 @@ pub fn health(handle: &Handle) -> PluginHealth {
         in_flight: snapshot.session.as_ref().map_or(0, |session| session.in_flight()),
         queued: snapshot.session.as_ref().map_or(0, |session| session.queued()),
         missing: snapshot.missing.clone(),
-        kind: "local".to_owned(),
+        kind: manifest.map_or("local", |manifest| manifest.kind()).to_owned(),
         last_execution_time_ms: times.map(|times| times.0),
         avg_execution_time_ms: times.map(|times| times.1),
         cpu_percent: snapshot.usage.cpu_percent().filter(|_| running),

@@ -1,0 +1,118 @@
+//! `stockade.v1.Extensions`: conditions, effects, simulation configuration.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use stockade_proto::v1::{
+    ApplyEffectRequest, ApplyEffectResponse, BuildSimulationConfigRequest,
+    BuildSimulationConfigResponse, EnabledPlugins, EvaluateConditionRequest,
+    EvaluateConditionResponse, ListExtensionsRequest, ListExtensionsResponse, SkippedConfig,
+    extensions_server::Extensions,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{Supervisor, gateway::report};
+
+pub(super) struct ExtensionsService {
+    supervisor: Supervisor,
+}
+
+impl ExtensionsService {
+    pub(super) fn new(supervisor: &Supervisor) -> Self {
+        ExtensionsService { supervisor: supervisor.clone() }
+    }
+}
+
+/// A JSON object; nothing is an empty one.
+fn object(what: &str, text: &Bytes) -> Result<Map<String, Value>, Status> {
+    if text.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(text)
+        .map_err(|error| Status::invalid_argument(format!("{what} is no JSON object: {error}")))
+}
+
+fn names(enabled: Option<EnabledPlugins>) -> Option<std::collections::BTreeSet<String>> {
+    enabled.map(|only| only.names.into_iter().collect())
+}
+
+fn timeout(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
+}
+
+#[tonic::async_trait]
+impl Extensions for ExtensionsService {
+    async fn list_extensions(
+        &self,
+        _: Request<ListExtensionsRequest>,
+    ) -> Result<Response<ListExtensionsResponse>, Status> {
+        Ok(Response::new(report::extensions::extensions(&self.supervisor)))
+    }
+
+    async fn evaluate_condition(
+        &self,
+        request: Request<EvaluateConditionRequest>,
+    ) -> Result<Response<EvaluateConditionResponse>, Status> {
+        let request = request.into_inner();
+        let answer = self
+            .supervisor
+            .services()
+            .evaluate_condition(
+                &request.condition_id,
+                object("context", &request.context)?,
+                &request.workspace,
+                names(request.enabled_plugins),
+                timeout(request.timeout_ms),
+            )
+            .await;
+        let (error_type, reason) = answer.why.unwrap_or_default();
+        Ok(Response::new(EvaluateConditionResponse { result: answer.result, reason, error_type }))
+    }
+
+    async fn apply_effect(
+        &self,
+        request: Request<ApplyEffectRequest>,
+    ) -> Result<Response<ApplyEffectResponse>, Status> {
+        let request = request.into_inner();
+        let answer = self
+            .supervisor
+            .services()
+            .apply_effect(
+                &request.effect_id,
+                object("context", &request.context)?,
+                object("params", &request.params)?,
+                &request.workspace,
+                names(request.enabled_plugins),
+                timeout(request.timeout_ms),
+            )
+            .await;
+        let (error_type, reason) = answer.why.unwrap_or_default();
+        let result = serde_json::to_vec(&answer.result).unwrap_or_default().into();
+        Ok(Response::new(ApplyEffectResponse { result, reason, error_type }))
+    }
+
+    async fn build_simulation_config(
+        &self,
+        request: Request<BuildSimulationConfigRequest>,
+    ) -> Result<Response<BuildSimulationConfigResponse>, Status> {
+        let request = request.into_inner();
+        let base = match request.base.is_empty() {
+            true => None,
+            false => Some(object("base", &request.base)?),
+        };
+        let services = self.supervisor.services();
+        let built = services
+            .build_simulation_config(base, &request.workspace, names(request.enabled_plugins))
+            .await
+            .map_err(Status::invalid_argument)?;
+        let skipped = built.skipped.into_iter();
+        Ok(Response::new(BuildSimulationConfigResponse {
+            config: serde_json::to_vec(&built.config).unwrap_or_default().into(),
+            applied: built.applied,
+            skipped: skipped
+                .map(|(provider_id, reason)| SkippedConfig { provider_id, reason })
+                .collect(),
+        }))
+    }
+}

@@ -1,0 +1,172 @@
+//! `stockade.v1.Hosting`: providers of servers, and events in both directions.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::Stream;
+use stockade_proto::{
+    v1::{
+        EmitEventRequest, EmitEventResponse, FromServer, PluginEvent, PluginEventBatch,
+        ProviderAnswer, ProviderCall, ProvidersRegistered, ToServer, WatchPluginEventsRequest,
+        from_server, hosting_server::Hosting, to_server,
+    },
+    worker,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::who;
+use crate::{
+    Supervisor,
+    services::{Ask, Batch},
+    store::time_text,
+};
+
+/// Frames that may wait for a server.
+const WAITING: usize = 256;
+
+pub(super) struct HostingService {
+    supervisor: Supervisor,
+}
+
+impl HostingService {
+    pub(super) fn new(supervisor: &Supervisor) -> Self {
+        HostingService { supervisor: supervisor.clone() }
+    }
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Answers = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<bytes::Bytes, (String, String)>>>>>;
+
+#[tonic::async_trait]
+impl Hosting for HostingService {
+    type ServeProvidersStream = Replies<ToServer>;
+    type WatchPluginEventsStream = Replies<PluginEventBatch>;
+
+    async fn serve_providers(
+        &self,
+        request: Request<Streaming<FromServer>>,
+    ) -> Result<Response<Self::ServeProvidersStream>, Status> {
+        who(&request)?;
+        let mut incoming = request.into_inner();
+        let first = incoming.message().await?.and_then(|message| message.frame);
+        let Some(from_server::Frame::Register(register)) = first else {
+            return Err(Status::invalid_argument("the first frame must register providers"));
+        };
+        let offered = register.providers.into_iter().map(|one| worker::Provider {
+            name: one.name,
+            permission: one.permission,
+            description: one.description,
+            request_schema: one.request_schema,
+            response_schema: one.response_schema,
+        });
+        let (registration, mut asks) = self.supervisor.services().provide(offered.collect());
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let registered = ProvidersRegistered {
+            names: registration.names.clone(),
+            refused: registration.refused.clone(),
+        };
+        let frame = to_server::Frame::Registered(registered);
+        let _ = sender.send(Ok(ToServer { frame: Some(frame) })).await;
+        tokio::spawn(async move {
+            // Gone with the stream, and so are its providers.
+            let _registration = registration;
+            let answers = Answers::default();
+            let mut next = 0;
+            loop {
+                tokio::select! {
+                    ask = asks.recv() => {
+                        let Some(ask) = ask else { return };
+                        next += 1;
+                        if sender.send(Ok(ask_frame(next, ask, &answers))).await.is_err() {
+                            return;
+                        }
+                    }
+                    message = incoming.message() => match message {
+                        Ok(Some(FromServer { frame: Some(from_server::Frame::Answer(answer)) })) => {
+                            take_answer(&answers, answer);
+                        }
+                        Ok(Some(_)) => {}
+                        Ok(None) | Err(_) => return,
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn emit_event(
+        &self,
+        request: Request<EmitEventRequest>,
+    ) -> Result<Response<EmitEventResponse>, Status> {
+        who(&request)?;
+        let EmitEventRequest { name, payload, workspace } = request.into_inner();
+        let emitted = self.supervisor.services().emit(&name, payload, &workspace);
+        let (sequence, subscribers) = emitted.map_err(Status::invalid_argument)?;
+        Ok(Response::new(EmitEventResponse { sequence, subscribers }))
+    }
+
+    async fn watch_plugin_events(
+        &self,
+        request: Request<WatchPluginEventsRequest>,
+    ) -> Result<Response<Self::WatchPluginEventsStream>, Status> {
+        who(&request)?;
+        let watch = self.supervisor.services().watch(request.into_inner().patterns);
+        let watch = watch.map_err(Status::invalid_argument)?;
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                // Room first: what waits for it waits in the bounded queue.
+                let Ok(place) = sender.reserve().await else { return };
+                tokio::select! {
+                    batch = watch.next() => place.send(Ok(to_wire(batch))),
+                    () = sender.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+fn ask_frame(id: u64, ask: Ask, answers: &Answers) -> ToServer {
+    let mut waiting = answers.lock().unwrap_or_else(PoisonError::into_inner);
+    // What nobody waits for any more has timed out.
+    waiting.retain(|_, answer| !answer.is_closed());
+    waiting.insert(id, ask.answer);
+    ToServer {
+        frame: Some(to_server::Frame::Call(ProviderCall {
+            id,
+            name: ask.name,
+            request: ask.request,
+            plugin: ask.plugin.to_string(),
+            workspace: ask.workspace.to_string(),
+            call_id: ask.call_id.to_string(),
+            timeout_ms: ask.timeout.as_millis() as u64,
+        })),
+    }
+}
+
+fn take_answer(answers: &Answers, answer: ProviderAnswer) {
+    let waiting = answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&answer.id);
+    let Some(waiting) = waiting else { return };
+    let _ = waiting.send(match answer.error_type.is_empty() {
+        true => Ok(answer.response),
+        false => Err((answer.error_type, answer.error)),
+    });
+}
+
+fn to_wire(batch: Batch) -> PluginEventBatch {
+    let events = batch.events.iter().map(|event| PluginEvent {
+        sequence: event.sequence,
+        name: event.name.to_string(),
+        payload: event.payload.clone(),
+        source: event.source.to_string(),
+        workspace: event.workspace.to_string(),
+        time: time_text(event.time_ms as i64),
+    });
+    PluginEventBatch { events: events.collect(), dropped: batch.dropped }
+}

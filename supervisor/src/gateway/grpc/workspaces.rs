@@ -1,0 +1,108 @@
+//! `stockade.v1.Workspaces`: which plugins are enabled where.
+
+use stockade_proto::v1::{
+    DeleteWorkspaceRequest, DeleteWorkspaceResponse, GetWorkspaceRequest, ListWorkspacesRequest,
+    ListWorkspacesResponse, SetWorkspaceRequest, Workspace, WorkspacePluginRequest,
+    workspaces_server::Workspaces,
+};
+use tonic::{Request, Response, Status};
+
+use super::{data::data_error, who};
+use crate::{
+    Supervisor,
+    gateway::report::data,
+    store::{Author, Data},
+};
+
+pub(super) struct WorkspacesService {
+    supervisor: Supervisor,
+}
+
+impl WorkspacesService {
+    pub(super) fn new(supervisor: &Supervisor) -> Self {
+        WorkspacesService { supervisor: supervisor.clone() }
+    }
+
+    fn data(&self) -> &std::sync::Arc<Data> {
+        self.supervisor.services().data()
+    }
+}
+
+/// Who makes a change of a workspace.
+pub(crate) fn author(who: &str, workspace: &str) -> Author {
+    Author {
+        actor: format!("operator {who}").into(),
+        workspace: workspace.into(),
+        ..Author::default()
+    }
+}
+
+#[tonic::async_trait]
+impl Workspaces for WorkspacesService {
+    async fn list_workspaces(
+        &self,
+        request: Request<ListWorkspacesRequest>,
+    ) -> Result<Response<ListWorkspacesResponse>, Status> {
+        who(&request)?;
+        let all = self.data().workspaces.all();
+        let workspaces = all.iter().map(|(name, one)| data::workspace(name, Some(one))).collect();
+        Ok(Response::new(ListWorkspacesResponse { workspaces }))
+    }
+
+    async fn get_workspace(
+        &self,
+        request: Request<GetWorkspaceRequest>,
+    ) -> Result<Response<Workspace>, Status> {
+        who(&request)?;
+        let name = request.into_inner().name;
+        let workspace = self.data().workspaces.get(&name);
+        Ok(Response::new(data::workspace(&name, workspace.as_deref())))
+    }
+
+    async fn set_workspace(
+        &self,
+        request: Request<SetWorkspaceRequest>,
+    ) -> Result<Response<Workspace>, Status> {
+        let who = who(&request)?;
+        let SetWorkspaceRequest { name, document } = request.into_inner();
+        let document = serde_json::from_slice(&document).map_err(|error| {
+            Status::invalid_argument(format!("the document is no JSON object: {error}"))
+        })?;
+        let set = self.data().set_workspace(author(&who, &name), &name, document).await;
+        Ok(Response::new(data::workspace(&name, Some(&*set.map_err(data_error)?))))
+    }
+
+    async fn delete_workspace(
+        &self,
+        request: Request<DeleteWorkspaceRequest>,
+    ) -> Result<Response<DeleteWorkspaceResponse>, Status> {
+        let who = who(&request)?;
+        let name = request.into_inner().name;
+        let deleted = self.data().delete_workspace(author(&who, &name), &name).await;
+        let deleted = deleted.map_err(data_error)?;
+        Ok(Response::new(DeleteWorkspaceResponse { deleted }))
+    }
+
+    async fn enable_plugin(
+        &self,
+        request: Request<WorkspacePluginRequest>,
+    ) -> Result<Response<Workspace>, Status> {
+        let who = who(&request)?;
+        let WorkspacePluginRequest { name, plugins, only } = request.into_inner();
+        let author = author(&who, &name);
+        let set = self.data().enable_in_workspace(author, &name, plugins, only).await;
+        Ok(Response::new(data::workspace(&name, Some(&*set.map_err(data_error)?))))
+    }
+
+    async fn disable_plugin(
+        &self,
+        request: Request<WorkspacePluginRequest>,
+    ) -> Result<Response<Workspace>, Status> {
+        let who = who(&request)?;
+        let WorkspacePluginRequest { name, plugins, .. } = request.into_inner();
+        let all = self.supervisor.plugins().keys().map(ToString::to_string).collect();
+        let author = author(&who, &name);
+        let set = self.data().disable_in_workspace(author, &name, plugins, all).await;
+        Ok(Response::new(data::workspace(&name, Some(&*set.map_err(data_error)?))))
+    }
+}

@@ -1,0 +1,280 @@
+//! Stored values, permissions, provenance, workspaces. Role admin.
+
+use std::collections::BTreeSet;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Operator, body, detail, plugin_not_found};
+use crate::{
+    Supervisor,
+    gateway::{
+        grpc::{
+            data::{Pages, actor, handles, key_of, operators},
+            workspaces::author,
+        },
+        report,
+    },
+    store::{DataError, Entry, ProvenanceQuery, Row},
+};
+
+fn refused(error: &DataError) -> Response {
+    let status = match error {
+        DataError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        DataError::Full(_) | DataError::Quota(_) => StatusCode::INSUFFICIENT_STORAGE,
+        DataError::Locked(_) | DataError::Busy | DataError::Broken(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    detail(status, &error.to_string())
+}
+
+// ── permissions ─────────────────────────────────────────────────────────────
+
+pub(super) async fn permissions(_: Operator, State(supervisor): State<Supervisor>) -> Response {
+    permissions_of("", &supervisor).await
+}
+
+pub(super) async fn plugin_permissions(
+    _: Operator,
+    State(supervisor): State<Supervisor>,
+    Path(plugin): Path<String>,
+) -> Response {
+    permissions_of(&plugin, &supervisor).await
+}
+
+async fn permissions_of(plugin: &str, supervisor: &Supervisor) -> Response {
+    let Some(handles) = handles(supervisor, plugin) else { return plugin_not_found(plugin) };
+    let list = match report::permissions::permissions(supervisor, &handles).await {
+        Ok(list) => list,
+        Err(error) => return refused(&error),
+    };
+    let mut list: Vec<Value> = list.iter().map(report::permissions::json).collect();
+    match plugin {
+        "" => Json(json!({ "plugins": list })).into_response(),
+        _ => Json(list.pop().unwrap_or_default()).into_response(),
+    }
+}
+
+// ── keys and values ─────────────────────────────────────────────────────────
+
+#[derive(Deserialize)]
+pub(super) struct Listing {
+    #[serde(default)]
+    prefix: String,
+    #[serde(default)]
+    values: bool,
+}
+
+/// Keys listed in one answer; an export has no end.
+const LISTED: usize = 10_000;
+
+pub(super) async fn keys(
+    _: Operator,
+    State(supervisor): State<Supervisor>,
+    Path(plugin): Path<String>,
+    Query(listing): Query<Listing>,
+) -> Response {
+    let Listing { prefix, values } = listing;
+    let mut pages = Pages::new(supervisor.services().data(), plugin.clone(), prefix, values);
+    let mut list: Vec<Value> = Vec::new();
+    loop {
+        match pages.next().await {
+            Ok(page) if page.is_empty() || list.len() >= LISTED => break,
+            Ok(page) => list.extend(
+                page.into_iter()
+                    .map(|row| report::data::value_json(&report::data::value(row), values)),
+            ),
+            Err(error) => return refused(&error),
+        }
+    }
+    Json(json!({ "plugin": plugin, "total": list.len(), "values": list })).into_response()
+}
+
+pub(super) async fn get_value(
+    _: Operator,
+    State(supervisor): State<Supervisor>,
+    Path((plugin, key)): Path<(String, String)>,
+) -> Response {
+    let key = key_of(&plugin, &key);
+    match supervisor.services().data().get(&plugin, key).await {
+        Ok(Some(entry)) => {
+            let row = Row { plugin: plugin.clone(), key: key.to_owned(), entry };
+            Json(report::data::value_json(&report::data::value(row), true)).into_response()
+        }
+        Ok(None) => {
+            detail(StatusCode::NOT_FOUND, &format!("Plugin '{plugin}' has no key '{key}'"))
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Setting {
+    ttl_ms: Option<u64>,
+}
+
+pub(super) async fn set_value(
+    operator: Operator,
+    State(supervisor): State<Supervisor>,
+    Path((plugin, key)): Path<(String, String)>,
+    Query(setting): Query<Setting>,
+    headers: HeaderMap,
+    data: Bytes,
+) -> Response {
+    if supervisor.plugin(&plugin).is_none() {
+        return plugin_not_found(&plugin);
+    }
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let binary = kind.is_some_and(|kind| kind.starts_with("application/octet-stream"));
+    if !binary && let Err(response) = body::<Value>(&data) {
+        return *response;
+    }
+    let entry = Entry::new(data, binary, setting.ttl_ms.unwrap_or(0));
+    let author = author(&operator.0, "");
+    let store = supervisor.services().data();
+    match store.set(author, &plugin, key_of(&plugin, &key), entry, operators()).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+pub(super) async fn delete_value(
+    operator: Operator,
+    State(supervisor): State<Supervisor>,
+    Path((plugin, key)): Path<(String, String)>,
+) -> Response {
+    let author = author(&operator.0, "");
+    let key = key_of(&plugin, &key);
+    match supervisor.services().data().delete(author, &plugin, key).await {
+        Ok(deleted) => Json(json!({ "deleted": deleted })).into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+// ── provenance ──────────────────────────────────────────────────────────────
+
+#[derive(Deserialize)]
+pub(super) struct Records {
+    #[serde(default)]
+    plugin: String,
+    key: Option<String>,
+    workspace: Option<String>,
+    limit: Option<u32>,
+}
+
+pub(super) async fn provenance(
+    _: Operator,
+    State(supervisor): State<Supervisor>,
+    Query(wanted): Query<Records>,
+) -> Response {
+    let query = ProvenanceQuery {
+        actor: actor(&wanted.plugin),
+        key: wanted.key,
+        workspace: wanted.workspace,
+        limit: wanted.limit.unwrap_or(100),
+    };
+    match supervisor.services().data().provenance(query).await {
+        Ok(records) => {
+            let records = records.into_iter().map(report::data::provenance);
+            let records: Vec<Value> =
+                records.map(|record| report::data::provenance_json(&record)).collect();
+            Json(json!({ "records": records })).into_response()
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+// ── workspaces ──────────────────────────────────────────────────────────────
+
+pub(super) async fn workspaces(_: Operator, State(supervisor): State<Supervisor>) -> Response {
+    let all = supervisor.services().data().workspaces.all();
+    let list: Vec<Value> = all
+        .iter()
+        .map(|(name, one)| report::data::workspace_json(&report::data::workspace(name, Some(one))))
+        .collect();
+    Json(json!({ "workspaces": list })).into_response()
+}
+
+pub(super) async fn workspace(
+    _: Operator,
+    State(supervisor): State<Supervisor>,
+    Path(name): Path<String>,
+) -> Response {
+    let known = supervisor.services().data().workspaces.get(&name);
+    Json(report::data::workspace_json(&report::data::workspace(&name, known.as_deref())))
+        .into_response()
+}
+
+pub(super) async fn set_workspace(
+    operator: Operator,
+    State(supervisor): State<Supervisor>,
+    Path(name): Path<String>,
+    text: Bytes,
+) -> Response {
+    let document: Map<String, Value> = match body(&text) {
+        Ok(document) => document,
+        Err(response) => return *response,
+    };
+    let author = author(&operator.0, &name);
+    match supervisor.services().data().set_workspace(author, &name, document).await {
+        Ok(set) => Json(report::data::workspace_json(&report::data::workspace(&name, Some(&*set))))
+            .into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+pub(super) async fn delete_workspace(
+    operator: Operator,
+    State(supervisor): State<Supervisor>,
+    Path(name): Path<String>,
+) -> Response {
+    let author = author(&operator.0, &name);
+    match supervisor.services().data().delete_workspace(author, &name).await {
+        Ok(deleted) => Json(json!({ "deleted": deleted })).into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Enabling {
+    plugins: Vec<String>,
+    #[serde(default)]
+    only: bool,
+}
+
+pub(super) async fn switch_in_workspace(
+    operator: Operator,
+    State(supervisor): State<Supervisor>,
+    Path((name, action)): Path<(String, String)>,
+    text: Bytes,
+) -> Response {
+    let Enabling { plugins, only } = match body(&text) {
+        Ok(enabling) => enabling,
+        Err(response) => return *response,
+    };
+    let author = author(&operator.0, &name);
+    let data = supervisor.services().data();
+    let set = match action.as_str() {
+        "enable" => data.enable_in_workspace(author, &name, plugins, only).await,
+        "disable" => {
+            let all: BTreeSet<String> =
+                supervisor.plugins().keys().map(ToString::to_string).collect();
+            data.disable_in_workspace(author, &name, plugins, all).await
+        }
+        _ => return detail(StatusCode::NOT_FOUND, "Not Found"),
+    };
+    match set {
+        Ok(set) => Json(report::data::workspace_json(&report::data::workspace(&name, Some(&*set))))
+            .into_response(),
+        Err(error) => refused(&error),
+    }
+}

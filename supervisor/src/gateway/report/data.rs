@@ -1,0 +1,82 @@
+//! Stored values, workspaces, and who changed what.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+use stockade_proto::v1;
+
+use super::parse;
+use crate::store::{Provenance, Row, Workspace, time_text};
+
+/// A stored value.
+pub fn value(row: Row) -> v1::Value {
+    v1::Value {
+        plugin: row.plugin,
+        key: row.key,
+        size: row.entry.data.len() as u64,
+        binary: row.entry.binary,
+        expires_at: (row.entry.expires > 0).then(|| time_text(row.entry.expires)),
+        modified_at: time_text(row.entry.modified),
+        data: row.entry.data,
+    }
+}
+
+/// As JSON; bytes are base64.
+pub fn value_json(of: &v1::Value, with_data: bool) -> Value {
+    let mut value = json!({
+        "plugin": of.plugin, "key": of.key, "binary": of.binary,
+        "expires_at": of.expires_at, "modified_at": of.modified_at,
+    });
+    if with_data {
+        value["value"] = match of.binary {
+            true => json!(STANDARD.encode(&of.data)),
+            false => parse(&of.data),
+        };
+    }
+    value
+}
+
+/// A workspace; one that nobody has configured is empty.
+pub fn workspace(name: &str, of: Option<&Workspace>) -> v1::Workspace {
+    let document = of.map(|workspace| workspace.document.clone()).unwrap_or_default();
+    let enabled = of.and_then(|workspace| workspace.enabled.clone());
+    v1::Workspace {
+        name: name.to_owned(),
+        document: serde_json::to_vec(&document).unwrap_or_default().into(),
+        configured: of.is_some(),
+        all_enabled: enabled.is_none(),
+        enabled_plugins: enabled.unwrap_or_default().into_iter().collect(),
+    }
+}
+
+/// As JSON.
+pub fn workspace_json(of: &v1::Workspace) -> Value {
+    json!({
+        "name": of.name,
+        "configured": of.configured,
+        "enabled_plugins": (!of.all_enabled).then_some(&of.enabled_plugins),
+        "document": parse(&of.document),
+    })
+}
+
+/// A record of a change.
+pub fn provenance(record: Provenance) -> v1::ProvenanceRecord {
+    v1::ProvenanceRecord {
+        id: record.id,
+        time: time_text(record.time),
+        actor: record.author.actor.to_string(),
+        generation: record.author.generation,
+        call_id: record.author.call.to_string(),
+        workspace: record.author.workspace.to_string(),
+        operation: record.operation,
+        key: record.key,
+    }
+}
+
+/// As JSON.
+pub fn provenance_json(of: &v1::ProvenanceRecord) -> Value {
+    json!({
+        "id": of.id, "time": of.time, "actor": of.actor, "generation": of.generation,
+        "call_id": of.call_id, "workspace": of.workspace, "operation": of.operation,
+        "key": of.key,
+    })
+}

@@ -1,0 +1,291 @@
+//! What a process adds to the host besides tools, as it said in Init: checked
+//! against its permissions, then locked.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use jsonschema::Validator;
+use serde_json::{Map, Value};
+use stockade_proto::worker as wire;
+
+use crate::manifest::{Permissions, known_permission};
+
+/// Registrations of one kind.
+const MOST: usize = 1000;
+
+/// What one process registered.
+#[derive(Debug, Default)]
+pub struct Registered {
+    /// Answer yes or no.
+    pub conditions: Vec<wire::Condition>,
+    /// Change something.
+    pub effects: Vec<Effect>,
+    /// Give configuration.
+    pub simulation_configs: Vec<wire::SimulationConfig>,
+    /// Hear of events.
+    pub event_handlers: Vec<wire::EventHandler>,
+    /// Answer other plugins.
+    pub providers: Vec<Provider>,
+}
+
+/// An effect.
+#[derive(Clone, Debug)]
+pub struct Effect {
+    /// Its name within the plugin.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// Lie under the parameters of each application.
+    pub default_params: Map<String, Value>,
+}
+
+/// A capability that somebody provides to plugins.
+#[derive(Debug)]
+pub struct Provider {
+    /// Its name within the plugin, or the server's own.
+    pub name: String,
+    /// What a plugin must hold to ask.
+    pub permission: String,
+    /// For people.
+    pub description: String,
+    /// Of requests, as text; empty = anything.
+    pub request_schema: String,
+    /// Of responses, as text; empty = anything.
+    pub response_schema: String,
+    request: Option<Validator>,
+    response: Option<Validator>,
+}
+
+/// Something that was not registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The permission that it would need.
+    pub permission: Option<&'static str>,
+    /// What, and why.
+    pub text: String,
+}
+
+impl Provider {
+    /// Compiles the schemas.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(spec: wire::Provider) -> Result<Self, String> {
+        if !known_permission(&spec.permission) {
+            return Err(format!(
+                "{:?} is no permission; use a known one, or provider:NAME",
+                spec.permission
+            ));
+        }
+        let compile = |which: &str, text: &str| -> Result<Option<Validator>, String> {
+            if text.trim().is_empty() {
+                return Ok(None);
+            }
+            let schema: Value = serde_json::from_str(text)
+                .map_err(|error| format!("the {which} schema is not JSON: {error}"))?;
+            let validator = jsonschema::validator_for(&schema)
+                .map_err(|error| format!("the {which} schema is not valid: {error}"))?;
+            Ok(Some(validator))
+        };
+        Ok(Provider {
+            request: compile("request", &spec.request_schema)?,
+            response: compile("response", &spec.response_schema)?,
+            name: spec.name,
+            permission: spec.permission,
+            description: spec.description,
+            request_schema: spec.request_schema,
+            response_schema: spec.response_schema,
+        })
+    }
+
+    /// The request, if it is one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_request(&self, request: &[u8]) -> Result<(), String> {
+        check("request", self.request.as_ref(), request)
+    }
+
+    /// The response, if it is one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_response(&self, response: &[u8]) -> Result<(), String> {
+        check("response", self.response.as_ref(), response)
+    }
+}
+
+fn check(which: &str, validator: Option<&Validator>, text: &[u8]) -> Result<(), String> {
+    let value: Value = serde_json::from_slice(text)
+        .map_err(|error| format!("the {which} is not JSON: {error}"))?;
+    let Some(validator) = validator else { return Ok(()) };
+    match validator.iter_errors(&value).next() {
+        None => Ok(()),
+        Some(error) => Err(format!("the {which} is not as its schema says: {error}")),
+    }
+}
+
+impl Registered {
+    /// Takes what is well-formed and permitted; the first of a name stays.
+    pub(super) fn accept(ready: &mut wire::InitReady, permissions: &Permissions) -> (Self, Vec<Refused>) {
+        let mut list = Acceptance { permissions, refused: Vec::new() };
+        let conditions = list.take(
+            "condition",
+            Some("behavior:extend_conditions"),
+            std::mem::take(&mut ready.conditions),
+            |one| &one.name,
+            Ok,
+        );
+        let effects = list.take(
+            "effect",
+            Some("behavior:extend_effects"),
+            std::mem::take(&mut ready.effects),
+            |one| &one.name,
+            effect,
+        );
+        let simulation_configs = list.take(
+            "simulation config",
+            Some("behavior:configure_simulation"),
+            std::mem::take(&mut ready.simulation_configs),
+            |one| &one.name,
+            Ok,
+        );
+        let event_handlers = list.take(
+            "event handler",
+            Some("event:subscribe"),
+            std::mem::take(&mut ready.event_handlers),
+            |one| &one.name,
+            |one| match one.patterns.is_empty() {
+                true => Err("it names no events".to_owned()),
+                false => Ok(one),
+            },
+        );
+        let providers = list.take(
+            "provider",
+            None,
+            std::mem::take(&mut ready.providers),
+            |one| &one.name,
+            Provider::new,
+        );
+        let registered =
+            Registered { conditions, effects, simulation_configs, event_handlers, providers };
+        (registered, list.refused)
+    }
+
+    /// A condition.
+    pub fn condition(&self, name: &str) -> Option<&wire::Condition> {
+        self.conditions.iter().find(|one| one.name == name)
+    }
+
+    /// An effect.
+    pub fn effect(&self, name: &str) -> Option<&Effect> {
+        self.effects.iter().find(|one| one.name == name)
+    }
+
+    /// A provider.
+    pub fn provider(&self, name: &str) -> Option<&Provider> {
+        self.providers.iter().find(|one| one.name == name)
+    }
+}
+
+fn effect(wire: wire::Effect) -> Result<Effect, String> {
+    let default_params = match wire.default_params.is_empty() {
+        true => Map::new(),
+        false => serde_json::from_slice::<Map<String, Value>>(&wire.default_params)
+            .map_err(|error| format!("its default parameters are no JSON object: {error}"))?,
+    };
+    Ok(Effect { name: wire.name, description: wire.description, default_params })
+}
+
+impl Effect {
+    /// The default parameters under the given ones.
+    pub fn params(&self, given: Map<String, Value>) -> Bytes {
+        let mut params = self.default_params.clone();
+        params.extend(given);
+        serde_json::to_vec(&params).unwrap_or_default().into()
+    }
+}
+
+struct Acceptance<'p> {
+    permissions: &'p Permissions,
+    refused: Vec<Refused>,
+}
+
+impl Acceptance<'_> {
+    fn take<W, T>(
+        &mut self,
+        kind: &str,
+        permission: Option<&'static str>,
+        offered: Vec<W>,
+        name: impl Fn(&W) -> &String,
+        make: impl Fn(W) -> Result<T, String>,
+    ) -> Vec<T> {
+        let missing = permission.filter(|permission| !self.permissions.has(permission));
+        let mut seen = HashSet::new();
+        let mut taken = Vec::new();
+        for one in offered {
+            let name = name(&one).clone();
+            let made = if let Some(missing) = missing {
+                Err(format!("it needs the permission '{missing}'"))
+            } else if taken.len() == MOST {
+                Err(format!("{MOST} are allowed"))
+            } else if !valid_name(&name) {
+                Err("a name has 1 to 128 letters, digits, `_`, `-` and `.`".to_owned())
+            } else if !seen.insert(name.clone()) {
+                Err("there is one of this name; the first stays".to_owned())
+            } else {
+                make(one)
+            };
+            match made {
+                Ok(made) => taken.push(made),
+                Err(why) => self.refused.push(Refused {
+                    permission: missing,
+                    text: format!("{kind} {name:?} was not registered: {why}"),
+                }),
+            }
+        }
+        taken
+    }
+}
+
+fn valid_name(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_permitted_twice_or_ill_formed_is_left_out_and_said() {
+        let condition = |name: &str| wire::Condition { name: name.into(), ..Default::default() };
+        let mut ready = wire::InitReady {
+            conditions: vec![condition("a"), condition("a"), condition("b:c"), condition("d")],
+            effects: vec![wire::Effect { name: "e".into(), ..Default::default() }],
+            providers: vec![
+                wire::Provider { name: "p".into(), permission: "nope".into(), ..Default::default() },
+                wire::Provider {
+                    name: "q".into(),
+                    permission: "provider:q".into(),
+                    request_schema: r#"{"type":"object"}"#.into(),
+                    ..Default::default()
+                },
+            ],
+            ..Default::default()
+        };
+        let permissions = Permissions::of_request(vec!["behavior:extend_conditions".into()]);
+        let (registered, refused) = Registered::accept(&mut ready, &permissions);
+        let names: Vec<_> = registered.conditions.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["a", "d"]);
+        assert!(registered.effect("e").is_none());
+        let texts: Vec<_> = refused.iter().map(|one| one.text.as_str()).collect();
+        assert!(texts[0].contains("\"a\" was not registered: there is one"), "{texts:?}");
+        assert!(texts[1].contains("\"b:c\" was not registered: a name has"), "{texts:?}");
+        assert_eq!(refused[2].permission, Some("behavior:extend_effects"));
+        assert!(texts[3].contains("\"nope\" is no permission"), "{texts:?}");
+        let provider = registered.provider("q").unwrap();
+        assert!(provider.check_request(b"{}").is_ok() && provider.check_request(b"1").is_err());
+        assert!(provider.check_response(b"1").is_ok() && provider.check_response(b"x").is_err());
+    }
+}

@@ -1,0 +1,42 @@
+//! What a request over the host channel belongs to: a call in flight, its
+//! workspace, its deadline, and the plugins that it came through.
+
+use std::{sync::Arc, time::Instant};
+
+use super::session::Session;
+
+/// The plugins through which a call came, first one first.
+pub type Chain = Arc<[Arc<str>]>;
+
+/// A call in flight, as its plugin's requests see it.
+#[derive(Clone, Debug)]
+pub struct CallScope {
+    /// The id that clients and logs know.
+    pub call_id: Arc<str>,
+    /// Its workspace; empty when it has none.
+    pub workspace: Arc<str>,
+    /// When it must be over.
+    pub deadline: Instant,
+    /// The plugins through which it came.
+    pub chain: Chain,
+}
+
+impl Session {
+    /// The call of this number, if this process works on it now.
+    pub fn scope(&self, id: u64) -> Option<CallScope> {
+        let pending = self.pending();
+        let call = &pending.get(&id)?.call;
+        Some(CallScope {
+            call_id: call.public_id.clone(),
+            workspace: call.workspace.clone(),
+            deadline: call.deadline,
+            chain: call.chain.clone(),
+        })
+    }
+
+    /// Every plugin through which one of its calls came: a request that belongs
+    /// to no call may belong to any.
+    pub fn chains(&self) -> Vec<Chain> {
+        self.pending().values().map(|one| one.call.chain.clone()).collect()
+    }
+}

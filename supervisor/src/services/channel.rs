@@ -1,0 +1,554 @@
+//! `stockade.host.v1.Host` of one process: who asks is whose channel it is.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::Stream;
+use stockade_proto::host::{self as wire, OnDenied, host_server::Host};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    HostServices, check_json,
+    names::{self, NameError},
+    permits, providers,
+};
+use crate::{
+    calls::ToolCall,
+    manifest::known_permission,
+    plugin::{Attachment, CallScope, Caller, Chain, Rate, SeriesKind, Stream as LogStream},
+    store::{Author, DataError},
+};
+
+/// One process's channel.
+pub(super) struct Channel {
+    pub(super) host: HostServices,
+    pub(super) caller: Caller,
+    pub(super) name: Arc<str>,
+    actor: Arc<str>,
+    requests: Rate,
+    writes: Rate,
+    events: Rate,
+}
+
+/// A request that was let through.
+pub(super) struct Granted {
+    /// The call in flight that it belongs to.
+    pub(super) call: Option<CallScope>,
+    /// Who, for the record.
+    pub(super) author: Author,
+}
+
+pub(super) type Reply<T> = Result<Response<T>, Status>;
+
+/// The services that a permission opens, for `capabilities`.
+const CAPABILITIES: [(&str, &[&str]); 11] = [
+    ("kv.read", &["kv:read", "redis:read"]),
+    ("kv.write", &["kv:write", "redis:write"]),
+    ("state.session", &["session:read", "session:write"]),
+    ("state.npc", &["npc:read", "npc:write"]),
+    ("state.world", &["world:read"]),
+    ("events.emit", &["event:emit"]),
+    ("events.subscribe", &["event:subscribe"]),
+    ("log", &["log:emit"]),
+    ("conditions", &["behavior:extend_conditions"]),
+    ("effects", &["behavior:extend_effects"]),
+    ("simulation_config", &["behavior:configure_simulation"]),
+];
+
+impl Channel {
+    pub(super) fn new(host: HostServices, caller: Caller) -> Self {
+        let name: Arc<str> = caller.manifest.name.as_str().into();
+        let quota = caller.manifest.quota;
+        Channel {
+            host,
+            actor: format!("plugin:{name}").into(),
+            name,
+            requests: Rate::of(Some(quota.requests)),
+            writes: Rate::of(Some(quota.writes)),
+            events: Rate::of(Some(quota.events)),
+            caller,
+        }
+    }
+
+    fn has(&self, permission: &str) -> bool {
+        self.caller.manifest.permissions.has(permission)
+    }
+
+    /// Lets a request through if one of `permissions` is granted. None: it is
+    /// refused, and the caller wants the empty answer.
+    pub(super) fn ask(
+        &self,
+        capability: &str,
+        permissions: &[&str],
+        scope: Option<wire::Scope>,
+    ) -> Result<Option<Granted>, Status> {
+        self.ask_or(capability, permissions, scope, OnDenied::Warn)
+    }
+
+    fn ask_or(
+        &self,
+        capability: &str,
+        permissions: &[&str],
+        scope: Option<wire::Scope>,
+        usual: OnDenied,
+    ) -> Result<Option<Granted>, Status> {
+        self.within(&self.requests, "requests")?;
+        let scope = scope.unwrap_or_default();
+        let held = permissions.iter().find(|permission| self.has(permission));
+        let Some(held) = held else {
+            let permission = permissions.first().copied().unwrap_or_default();
+            let mode = match scope.on_denied() {
+                OnDenied::Default => usual,
+                said => said,
+            };
+            return self.refuse(capability, permission, mode);
+        };
+        self.host.inner.permits.used(&self.name, held);
+        self.grant(scope).map(Some)
+    }
+
+    /// The empty answer, or an error; always a trace.
+    fn refuse(
+        &self,
+        capability: &str,
+        permission: &str,
+        mode: OnDenied,
+    ) -> Result<Option<Granted>, Status> {
+        let text = permits::refusal(&self.name, capability, permission);
+        let inner = &self.host.inner;
+        inner.permits.refused(&inner.journal, &self.name, permission, &text);
+        match mode {
+            OnDenied::Raise => return Err(Status::permission_denied(text)),
+            OnDenied::Silent => {}
+            OnDenied::Warn | OnDenied::Default => self.remark(&text),
+        }
+        Ok(None)
+    }
+
+    /// A line in the plugin's log.
+    fn remark(&self, text: &str) {
+        let line = format!("plugin_permission_denied: {text}");
+        self.caller.logs.push(self.caller.generation, LogStream::Supervisor, Some("warning"), &line);
+    }
+
+    fn within(&self, rate: &Rate, quota: &str) -> Result<(), Status> {
+        if rate.take() {
+            return Ok(());
+        }
+        self.host.inner.permits.over_quota(&self.name);
+        Err(Status::resource_exhausted(format!(
+            "Plugin '{}' asks more often than quota.{quota} allows; slow down, or raise it.",
+            self.name
+        )))
+    }
+
+    /// Changes of stored data are counted besides.
+    pub(super) fn may_write(&self) -> Result<(), Status> {
+        self.within(&self.writes, "writes")
+    }
+
+    /// The call that it belongs to, and the workspace.
+    fn grant(&self, scope: wire::Scope) -> Result<Granted, Status> {
+        // A number that is not in flight in this very process is nobody's.
+        let call = match scope.call_id {
+            0 => None,
+            id => self.caller.session().and_then(|session| session.scope(id)),
+        };
+        let of_call = call.as_ref().map(|call| call.workspace.clone()).unwrap_or_default();
+        let workspace = match scope.workspace.as_str() {
+            "" => of_call,
+            said if *said == *of_call => of_call,
+            said => {
+                if !self.host.inner.data.workspaces.allows(said, &self.name) {
+                    return Err(Status::permission_denied(format!(
+                        "Plugin '{}' is not enabled in workspace '{said}'.",
+                        self.name
+                    )));
+                }
+                said.into()
+            }
+        };
+        let author = Author {
+            actor: self.actor.clone(),
+            generation: self.caller.generation,
+            call: call.as_ref().map(|call| call.call_id.clone()).unwrap_or_default(),
+            workspace,
+        };
+        Ok(Granted { call, author })
+    }
+
+    /// A name that is not the caller's own is refused like a permission.
+    pub(super) fn name_error(&self, error: NameError) -> Status {
+        match error {
+            NameError::Invalid(text) => Status::invalid_argument(text),
+            NameError::Foreign(text) => {
+                let inner = &self.host.inner;
+                inner.permits.refused(&inner.journal, &self.name, "(foreign name)", &text);
+                Status::permission_denied(text)
+            }
+        }
+    }
+
+    /// The store's answer as a status. None of them ends the daemon.
+    pub(super) fn data_error(&self, error: DataError) -> Status {
+        let text = error.to_string();
+        match error {
+            DataError::Quota(_) => {
+                self.host.inner.permits.over_quota(&self.name);
+                Status::resource_exhausted(text)
+            }
+            DataError::Full(_) | DataError::Busy => Status::resource_exhausted(text),
+            DataError::Locked(_) => Status::aborted(text),
+            DataError::Invalid(_) => Status::invalid_argument(text),
+            DataError::Broken(_) => Status::unavailable(text),
+        }
+    }
+
+    /// The plugins through which a call comes that this one makes. One that
+    /// belongs to no call in flight may come through any of them.
+    fn chain(&self, call: Option<&CallScope>) -> Chain {
+        let mut chain: Vec<Arc<str>> = match call {
+            Some(call) => call.chain.to_vec(),
+            None => {
+                let chains = self.caller.session().map(|session| session.chains());
+                let mut names: Vec<Arc<str>> =
+                    chains.iter().flatten().flat_map(|chain| chain.iter().cloned()).collect();
+                names.sort();
+                names.dedup();
+                names
+            }
+        };
+        chain.push(self.name.clone());
+        chain.into()
+    }
+
+    fn valid_json(text: bytes::Bytes) -> Result<bytes::Bytes, Status> {
+        check_json(text).map_err(Status::invalid_argument)
+    }
+}
+
+/// What is left for something that a call asks for.
+fn time_left(call: Option<&CallScope>, wanted_ms: u64) -> Option<Duration> {
+    let wanted = (wanted_ms > 0).then(|| Duration::from_millis(wanted_ms));
+    let left = call.map(|call| call.deadline.saturating_duration_since(Instant::now()));
+    match (wanted, left) {
+        (Some(wanted), Some(left)) => Some(wanted.min(left)),
+        (wanted, left) => wanted.or(left),
+    }
+}
+
+#[tonic::async_trait]
+impl Host for Channel {
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<wire::EventBatch, Status>> + Send>>;
+
+    async fn get_self(&self, _: Request<wire::GetSelfRequest>) -> Reply<wire::GetSelfResponse> {
+        let manifest = &self.caller.manifest;
+        let open = CAPABILITIES.iter().filter(|(_, any)| any.iter().any(|one| self.has(one)));
+        let mut capabilities: Vec<String> = open.map(|(name, _)| (*name).to_owned()).collect();
+        let providers = providers::list(&self.host, &self.name).await;
+        let usable = providers.iter().filter(|one| self.has(&one.permission));
+        capabilities.extend(usable.map(|one| format!("provider.{}", one.name)));
+        Ok(Response::new(wire::GetSelfResponse {
+            plugin: manifest.name.clone(),
+            version: manifest.version.clone().unwrap_or_default(),
+            generation: self.caller.generation,
+            data_dir: self.caller.data_dir.display().to_string(),
+            permissions: manifest.permissions.granted.iter().cloned().collect(),
+            capabilities,
+        }))
+    }
+
+    async fn check_permission(
+        &self,
+        request: Request<wire::CheckPermissionRequest>,
+    ) -> Reply<wire::CheckPermissionResponse> {
+        let wire::CheckPermissionRequest { scope, permission } = request.into_inner();
+        self.within(&self.requests, "requests")?;
+        let granted = self.has(&permission);
+        let raise = scope.unwrap_or_default().on_denied() == OnDenied::Raise;
+        if !granted && raise {
+            let known = known_permission(&permission);
+            let permission = if known { &permission } else { "(unknown)" };
+            self.refuse("require_permission", permission, OnDenied::Raise)?;
+        }
+        Ok(Response::new(wire::CheckPermissionResponse { granted }))
+    }
+
+    async fn kv_get(&self, request: Request<wire::KvGetRequest>) -> Reply<wire::KvGetResponse> {
+        self.get_value(request.into_inner()).await
+    }
+
+    async fn kv_set(&self, request: Request<wire::KvSetRequest>) -> Reply<wire::KvSetResponse> {
+        self.set_value(request.into_inner()).await
+    }
+
+    async fn kv_delete(
+        &self,
+        request: Request<wire::KvDeleteRequest>,
+    ) -> Reply<wire::KvDeleteResponse> {
+        self.delete_value(request.into_inner()).await
+    }
+
+    async fn kv_list(&self, request: Request<wire::KvListRequest>) -> Reply<wire::KvListResponse> {
+        self.list_values(request.into_inner()).await
+    }
+
+    async fn kv_compare_and_set(
+        &self,
+        request: Request<wire::KvCompareAndSetRequest>,
+    ) -> Reply<wire::KvCompareAndSetResponse> {
+        self.compare_and_set_value(request.into_inner()).await
+    }
+
+    async fn get_entity(
+        &self,
+        request: Request<wire::GetEntityRequest>,
+    ) -> Reply<wire::GetEntityResponse> {
+        self.read_entity(request.into_inner()).await
+    }
+
+    async fn set_flag(&self, request: Request<wire::SetFlagRequest>) -> Reply<wire::ChangeResponse> {
+        self.write_flag(request.into_inner()).await
+    }
+
+    async fn update_relationship(
+        &self,
+        request: Request<wire::UpdateRelationshipRequest>,
+    ) -> Reply<wire::ChangeResponse> {
+        self.write_relationship(request.into_inner()).await
+    }
+
+    async fn change_component(
+        &self,
+        request: Request<wire::ChangeComponentRequest>,
+    ) -> Reply<wire::ChangeResponse> {
+        self.write_component(request.into_inner()).await
+    }
+
+    async fn emit(&self, request: Request<wire::EmitRequest>) -> Reply<wire::EmitResponse> {
+        let wire::EmitRequest { scope, name, payload } = request.into_inner();
+        let Some(granted) = self.ask("events.emit", &["event:emit"], scope)? else {
+            let denied = wire::EmitResponse { denied: true, ..Default::default() };
+            return Ok(Response::new(denied));
+        };
+        self.within(&self.events, "events")?;
+        let own = names::own(&self.name, &name).map_err(|error| self.name_error(error))?;
+        let payload = Self::valid_json(payload)?;
+        if payload.len() as u64 > self.caller.manifest.quota.value {
+            return Err(Status::resource_exhausted("the event is larger than quota.value"));
+        }
+        let name = names::full(&self.name, own);
+        let (sequence, subscribers) = self.host.inner.bus.emit(
+            self.actor.clone(),
+            &name,
+            payload,
+            granted.author.workspace,
+        );
+        Ok(Response::new(wire::EmitResponse { sequence, subscribers, denied: false }))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<wire::SubscribeRequest>,
+    ) -> Reply<Self::SubscribeStream> {
+        let wire::SubscribeRequest { scope, patterns } = request.into_inner();
+        let (sender, receiver) = mpsc::channel(1);
+        let stream = Box::pin(ReceiverStream::new(receiver));
+        if self.ask("events.subscribe", &["event:subscribe"], scope)?.is_none() {
+            return Ok(Response::new(stream));
+        }
+        for pattern in &patterns {
+            names::pattern(pattern).map_err(|error| self.name_error(error))?;
+        }
+        let bus = self.host.inner.bus.clone();
+        let subscriber = bus.subscribe(self.actor.clone(), patterns);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = subscriber.filled() => {}
+                    () = sender.closed() => break,
+                }
+                // Room first: what waits for it waits in the bounded queue.
+                let Ok(place) = sender.reserve().await else { break };
+                place.send(Ok(to_wire(subscriber.take())));
+            }
+            bus.unsubscribe(&subscriber);
+        });
+        Ok(Response::new(stream))
+    }
+
+    async fn log(&self, request: Request<wire::LogRequest>) -> Reply<wire::LogResponse> {
+        let wire::LogRequest { scope, level, message, fields } = request.into_inner();
+        let granted = self.ask_or("log.emit", &["log:emit"], scope, OnDenied::Silent)?;
+        if granted.is_none() {
+            return Ok(Response::new(wire::LogResponse { denied: true }));
+        }
+        let level = match level.as_str() {
+            "debug" => "debug",
+            "warning" | "warn" => "warning",
+            "error" => "error",
+            _ => "info",
+        };
+        let fields: BTreeMap<String, String> = fields.into_iter().collect();
+        let fields: String =
+            fields.iter().map(|(key, value)| format!(" {key}={value:?}")).collect();
+        let text: String = format!("{message}{fields}")
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(16 * 1024)
+            .collect();
+        self.caller.logs.push(self.caller.generation, LogStream::Supervisor, Some(level), &text);
+        Ok(Response::new(wire::LogResponse { denied: false }))
+    }
+
+    async fn record(&self, request: Request<wire::RecordRequest>) -> Reply<wire::RecordResponse> {
+        self.within(&self.requests, "requests")?;
+        let request = request.into_inner();
+        let kind = match request.kind() {
+            wire::record_request::Kind::Counter => SeriesKind::Counter,
+            wire::record_request::Kind::Gauge => SeriesKind::Gauge,
+            wire::record_request::Kind::Histogram => SeriesKind::Histogram,
+            wire::record_request::Kind::Unspecified => {
+                return Err(Status::invalid_argument("the metric has no kind"));
+            }
+        };
+        let word = |text: &str| {
+            (1..=64).contains(&text.len())
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                && !text.starts_with(|c: char| c.is_ascii_digit())
+        };
+        let fine = word(&request.name)
+            && request.labels.len() <= 8
+            && request.labels.iter().all(|(key, value)| word(key) && value.len() <= 128);
+        if !fine || !request.value.is_finite() {
+            return Err(Status::invalid_argument(
+                "a metric has a name and up to 8 labels of 1 to 64 letters, digits and `_`, values \
+                 of labels have at most 128 bytes, and the value is a finite number",
+            ));
+        }
+        if kind == SeriesKind::Counter && request.value < 0.0 {
+            return Err(Status::invalid_argument("a counter does not go down"));
+        }
+        let labels = request.labels.into_iter().collect();
+        let most = self.caller.manifest.quota.series;
+        let recorded =
+            self.caller.metrics.record(kind, &request.name, labels, request.value, most);
+        recorded.map_err(|why| {
+            self.host.inner.permits.over_quota(&self.name);
+            Status::resource_exhausted(format!("Plugin '{}': {why}", self.name))
+        })?;
+        Ok(Response::new(wire::RecordResponse {}))
+    }
+
+    async fn call_tool(
+        &self,
+        request: Request<wire::CallToolRequest>,
+    ) -> Reply<wire::CallToolResponse> {
+        let wire::CallToolRequest { scope, plugin, tool, args, attachments, timeout_ms } =
+            request.into_inner();
+        let permission = format!("plugin:call:{plugin}");
+        let Some(granted) = self.ask("plugin.call", &[&permission], scope)? else {
+            let denied = wire::CallToolResponse { denied: true, ..Default::default() };
+            return Ok(Response::new(denied));
+        };
+        let attachments = attachments.into_iter().map(|one| Attachment {
+            name: one.name,
+            content_type: one.content_type,
+            data: one.data,
+        });
+        let call = ToolCall {
+            plugin,
+            tool,
+            args,
+            attachments: attachments.collect(),
+            timeout: time_left(granted.call.as_ref(), timeout_ms),
+            workspace: granted.author.workspace.to_string(),
+            chain: self.chain(granted.call.as_ref()),
+            ..ToolCall::default()
+        };
+        let outcome = self.host.calls().await.run(call).await;
+        let call_id = outcome.call_id.to_string();
+        let answer = match outcome.result {
+            Ok(success) => wire::CallToolResponse {
+                ok: true,
+                result: success.result,
+                attachments: success
+                    .attachments
+                    .into_iter()
+                    .map(|one| wire::Attachment {
+                        name: one.name,
+                        content_type: one.content_type,
+                        data: one.data,
+                    })
+                    .collect(),
+                call_id,
+                ..Default::default()
+            },
+            Err(error) => wire::CallToolResponse {
+                error: error.to_string(),
+                error_type: error.error_type().to_owned(),
+                call_id,
+                ..Default::default()
+            },
+        };
+        Ok(Response::new(answer))
+    }
+
+    async fn list_providers(
+        &self,
+        _: Request<wire::ListProvidersRequest>,
+    ) -> Reply<wire::ListProvidersResponse> {
+        self.within(&self.requests, "requests")?;
+        let mut providers = providers::list(&self.host, &self.name).await;
+        for one in &mut providers {
+            one.granted = self.has(&one.permission);
+        }
+        Ok(Response::new(wire::ListProvidersResponse { providers }))
+    }
+
+    async fn call_provider(
+        &self,
+        request: Request<wire::CallProviderRequest>,
+    ) -> Reply<wire::CallProviderResponse> {
+        let wire::CallProviderRequest { scope, name, request, timeout_ms } = request.into_inner();
+        let Some(permission) = providers::permission(&self.host, &name).await else {
+            return Err(Status::not_found(format!("there is no provider {name:?} now")));
+        };
+        let capability = format!("provider.{name}");
+        let Some(granted) = self.ask(&capability, &[&permission], scope)? else {
+            let denied = wire::CallProviderResponse {
+                response: bytes::Bytes::from_static(b"null"),
+                denied: true,
+            };
+            return Ok(Response::new(denied));
+        };
+        let asked = providers::Asked {
+            plugin: self.name.clone(),
+            workspace: granted.author.workspace,
+            call_id: granted.author.call,
+            timeout: time_left(granted.call.as_ref(), timeout_ms),
+            chain: self.chain(granted.call.as_ref()),
+            request: Self::valid_json(request)?,
+        };
+        let response = providers::call(&self.host, &name, asked).await?;
+        Ok(Response::new(wire::CallProviderResponse { response, denied: false }))
+    }
+}
+
+fn to_wire(batch: super::Batch) -> wire::EventBatch {
+    let events = batch.events.iter().map(|event| wire::Event {
+        sequence: event.sequence,
+        name: event.name.to_string(),
+        payload: event.payload.clone(),
+        source: event.source.to_string(),
+        workspace: event.workspace.to_string(),
+        time_ms: event.time_ms,
+    });
+    wire::EventBatch { events: events.collect(), dropped: batch.dropped }
+}

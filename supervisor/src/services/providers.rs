@@ -1,0 +1,265 @@
+//! Capabilities that servers and other plugins provide, each behind a permission,
+//! each request and response checked against its schema.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde_json::{json, value::RawValue};
+use stockade_proto::{
+    host as wire,
+    worker::{self, invoke::Kind},
+};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use super::{HostServices, names};
+use crate::{
+    calls::{CallError, ToolCall},
+    plugin::{Chain, Provider},
+};
+
+/// A request that has no deadline gets this one.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Requests that may wait for a server.
+const WAITING: usize = 256;
+
+/// A provider as a server registers it.
+pub type ServerProvider = worker::Provider;
+
+/// What servers provide now, by name.
+#[derive(Debug, Default)]
+pub(super) struct Providers(Mutex<BTreeMap<String, Registered>>);
+
+#[derive(Clone, Debug)]
+struct Registered {
+    provider: Arc<Provider>,
+    asks: mpsc::Sender<Ask>,
+    registration: u64,
+}
+
+/// A plugin's request to a server.
+#[derive(Debug)]
+pub struct Ask {
+    /// Of this provider.
+    pub name: String,
+    /// JSON text, as its schema says.
+    pub request: Bytes,
+    /// Who asks.
+    pub plugin: Arc<str>,
+    /// Where.
+    pub workspace: Arc<str>,
+    /// In which call; empty outside of one.
+    pub call_id: Arc<str>,
+    /// How long the answer is waited for.
+    pub timeout: Duration,
+    /// JSON text, or the error's class and message.
+    pub answer: oneshot::Sender<Result<Bytes, (String, String)>>,
+}
+
+/// A server's providers; gone when dropped.
+#[derive(Debug)]
+pub struct Registration {
+    services: HostServices,
+    id: u64,
+    /// What was registered.
+    pub names: Vec<String>,
+    /// What was not, and why.
+    pub refused: Vec<String>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.services.inner.providers.lock().retain(|_, one| one.registration != self.id);
+    }
+}
+
+impl Providers {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Registered>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HostServices {
+    /// A server provides these from now on; the first of a name stays.
+    pub fn provide(&self, offered: Vec<ServerProvider>) -> (Registration, mpsc::Receiver<Ask>) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (asks, receiver) = mpsc::channel(WAITING);
+        let (mut taken, mut refused) = (Vec::new(), Vec::new());
+        let mut known = self.inner.providers.lock();
+        for one in offered {
+            let name = one.name.clone();
+            let provider = match names::of_host(&name).map_err(super::name_text) {
+                Err(why) => Err(why),
+                Ok(()) if known.contains_key(&name) => {
+                    Err("there is one of this name; the first stays".to_owned())
+                }
+                Ok(()) => Provider::new(one),
+            };
+            match provider {
+                Ok(provider) => {
+                    let provider = Arc::new(provider);
+                    let registered =
+                        Registered { provider, asks: asks.clone(), registration: id };
+                    known.insert(name.clone(), registered);
+                    taken.push(name);
+                }
+                Err(why) => refused.push(format!("{name}: {why}")),
+            }
+        }
+        drop(known);
+        let registration = Registration { services: self.clone(), id, names: taken, refused };
+        (registration, receiver)
+    }
+
+    /// What servers provide now.
+    pub fn server_providers(&self) -> Vec<Arc<Provider>> {
+        self.inner.providers.lock().values().map(|one| one.provider.clone()).collect()
+    }
+}
+
+/// What a plugin asks.
+pub(super) struct Asked {
+    pub(super) plugin: Arc<str>,
+    pub(super) workspace: Arc<str>,
+    pub(super) call_id: Arc<str>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) chain: Chain,
+    pub(super) request: Bytes,
+}
+
+/// `plugin:<id>:<name>` in its parts.
+fn parts(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(super::PLUGIN_PREFIX)?.split_once(':')
+}
+
+/// What a plugin must hold to ask this provider; None = there is none.
+pub(super) async fn permission(services: &HostServices, name: &str) -> Option<String> {
+    if let Some(registered) = services.inner.providers.lock().get(name) {
+        return Some(registered.provider.permission.clone());
+    }
+    let (plugin, name) = parts(name)?;
+    let calls = services.calls().await;
+    let session = calls.session_of(plugin, PATIENCE).await.ok()?;
+    session.registered.provider(name).map(|provider| provider.permission.clone())
+}
+
+/// Every provider but the plugin's own.
+pub(super) async fn list(services: &HostServices, asking: &str) -> Vec<wire::Provider> {
+    let to_wire = |provider: &Provider, name: String| wire::Provider {
+        name,
+        permission: provider.permission.clone(),
+        description: provider.description.clone(),
+        request_schema: provider.request_schema.clone(),
+        response_schema: provider.response_schema.clone(),
+        granted: false,
+    };
+    let mut list: Vec<wire::Provider> = services
+        .server_providers()
+        .iter()
+        .map(|provider| to_wire(provider, provider.name.clone()))
+        .collect();
+    for (plugin, handle) in &services.calls().await.registry().plugins {
+        let snapshot = handle.snapshot();
+        let Some(session) = snapshot.session.as_ref().filter(|_| **plugin != *asking) else {
+            continue;
+        };
+        list.extend(session.registered.providers.iter().map(|provider| {
+            to_wire(provider, names::full(plugin, &provider.name))
+        }));
+    }
+    list
+}
+
+/// Asks a provider and checks both directions.
+pub(super) async fn call(
+    services: &HostServices,
+    name: &str,
+    asked: Asked,
+) -> Result<Bytes, Status> {
+    let of_server = services.inner.providers.lock().get(name).cloned();
+    match of_server {
+        Some(registered) => ask_server(name, &registered, asked).await,
+        None => ask_plugin(services, name, asked).await,
+    }
+}
+
+fn invalid(name: &str, why: String) -> Status {
+    Status::invalid_argument(format!("provider {name}: {why}"))
+}
+
+fn bad_response(name: &str, why: &str) -> Status {
+    Status::internal(format!("provider {name}: {why}"))
+}
+
+async fn ask_server(name: &str, registered: &Registered, asked: Asked) -> Result<Bytes, Status> {
+    let provider = &registered.provider;
+    provider.check_request(&asked.request).map_err(|why| invalid(name, why))?;
+    let (answer, reply) = oneshot::channel();
+    let timeout = asked.timeout.unwrap_or(PATIENCE);
+    let ask = Ask {
+        name: name.to_owned(),
+        request: asked.request,
+        plugin: asked.plugin,
+        workspace: asked.workspace,
+        call_id: asked.call_id,
+        timeout,
+        answer,
+    };
+    registered.asks.try_send(ask).map_err(|_| {
+        Status::resource_exhausted(format!(
+            "provider {name}: its server does not keep up, or is gone"
+        ))
+    })?;
+    let late = || {
+        let text = format!("provider {name} did not answer within {} ms", timeout.as_millis());
+        Status::deadline_exceeded(text)
+    };
+    let reply = tokio::time::timeout(timeout, reply).await.map_err(|_| late())?;
+    let gone = || Status::unavailable(format!("provider {name}: its server is gone"));
+    let response = reply.map_err(|_| gone())?.map_err(|(kind, message)| {
+        Status::unknown(format!("provider {name}: {kind}: {message}"))
+    })?;
+    provider.check_response(&response).map_err(|why| bad_response(name, &why))?;
+    Ok(response)
+}
+
+async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result<Bytes, Status> {
+    let not_found = || Status::not_found(format!("there is no provider {name:?} now"));
+    let (plugin, own) = parts(name).ok_or_else(not_found)?;
+    let calls = services.calls().await;
+    let session = calls.session_of(plugin, PATIENCE).await.map_err(|_| not_found())?;
+    let provider = session.registered.provider(own).ok_or_else(not_found)?;
+    provider.check_request(&asked.request).map_err(|why| invalid(name, why))?;
+    let request: &RawValue = serde_json::from_slice(&asked.request)
+        .map_err(|error| invalid(name, error.to_string()))?;
+    let args = json!({ "request": request, "caller": &*asked.plugin }).to_string();
+    let call = ToolCall {
+        plugin: plugin.to_owned(),
+        tool: own.to_owned(),
+        args: args.into(),
+        kind: Kind::Provider,
+        timeout: Some(asked.timeout.unwrap_or(PATIENCE)),
+        workspace: asked.workspace.to_string(),
+        chain: asked.chain,
+        ..ToolCall::default()
+    };
+    let success = calls.run(call).await.result.map_err(|error| {
+        let text = format!("provider {name}: {}: {error}", error.error_type());
+        match error {
+            CallError::Timeout { .. } => Status::deadline_exceeded(text),
+            CallError::CallCycle(_) => Status::failed_precondition(text),
+            CallError::PluginUnavailable { .. } => Status::unavailable(text),
+            _ => Status::unknown(text),
+        }
+    })?;
+    provider.check_response(&success.result).map_err(|why| bad_response(name, &why))?;
+    Ok(success.result)
+}

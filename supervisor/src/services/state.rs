@@ -1,0 +1,259 @@
+//! Documents of entities, by a plugin's channel: everything may be read that its
+//! kind allows, and only what is the plugin's own is written.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use stockade_proto::host::{self as wire, change_component_request::Change as Kind};
+use tonic::{Response, Status};
+
+use super::{
+    channel::{Channel, Granted, Reply},
+    names::{self, EntityKind},
+};
+use crate::store::{Change, DataError, Document};
+
+impl Channel {
+    fn entity(&self, entity: &str) -> Result<EntityKind, Status> {
+        names::entity(entity).map_err(|error| self.name_error(error))
+    }
+
+    pub(super) async fn read_entity(
+        &self,
+        request: wire::GetEntityRequest,
+    ) -> Reply<wire::GetEntityResponse> {
+        let kind = self.entity(&request.entity)?;
+        let capability = format!("state.{}.get", kind.name);
+        let Some(granted) = self.ask(&capability, &[kind.read], request.scope)? else {
+            return Ok(Response::new(wire::GetEntityResponse { value: None, denied: true }));
+        };
+        let workspace = granted.author.workspace;
+        let found = self.host.data().document(&workspace, &request.entity).await;
+        let document = found.map_err(|error| self.data_error(error))?.map(Value::Object);
+        let value = document.as_ref().and_then(|document| walk(document, &request.path, &self.name));
+        let value = value.map(to_text);
+        Ok(Response::new(wire::GetEntityResponse { value, denied: false }))
+    }
+
+    /// Whoever may write this kind. Some(Err) = the empty answer.
+    fn writer(
+        &self,
+        entity: &str,
+        what: &str,
+        scope: Option<wire::Scope>,
+    ) -> Result<Result<Granted, Response<wire::ChangeResponse>>, Status> {
+        let kind = self.entity(entity)?;
+        let Some(write) = kind.write else {
+            return Err(Status::permission_denied(format!(
+                "{entity}: a {} is the host's: plugins may read it, not write it",
+                kind.name
+            )));
+        };
+        let capability = format!("state.{}.{what}", kind.name);
+        let Some(granted) = self.ask(&capability, &[write], scope)? else {
+            let denied = wire::ChangeResponse { denied: true, ..Default::default() };
+            return Ok(Err(Response::new(denied)));
+        };
+        self.may_write()?;
+        Ok(Ok(granted))
+    }
+
+    async fn change(
+        &self,
+        granted: Granted,
+        entity: &str,
+        operation: &'static str,
+        part: String,
+        apply: Change,
+    ) -> Reply<wire::ChangeResponse> {
+        let quota = self.caller.manifest.quota;
+        let data = self.host.data();
+        let changed =
+            data.change_document(granted.author, entity, (operation, part), quota, apply).await;
+        let value = changed.map_err(|error| self.data_error(error))?;
+        Ok(Response::new(wire::ChangeResponse {
+            changed: value.is_some(),
+            value: to_text(value.as_ref().unwrap_or(&Value::Null)),
+            denied: false,
+        }))
+    }
+
+    /// JSON that is no larger than a value may be.
+    fn value(&self, text: &Bytes) -> Result<Value, Status> {
+        let most = self.caller.manifest.quota.value;
+        if text.len() as u64 > most {
+            return Err(Status::resource_exhausted(format!(
+                "the value has {} bytes; {most} are allowed (quota.value)",
+                text.len()
+            )));
+        }
+        serde_json::from_slice(text)
+            .map_err(|error| Status::invalid_argument(format!("the value is not JSON: {error}")))
+    }
+
+    fn object(&self, text: &Bytes) -> Result<Map<String, Value>, Status> {
+        match self.value(text)? {
+            Value::Object(object) => Ok(object),
+            _ => Err(Status::invalid_argument("the value must be a JSON object")),
+        }
+    }
+
+    pub(super) async fn write_flag(
+        &self,
+        request: wire::SetFlagRequest,
+    ) -> Reply<wire::ChangeResponse> {
+        let wire::SetFlagRequest { scope, entity, key, value } = request;
+        let granted = match self.writer(&entity, "set_flag", scope)? {
+            Ok(granted) => granted,
+            Err(empty) => return Ok(empty),
+        };
+        let own = names::own(&self.name, &key).map_err(|error| self.name_error(error))?;
+        let (key, value) = (names::full(&self.name, own), self.value(&value)?);
+        let part = format!("flags.{key}");
+        let apply = move |document: &mut Document| {
+            section(document, "flags")?.insert(key, value.clone());
+            Ok(Some(value))
+        };
+        self.change(granted, &entity, "entity.set_flag", part, Box::new(apply)).await
+    }
+
+    pub(super) async fn write_relationship(
+        &self,
+        request: wire::UpdateRelationshipRequest,
+    ) -> Reply<wire::ChangeResponse> {
+        let wire::UpdateRelationshipRequest { scope, entity, with, patch } = request;
+        let granted = match self.writer(&entity, "update_relationship", scope)? {
+            Ok(granted) => granted,
+            Err(empty) => return Ok(empty),
+        };
+        names::of_host(&with).map_err(|error| self.name_error(error))?;
+        let patch = self.object(&patch)?;
+        let part = format!("relationships.{with}");
+        let apply = move |document: &mut Document| {
+            let relationships = section(document, "relationships")?;
+            let relationship = relationships.entry(with).or_insert_with(|| json!({}));
+            merge(relationship, patch);
+            Ok(Some(relationship.clone()))
+        };
+        self.change(granted, &entity, "entity.update_relationship", part, Box::new(apply)).await
+    }
+
+    pub(super) async fn write_component(
+        &self,
+        request: wire::ChangeComponentRequest,
+    ) -> Reply<wire::ChangeResponse> {
+        let kind = request.change();
+        let wire::ChangeComponentRequest { scope, entity, name, value, .. } = request;
+        let operation = match kind {
+            Kind::Set => "entity.set_component",
+            Kind::Update => "entity.update_component",
+            Kind::Delete => "entity.delete_component",
+            Kind::Unspecified => return Err(Status::invalid_argument("the change has no kind")),
+        };
+        let what = operation.trim_start_matches("entity.");
+        let granted = match self.writer(&entity, what, scope)? {
+            Ok(granted) => granted,
+            Err(empty) => return Ok(empty),
+        };
+        let key = names::own_component(&self.name, &name).map_err(|error| self.name_error(error))?;
+        let part = format!("components.{key}");
+        let apply: Change = match kind {
+            Kind::Update => {
+                let patch = self.object(&value)?;
+                Box::new(move |document| {
+                    let component =
+                        section(document, "components")?.entry(key).or_insert_with(|| json!({}));
+                    merge(component, patch);
+                    Ok(Some(component.clone()))
+                })
+            }
+            Kind::Delete => Box::new(move |document| {
+                Ok(section(document, "components")?.shift_remove(&key).map(|_| Value::Null))
+            }),
+            Kind::Set | Kind::Unspecified => {
+                let value = self.value(&value)?;
+                Box::new(move |document| {
+                    section(document, "components")?.insert(key, value.clone());
+                    Ok(Some(value))
+                })
+            }
+        };
+        self.change(granted, &entity, operation, part, apply).await
+    }
+}
+
+fn to_text(value: &Value) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+/// `flags`, `relationships` or `components` of a document, made when it is not
+/// there.
+fn section<'d>(
+    document: &'d mut Document,
+    name: &str,
+) -> Result<&'d mut Map<String, Value>, DataError> {
+    match document.entry(name).or_insert_with(|| json!({})) {
+        Value::Object(section) => Ok(section),
+        _ => Err(DataError::Invalid(format!("the document's {name:?} is not an object"))),
+    }
+}
+
+/// Shallow: keys of the patch replace those of the same name.
+fn merge(value: &mut Value, patch: Map<String, Value>) {
+    match value {
+        Value::Object(object) => object.extend(patch),
+        other => *other = Value::Object(patch),
+    }
+}
+
+/// What stands at a path. Keys may hold dots: the longest that fits is meant.
+/// Flags and components of the plugin itself need no prefix.
+fn walk<'v>(value: &'v Value, path: &str, plugin: &str) -> Option<&'v Value> {
+    let own = |section: &str, rest: &str| {
+        let part = value.get(section)?;
+        step(part, rest).or_else(|| step(part, &names::full(plugin, rest)))
+    };
+    for section in ["flags", "components"] {
+        if let Some(rest) = path.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')) {
+            return own(section, rest);
+        }
+    }
+    step(value, path)
+}
+
+fn step<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
+    if path.is_empty() {
+        return Some(value);
+    }
+    let ends = path.match_indices('.').map(|(at, _)| at).chain([path.len()]);
+    let mut ends: Vec<usize> = ends.collect();
+    ends.reverse();
+    ends.into_iter().find_map(|end| {
+        let (key, rest) = (&path[..end], path[end..].trim_start_matches('.'));
+        let inner = match value {
+            Value::Object(object) => object.get(key)?,
+            Value::Array(items) => items.get(key.parse::<usize>().ok()?)?,
+            _ => return None,
+        };
+        step(inner, rest)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_reach_keys_with_dots_and_own_keys_without_prefix() {
+        let document = json!({
+            "flags": {"plugin:me:a.b": 1, "plugin:other:a": 2},
+            "components": {"core": {"hp": 3}, "plugin:me:mood": {"x": [4, 5]}},
+        });
+        let at = |path: &str| walk(&document, path, "me").cloned();
+        assert_eq!(at("flags.a.b"), Some(json!(1)));
+        assert_eq!(at("flags.plugin:other:a"), Some(json!(2)));
+        assert_eq!(at("components.core.hp"), Some(json!(3)));
+        assert_eq!(at("components.mood.x.1"), Some(json!(5)));
+        assert_eq!(at("components.nothing"), None);
+        assert_eq!(at("").unwrap(), document);
+    }
+}

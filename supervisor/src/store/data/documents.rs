@@ -1,0 +1,178 @@
+//! Documents of entities, per workspace: `{"flags", "relationships",
+//! "components", "meta"}`. What the keys mean and who may change them is decided
+//! above.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use serde_json::{Map, Value, json};
+
+use super::{Author, Data, DataError, now_ms, provenance, time_text, usage::Room};
+use crate::manifest::Quota;
+
+/// Bytes of one document.
+pub const MAX_DOCUMENT: usize = 1 << 20;
+
+/// The document of one entity.
+pub type Document = Map<String, Value>;
+
+/// One change of a document, and what is there after it; None = nothing to do.
+pub type Change = Box<dyn FnOnce(&mut Document) -> Result<Option<Value>, DataError> + Send>;
+
+impl Data {
+    /// The document of an entity.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn document(
+        self: &Arc<Self>,
+        workspace: &str,
+        entity: &str,
+    ) -> Result<Option<Document>, DataError> {
+        let (workspace, entity) = (workspace.to_owned(), entity.to_owned());
+        let found = self.read(move |connection| find(connection, &workspace, &entity)).await?;
+        Ok(found.map(|(document, _)| document))
+    }
+
+    /// The entities of a workspace.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn entities(self: &Arc<Self>, workspace: &str) -> Result<Vec<String>, DataError> {
+        let workspace = workspace.to_owned();
+        self.read(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT entity FROM document WHERE workspace = ?1 ORDER BY entity",
+            )?;
+            select.query_map(params![workspace], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+
+    /// Changes a document, making it when it is new. `part` names what is changed,
+    /// for the record.
+    ///
+    /// # Errors
+    /// There is no room for it, the change refuses, or the store cannot be written.
+    pub async fn change_document(
+        self: &Arc<Self>,
+        author: Author,
+        entity: &str,
+        (operation, part): (&'static str, String),
+        quota: Quota,
+        apply: Change,
+    ) -> Result<Option<Value>, DataError> {
+        let entity = entity.to_owned();
+        self.write(move |change| {
+            let found = find(change.connection, &author.workspace, &entity)?;
+            let (mut document, creator) = match found {
+                Some((document, creator)) => (document, Some(creator)),
+                None => (Document::new(), None),
+            };
+            let before = creator.as_ref().map(|_| text_of(&document).len());
+            let Some(value) = apply(&mut document)? else { return Ok(None) };
+            sign(&mut document, &author);
+            let text = text_of(&document);
+            if text.len() > MAX_DOCUMENT {
+                return Err(DataError::Invalid(format!(
+                    "the document of {entity} would have {} bytes; {MAX_DOCUMENT} are allowed",
+                    text.len()
+                )));
+            }
+            let owner = creator.clone().unwrap_or_else(|| author.actor.to_string());
+            put(change.connection, &author.workspace, &entity, &text, &owner)?;
+            if let Some(plugin) = owner.strip_prefix("plugin:") {
+                let size = text.len() as i64;
+                let (keys, bytes) = match before {
+                    Some(before) => (0, size - before as i64),
+                    None => (1, size + entity.len() as i64),
+                };
+                let room = Room { keys: quota.keys, bytes: quota.bytes };
+                // One's own limit, not that of whoever made the document.
+                let own = *author.actor == *owner;
+                let room = if own { room } else { Room { keys: u64::MAX, bytes: u64::MAX } };
+                change.ledger.enter(change.connection, plugin, keys, bytes, room)?;
+            }
+            let key = format!("{}/{entity}#{part}", author.workspace);
+            provenance::record(change, &author, operation, &key)?;
+            Ok(Some(value))
+        })
+        .await
+    }
+
+    /// Replaces a document (None = deletes it), as the host may.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn set_document(
+        self: &Arc<Self>,
+        author: Author,
+        entity: &str,
+        document: Option<Document>,
+    ) -> Result<(), DataError> {
+        let entity = entity.to_owned();
+        self.write(move |change| {
+            change.ledger.forget();
+            let workspace = &author.workspace;
+            match document {
+                Some(mut document) => {
+                    sign(&mut document, &author);
+                    put(change.connection, workspace, &entity, &text_of(&document), &author.actor)?;
+                }
+                None => {
+                    let mut delete = change.connection.prepare_cached(
+                        "DELETE FROM document WHERE workspace = ?1 AND entity = ?2",
+                    )?;
+                    delete.execute(params![workspace, entity])?;
+                }
+            }
+            let key = format!("{workspace}/{entity}");
+            provenance::record(change, &author, "entity.set", &key)
+        })
+        .await
+    }
+}
+
+/// `meta.last_modified_by` and `meta.last_modified_at`.
+fn sign(document: &mut Document, author: &Author) {
+    let meta = document.entry("meta").or_insert_with(|| json!({}));
+    if !meta.is_object() {
+        *meta = json!({});
+    }
+    meta["last_modified_by"] = json!(*author.actor);
+    meta["last_modified_at"] = json!(time_text(now_ms()));
+}
+
+fn text_of(document: &Document) -> String {
+    serde_json::to_string(document).unwrap_or_default()
+}
+
+fn find(
+    connection: &Connection,
+    workspace: &str,
+    entity: &str,
+) -> rusqlite::Result<Option<(Document, String)>> {
+    let mut select = connection.prepare_cached(
+        "SELECT text, creator FROM document WHERE workspace = ?1 AND entity = ?2",
+    )?;
+    let row = select.query_row(params![workspace, entity], |row| {
+        let (text, creator): (String, String) = (row.get(0)?, row.get(1)?);
+        Ok((serde_json::from_str(&text).unwrap_or_default(), creator))
+    });
+    row.optional()
+}
+
+fn put(
+    connection: &Connection,
+    workspace: &str,
+    entity: &str,
+    text: &str,
+    creator: &str,
+) -> rusqlite::Result<()> {
+    let mut upsert = connection.prepare_cached(
+        "INSERT INTO document (workspace, entity, text, creator, modified) \
+         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (workspace, entity) \
+         DO UPDATE SET text = ?3, modified = ?5",
+    )?;
+    upsert.execute(params![workspace, entity, text, creator, now_ms()]).map(drop)
+}

@@ -1,0 +1,277 @@
+//! Keys and values, each plugin's own.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{
+    Author, Data, DataError, Usage, now_ms, provenance,
+    usage::Room,
+    writer::Change,
+};
+use crate::manifest::Quota;
+
+/// A value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// JSON text, unless binary.
+    pub data: Bytes,
+    /// Bytes of any kind.
+    pub binary: bool,
+    /// Milliseconds since 1970; 0 = never.
+    pub expires: i64,
+    /// Milliseconds since 1970.
+    pub modified: i64,
+}
+
+impl Entry {
+    /// One that is written now; `ttl_ms` 0 = for ever.
+    pub fn new(data: Bytes, binary: bool, ttl_ms: u64) -> Self {
+        let modified = now_ms();
+        let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+        let expires = if ttl == 0 { 0 } else { modified.saturating_add(ttl) };
+        Entry { data, binary, expires, modified }
+    }
+
+    pub(super) fn expired(&self, now: i64) -> bool {
+        self.expires > 0 && self.expires <= now
+    }
+}
+
+/// What a compare-and-set expects to find.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expectation {
+    /// The key is not there.
+    Absent,
+    /// It has this value.
+    Value(Bytes, bool),
+}
+
+/// What came of a compare-and-set: done, or what is there.
+pub type Swap = Result<(), Option<Entry>>;
+
+/// A key of a list, with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Whose.
+    pub plugin: String,
+    /// Without the plugin's prefix.
+    pub key: String,
+    /// Its value.
+    pub entry: Entry,
+}
+
+impl Data {
+    /// A value. What was read or written lately is answered without waiting.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn get(self: &Arc<Self>, plugin: &str, key: &str) -> Result<Option<Entry>, DataError> {
+        if let Some(known) = self.cache.get(plugin, key) {
+            return Ok(known);
+        }
+        let changes = self.cache.changes();
+        let (of, which) = (plugin.to_owned(), key.to_owned());
+        let entry = self.read(move |connection| find(connection, &of, &which)).await?;
+        self.cache.keep(plugin, key, entry.clone(), changes);
+        Ok(entry)
+    }
+
+    /// Sets a value; it is on the disk when this answers.
+    ///
+    /// # Errors
+    /// There is no room for it, or the store cannot be written.
+    pub async fn set(
+        self: &Arc<Self>,
+        author: Author,
+        plugin: &str,
+        key: &str,
+        entry: Entry,
+        quota: Quota,
+    ) -> Result<(), DataError> {
+        let (of, which, cache) = (plugin.to_owned(), key.to_owned(), self.cache.clone());
+        self.write(move |change| {
+            put(change, &of, &which, &entry, quota)?;
+            provenance::record(change, &author, "kv.set", &format!("plugin:{of}:{which}"))?;
+            change.after_commit(move || cache.changed(&of, &which, Some(entry)));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes a value; false when there was none.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn delete(
+        self: &Arc<Self>,
+        author: Author,
+        plugin: &str,
+        key: &str,
+    ) -> Result<bool, DataError> {
+        let (of, which, cache) = (plugin.to_owned(), key.to_owned(), self.cache.clone());
+        self.write(move |change| {
+            let there = remove(change, &of, &which)?;
+            if there {
+                let key = format!("plugin:{of}:{which}");
+                provenance::record(change, &author, "kv.delete", &key)?;
+            }
+            change.after_commit(move || cache.changed(&of, &which, None));
+            Ok(there)
+        })
+        .await
+    }
+
+    /// Sets (or, without an entry, deletes) a value if it is as expected.
+    ///
+    /// # Errors
+    /// There is no room for it, or the store cannot be written.
+    pub async fn compare_and_set(
+        self: &Arc<Self>,
+        author: Author,
+        plugin: &str,
+        key: &str,
+        expected: Expectation,
+        entry: Option<Entry>,
+        quota: Quota,
+    ) -> Result<Swap, DataError> {
+        let (of, which, cache) = (plugin.to_owned(), key.to_owned(), self.cache.clone());
+        self.write(move |change| {
+            let current = find(change.connection, &of, &which)?;
+            let fits = match (&expected, &current) {
+                (Expectation::Absent, None) => true,
+                (Expectation::Value(data, binary), Some(entry)) => {
+                    entry.data == *data && entry.binary == *binary
+                }
+                _ => false,
+            };
+            if !fits {
+                return Ok(Err(current));
+            }
+            match &entry {
+                Some(entry) => put(change, &of, &which, entry, quota)?,
+                None => drop(remove(change, &of, &which)?),
+            }
+            let key = format!("plugin:{of}:{which}");
+            provenance::record(change, &author, "kv.compare_and_set", &key)?;
+            change.after_commit(move || cache.changed(&of, &which, entry));
+            Ok(Ok(()))
+        })
+        .await
+    }
+
+    /// Rows of one plugin (or all) in order, behind `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn rows(
+        self: &Arc<Self>,
+        plugin: Option<String>,
+        prefix: String,
+        after: (String, String),
+        limit: u32,
+        values: bool,
+    ) -> Result<Vec<Row>, DataError> {
+        self.read(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT plugin, key, CASE WHEN ?5 THEN value ELSE zeroblob(0) END, binary, expires, \
+                 modified FROM kv WHERE (?1 IS NULL OR plugin = ?1) AND (plugin, key) > (?2, ?3) \
+                 AND substr(key, 1, length(?4)) = ?4 AND (expires = 0 OR expires > ?6) \
+                 ORDER BY plugin, key LIMIT ?7",
+            )?;
+            let (after_plugin, after_key) = &after;
+            let now = now_ms();
+            let rows = select.query_map(
+                params![plugin, after_plugin, after_key, prefix, values, now, limit],
+                |row| {
+                    Ok(Row { plugin: row.get(0)?, key: row.get(1)?, entry: read_entry(row, 2)? })
+                },
+            )?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// How much a plugin has stored.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn usage(self: &Arc<Self>, plugin: &str) -> Result<Usage, DataError> {
+        let plugin = plugin.to_owned();
+        self.read(move |connection| Usage::of(connection, &plugin)).await
+    }
+}
+
+fn read_entry(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Entry> {
+    Ok(Entry {
+        data: row.get::<_, Vec<u8>>(first)?.into(),
+        binary: row.get(first + 1)?,
+        expires: row.get(first + 2)?,
+        modified: row.get(first + 3)?,
+    })
+}
+
+fn find(connection: &Connection, plugin: &str, key: &str) -> rusqlite::Result<Option<Entry>> {
+    let mut select = connection.prepare_cached(
+        "SELECT value, binary, expires, modified FROM kv WHERE plugin = ?1 AND key = ?2",
+    )?;
+    let entry = select.query_row(params![plugin, key], |row| read_entry(row, 0)).optional()?;
+    Ok(entry.filter(|entry| !entry.expired(now_ms())))
+}
+
+/// The size of what is there, expired or not.
+fn size_of(connection: &Connection, plugin: &str, key: &str) -> rusqlite::Result<Option<i64>> {
+    let mut select = connection.prepare_cached(
+        "SELECT length(key) + length(value) FROM kv WHERE plugin = ?1 AND key = ?2",
+    )?;
+    select.query_row(params![plugin, key], |row| row.get(0)).optional()
+}
+
+fn put(
+    change: &mut Change<'_>,
+    plugin: &str,
+    key: &str,
+    entry: &Entry,
+    quota: Quota,
+) -> Result<(), DataError> {
+    let connection = change.connection;
+    let before = size_of(connection, plugin, key)?;
+    let mut upsert = connection.prepare_cached(
+        "INSERT INTO kv (plugin, key, value, binary, expires, modified) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (plugin, key) \
+         DO UPDATE SET value = ?3, binary = ?4, expires = ?5, modified = ?6",
+    )?;
+    let Entry { data, binary, expires, modified } = entry;
+    upsert.execute(params![plugin, key, &data[..], binary, expires, modified])?;
+    let size = (key.len() + data.len()) as i64;
+    let (keys, bytes) = (i64::from(before.is_none()), size - before.unwrap_or(0));
+    let room = Room { keys: quota.keys, bytes: quota.bytes };
+    match change.ledger.enter(connection, plugin, keys, bytes, room) {
+        // What has expired may be in the way.
+        Err(DataError::Quota(_)) if sweep(connection, Some(plugin))? > 0 => {
+            change.ledger.forget();
+            change.ledger.enter(connection, plugin, keys, bytes, room)
+        }
+        entered => entered,
+    }
+}
+
+fn remove(change: &mut Change<'_>, plugin: &str, key: &str) -> Result<bool, DataError> {
+    let Some(size) = size_of(change.connection, plugin, key)? else { return Ok(false) };
+    let there = find(change.connection, plugin, key)?.is_some();
+    let mut delete =
+        change.connection.prepare_cached("DELETE FROM kv WHERE plugin = ?1 AND key = ?2")?;
+    delete.execute(params![plugin, key])?;
+    let room = Room { keys: u64::MAX, bytes: u64::MAX };
+    change.ledger.enter(change.connection, plugin, -1, -size, room)?;
+    Ok(there)
+}
+
+/// Deletes what has expired, of one plugin or of all; how many.
+pub(super) fn sweep(connection: &Connection, plugin: Option<&str>) -> rusqlite::Result<usize> {
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM kv WHERE expires > 0 AND expires <= ?1 AND (?2 IS NULL OR plugin = ?2)",
+    )?;
+    delete.execute(params![now_ms(), plugin])
+}

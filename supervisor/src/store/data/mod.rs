@@ -1,0 +1,246 @@
+//! What plugins have stored and who changed it: `data.db`, SQLite in WAL mode.
+//! What was acknowledged is on the disk (`synchronous = FULL`).
+//!
+//! One thread writes; changes that wait together are committed together. Reads
+//! have connections of their own, and the last values read are kept in memory.
+
+mod cache;
+mod documents;
+mod kv;
+mod provenance;
+mod usage;
+mod workspaces;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use rusqlite::{Connection, ErrorCode};
+
+pub use documents::{Change, Document, MAX_DOCUMENT};
+pub use kv::{Entry, Expectation, Row, Swap};
+pub use provenance::{Author, Provenance, ProvenanceQuery};
+pub use usage::Usage;
+pub use workspaces::{Workspace, Workspaces, enabled_plugins};
+
+use super::put_aside;
+use cache::Cache;
+use writer::Writer;
+
+/// Why something was not stored or not found out. The store goes on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DataError {
+    /// The disk is full.
+    #[error("the store cannot grow: {0}; free space on the disk of the state directory")]
+    Full(String),
+    /// Another process holds the file.
+    #[error("the store is locked by another process ({0}); nothing was changed, try again")]
+    Locked(String),
+    /// Too many changes wait.
+    #[error("too many changes wait for the disk; nothing was changed, try again")]
+    Busy,
+    /// The plugin has used up what it may store.
+    #[error("{0}")]
+    Quota(String),
+    /// The change cannot be made.
+    #[error("{0}")]
+    Invalid(String),
+    /// The file cannot be used.
+    #[error("the store cannot be used: {0}; nothing was changed")]
+    Broken(String),
+}
+
+impl From<rusqlite::Error> for DataError {
+    fn from(error: rusqlite::Error) -> Self {
+        let text = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => DataError::Full(text),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => DataError::Locked(text),
+            _ => DataError::Broken(text),
+        }
+    }
+}
+
+const SCHEMA: &str = "
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    CREATE TABLE IF NOT EXISTS kv (
+        plugin TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value BLOB NOT NULL,
+        binary INTEGER NOT NULL,
+        expires INTEGER NOT NULL,
+        modified INTEGER NOT NULL,
+        PRIMARY KEY (plugin, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS kv_expires ON kv (expires) WHERE expires > 0;
+    CREATE TABLE IF NOT EXISTS document (
+        workspace TEXT NOT NULL,
+        entity TEXT NOT NULL,
+        text TEXT NOT NULL,
+        creator TEXT NOT NULL,
+        modified INTEGER NOT NULL,
+        PRIMARY KEY (workspace, entity)
+    ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS document_creator ON document (creator);
+    CREATE TABLE IF NOT EXISTS workspace (
+        name TEXT PRIMARY KEY,
+        text TEXT NOT NULL,
+        modified INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS provenance (
+        id INTEGER PRIMARY KEY,
+        time INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        call TEXT NOT NULL,
+        workspace TEXT NOT NULL,
+        operation TEXT NOT NULL,
+        key TEXT NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS provenance_actor ON provenance (actor, id);
+";
+
+/// Another process that holds the file is waited for this long.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Reading connections that are kept.
+const READERS: usize = 4;
+
+/// The open store.
+#[derive(Debug)]
+pub struct Data {
+    path: PathBuf,
+    writer: Writer,
+    readers: Mutex<Vec<Connection>>,
+    cache: Arc<Cache>,
+    /// Which plugins are enabled where.
+    pub workspaces: Workspaces,
+    /// Why nothing can be stored.
+    broken: Option<String>,
+}
+
+impl Data {
+    /// Opens (and makes) the file; a damaged one is put aside. One that cannot be
+    /// used is told in `problems`, and every request is answered with that.
+    pub(super) fn open(path: &Path, keep: usize, problems: &mut Vec<String>) -> Self {
+        let opened = open(path).or_else(|error| {
+            if !matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+            ) {
+                return Err(error);
+            }
+            let kept = put_aside(path);
+            for suffix in ["-wal", "-shm"] {
+                let mut side = path.as_os_str().to_owned();
+                side.push(suffix);
+                let _ = std::fs::remove_file(PathBuf::from(side));
+            }
+            problems.push(format!("what plugins stored was damaged ({error}); {kept}"));
+            open(path)
+        });
+        let cache = Arc::new(Cache::default());
+        let (workspaces, broken, writer) = match opened {
+            Ok(connection) => {
+                let workspaces = Workspaces::load(&connection);
+                (workspaces, None, Writer::start(connection, keep))
+            }
+            Err(error) => {
+                let text = format!("{}: {error}", path.display());
+                problems.push(format!("plugins cannot store anything: {text}"));
+                (Workspaces::default(), Some(text), Writer::none())
+            }
+        };
+        Data {
+            path: path.to_owned(),
+            writer,
+            readers: Mutex::default(),
+            cache,
+            workspaces,
+            broken,
+        }
+    }
+
+    /// Makes a change; answers once it is on the disk.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut writer::Change<'_>) -> Result<T, DataError> + Send + 'static,
+    ) -> Result<T, DataError> {
+        self.usable()?;
+        self.writer.write(work).await
+    }
+
+    /// Asks on a connection of its own, on a thread that may block.
+    async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, DataError> {
+        self.usable()?;
+        let data = self.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let free = data.readers().pop();
+            let connection = match free {
+                Some(connection) => connection,
+                None => reader(&data.path)?,
+            };
+            let result = query(&connection)?;
+            let mut readers = data.readers();
+            if readers.len() < READERS {
+                readers.push(connection);
+            }
+            Ok(result)
+        });
+        asked.await.map_err(|_| DataError::Broken("the reading thread ended".to_owned()))?
+    }
+
+    fn readers(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn usable(&self) -> Result<(), DataError> {
+        match &self.broken {
+            Some(why) => Err(DataError::Broken(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The last change that could not be made, if none has been made since.
+    pub fn problem(&self) -> Option<String> {
+        self.writer.problem()
+    }
+}
+
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.execute_batch(SCHEMA)?;
+    let verdict: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(format!("quick_check: {verdict}")),
+        ));
+    }
+    Ok(connection)
+}
+
+fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(PATIENCE)?;
+    Ok(connection)
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// As RFC 3339.
+pub fn time_text(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map(|time| time.to_string()).unwrap_or_default()
+}

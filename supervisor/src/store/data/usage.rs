@@ -1,0 +1,91 @@
+//! How much each plugin has stored: asked of the file once, then kept.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, params};
+
+use super::DataError;
+
+/// What one plugin has stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Keys and documents that it made.
+    pub keys: u64,
+    /// Bytes of keys, values and documents.
+    pub bytes: u64,
+}
+
+impl Usage {
+    /// As the file says.
+    pub(super) fn of(connection: &Connection, plugin: &str) -> rusqlite::Result<Self> {
+        let mut query = connection.prepare_cached(
+            "SELECT count(*), coalesce(sum(length(key) + length(value)), 0) FROM kv WHERE plugin = ?1",
+        )?;
+        let kv = query.query_row(params![plugin], numbers)?;
+        let mut query = connection.prepare_cached(
+            "SELECT count(*), coalesce(sum(length(entity) + length(text)), 0) FROM document \
+             WHERE creator = ?1",
+        )?;
+        let documents = query.query_row(params![plugin], numbers)?;
+        Ok(Usage { keys: kv.0 + documents.0, bytes: kv.1 + documents.1 })
+    }
+}
+
+fn numbers(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64)> {
+    Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
+}
+
+/// The most that a plugin may store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) keys: u64,
+    pub(super) bytes: u64,
+}
+
+/// The writer's book.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(HashMap<String, Usage>);
+
+impl Ledger {
+    /// What was rolled back may be in the book: it is asked for again.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// Enters a change, if there is room for what grows.
+    pub(super) fn enter(
+        &mut self,
+        connection: &Connection,
+        plugin: &str,
+        keys: i64,
+        bytes: i64,
+        room: Room,
+    ) -> Result<(), DataError> {
+        if !self.0.contains_key(plugin) {
+            self.0.insert(plugin.to_owned(), Usage::of(connection, plugin)?);
+            // The change itself is in the file already.
+            return self.check(plugin, keys, bytes, room);
+        }
+        let usage = self.0.entry(plugin.to_owned()).or_default();
+        usage.keys = usage.keys.saturating_add_signed(keys);
+        usage.bytes = usage.bytes.saturating_add_signed(bytes);
+        self.check(plugin, keys, bytes, room)
+    }
+
+    fn check(&self, plugin: &str, keys: i64, bytes: i64, room: Room) -> Result<(), DataError> {
+        let usage = self.0.get(plugin).copied().unwrap_or_default();
+        let over = |what: &str, has: u64, may: u64| {
+            Err(DataError::Quota(format!(
+                "Plugin '{plugin}' would have {has} {what} in the store; {may} are allowed. Delete \
+                 some, or raise quota.{what} in stockade.toml."
+            )))
+        };
+        if keys > 0 && usage.keys > room.keys {
+            return over("keys", usage.keys, room.keys);
+        }
+        if bytes > 0 && usage.bytes > room.bytes {
+            return over("bytes", usage.bytes, room.bytes);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+//! Workspaces: their documents, and which plugins are enabled where. Kept in
+//! memory, so that a call's check waits for nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use serde_json::{Map, Value};
+
+use super::{Author, Data, DataError, now_ms, provenance};
+
+/// Bytes of one workspace's document.
+const MAX_DOCUMENT: usize = 1 << 20;
+
+/// One workspace: `{"behavior": {"enabledPlugins": […], "simulationConfig": {…}}}`
+/// and whatever else its owner keeps in it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Workspace {
+    /// As it was set.
+    pub document: Map<String, Value>,
+    /// Which plugins may run; None = all.
+    pub enabled: Option<BTreeSet<String>>,
+}
+
+impl Workspace {
+    /// Checks a document.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of(document: Map<String, Value>) -> Result<Self, DataError> {
+        let invalid = |what: &str| Err(DataError::Invalid(what.to_owned()));
+        let enabled = match document.get("behavior") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(behavior)) => {
+                if !matches!(
+                    behavior.get("simulationConfig"),
+                    None | Some(Value::Null | Value::Object(_))
+                ) {
+                    return invalid("behavior.simulationConfig must be an object");
+                }
+                enabled_plugins(behavior)?
+            }
+            Some(_) => return invalid("behavior must be an object"),
+        };
+        let size = serde_json::to_vec(&document).map_or(0, |text| text.len());
+        if size > MAX_DOCUMENT {
+            let text = format!("the document has {size} bytes; {MAX_DOCUMENT} are allowed");
+            return Err(DataError::Invalid(text));
+        }
+        Ok(Workspace { document, enabled })
+    }
+
+    /// `behavior`, an empty object when there is none.
+    pub fn behavior(&self) -> Map<String, Value> {
+        match self.document.get("behavior") {
+            Some(Value::Object(behavior)) => behavior.clone(),
+            _ => Map::new(),
+        }
+    }
+
+    fn set_enabled(mut self, enabled: BTreeSet<String>) -> Self {
+        let mut behavior = self.behavior();
+        let names = enabled.iter().cloned().map(Value::String).collect();
+        behavior.insert("enabledPlugins".to_owned(), Value::Array(names));
+        self.document.insert("behavior".to_owned(), Value::Object(behavior));
+        self.enabled = Some(enabled);
+        self
+    }
+}
+
+/// `enabledPlugins` of a `behavior` object: None = all.
+///
+/// # Errors
+/// It is not a list of names.
+pub fn enabled_plugins(
+    behavior: &Map<String, Value>,
+) -> Result<Option<BTreeSet<String>>, DataError> {
+    let wrong = || DataError::Invalid("behavior.enabledPlugins must be a list of names".to_owned());
+    match behavior.get("enabledPlugins") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(names)) => {
+            let names = names.iter().map(|name| name.as_str().map(str::to_owned));
+            names.collect::<Option<BTreeSet<_>>>().map(Some).ok_or_else(wrong)
+        }
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// Every configured workspace.
+#[derive(Debug, Default)]
+pub struct Workspaces(RwLock<BTreeMap<String, Arc<Workspace>>>);
+
+impl Workspaces {
+    pub(super) fn load(connection: &Connection) -> Self {
+        let load = || -> rusqlite::Result<BTreeMap<String, Arc<Workspace>>> {
+            let mut select = connection.prepare("SELECT name, text FROM workspace")?;
+            let rows = select.query_map([], |row| {
+                let (name, text): (String, String) = (row.get(0)?, row.get(1)?);
+                let document = serde_json::from_str(&text).unwrap_or_default();
+                Ok((name, Arc::new(Workspace::of(document).unwrap_or_default())))
+            })?;
+            rows.collect()
+        };
+        Workspaces(RwLock::new(load().unwrap_or_default()))
+    }
+
+    /// One workspace; None = nobody has configured it.
+    pub fn get(&self, name: &str) -> Option<Arc<Workspace>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// All of them by name.
+    pub fn all(&self) -> BTreeMap<String, Arc<Workspace>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The plugin may run there.
+    pub fn allows(&self, workspace: &str, plugin: &str) -> bool {
+        if workspace.is_empty() {
+            return true;
+        }
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let enabled = all.get(workspace).and_then(|workspace| workspace.enabled.as_ref());
+        enabled.is_none_or(|enabled| enabled.contains(plugin))
+    }
+
+    fn put(&self, name: &str, workspace: Option<Arc<Workspace>>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match workspace {
+            Some(workspace) => all.insert(name.to_owned(), workspace),
+            None => all.remove(name),
+        };
+    }
+}
+
+fn find(connection: &Connection, name: &str) -> rusqlite::Result<Workspace> {
+    let mut select = connection.prepare_cached("SELECT text FROM workspace WHERE name = ?1")?;
+    let text: Option<String> = select.query_row(params![name], |row| row.get(0)).optional()?;
+    let document = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    Ok(Workspace::of(document).unwrap_or_default())
+}
+
+/// A workspace's name: 1 to 128 bytes of letters, digits and `-_.:/@`.
+fn check_name(name: &str) -> Result<(), DataError> {
+    let fine = (1..=128).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/@".contains(&b));
+    match fine {
+        true => Ok(()),
+        false => Err(DataError::Invalid(format!(
+            "{name:?} is no workspace's name: use 1 to 128 letters, digits and -_.:/@"
+        ))),
+    }
+}
+
+impl Data {
+    /// Sets a workspace's document.
+    ///
+    /// # Errors
+    /// The document is not one, or the store cannot be written.
+    pub async fn set_workspace(
+        self: &Arc<Self>,
+        author: Author,
+        name: &str,
+        document: Map<String, Value>,
+    ) -> Result<Arc<Workspace>, DataError> {
+        self.change_workspace(author, name, "workspace.set", move |_| Workspace::of(document)).await
+    }
+
+    /// Enables plugins; in a workspace where all are enabled only with `only`,
+    /// which disables the rest.
+    ///
+    /// # Errors
+    /// All are enabled already, or the store cannot be written.
+    pub async fn enable_in_workspace(
+        self: &Arc<Self>,
+        author: Author,
+        name: &str,
+        plugins: Vec<String>,
+        only: bool,
+    ) -> Result<Arc<Workspace>, DataError> {
+        let place = name.to_owned();
+        self.change_workspace(author, name, "workspace.enable", move |workspace| {
+            let enabled = match (&workspace.enabled, only) {
+                (_, true) => plugins.into_iter().collect(),
+                (Some(enabled), false) => enabled.iter().cloned().chain(plugins).collect(),
+                (None, false) => {
+                    return Err(DataError::Invalid(format!(
+                        "Workspace {place} has no list of plugins: all are enabled there, {} too. \
+                         To enable only what is named and disable the rest, say --only.",
+                        plugins.join(", ")
+                    )));
+                }
+            };
+            Ok(workspace.set_enabled(enabled))
+        })
+        .await
+    }
+
+    /// Disables plugins. `all` are the plugins that there are: those of a
+    /// workspace without a list.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn disable_in_workspace(
+        self: &Arc<Self>,
+        author: Author,
+        name: &str,
+        plugins: Vec<String>,
+        all: BTreeSet<String>,
+    ) -> Result<Arc<Workspace>, DataError> {
+        self.change_workspace(author, name, "workspace.disable", move |workspace| {
+            let mut enabled = workspace.enabled.clone().unwrap_or(all);
+            enabled.retain(|name| !plugins.contains(name));
+            Ok(workspace.set_enabled(enabled))
+        })
+        .await
+    }
+
+    async fn change_workspace(
+        self: &Arc<Self>,
+        author: Author,
+        name: &str,
+        operation: &'static str,
+        apply: impl FnOnce(Workspace) -> Result<Workspace, DataError> + Send + 'static,
+    ) -> Result<Arc<Workspace>, DataError> {
+        check_name(name)?;
+        let (place, data) = (name.to_owned(), self.clone());
+        self.write(move |change| {
+            let workspace = Arc::new(apply(find(change.connection, &place)?)?);
+            let mut upsert = change.connection.prepare_cached(
+                "INSERT INTO workspace (name, text, modified) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (name) DO UPDATE SET text = ?2, modified = ?3",
+            )?;
+            let text = serde_json::to_string(&workspace.document).unwrap_or_default();
+            upsert.execute(params![place, text, now_ms()])?;
+            provenance::record(change, &author, operation, &place)?;
+            let known = workspace.clone();
+            change.after_commit(move || data.workspaces.put(&place, Some(known)));
+            Ok(workspace)
+        })
+        .await
+    }
+
+    /// Forgets a workspace's document; false when there was none.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn delete_workspace(
+        self: &Arc<Self>,
+        author: Author,
+        name: &str,
+    ) -> Result<bool, DataError> {
+        let (place, data) = (name.to_owned(), self.clone());
+        self.write(move |change| {
+            let mut delete =
+                change.connection.prepare_cached("DELETE FROM workspace WHERE name = ?1")?;
+            let deleted = delete.execute(params![place])? > 0;
+            if deleted {
+                provenance::record(change, &author, "workspace.delete", &place)?;
+                change.after_commit(move || data.workspaces.put(&place, None));
+            }
+            Ok(deleted)
+        })
+        .await
+    }
+}

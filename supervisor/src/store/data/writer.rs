@@ -1,0 +1,201 @@
+//! The one thread that writes. Changes that wait together become one commit;
+//! each is answered when that commit is on the disk.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::{DataError, kv, provenance::Pruner, usage::Ledger};
+
+/// Changes that may wait.
+const WAITING: usize = 4096;
+/// Changes of one commit.
+const TOGETHER: usize = 256;
+/// Between looks for what has expired.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// Where a change is made: inside the transaction.
+pub(super) struct Change<'c> {
+    /// The writer's connection.
+    pub(super) connection: &'c Connection,
+    /// What each plugin has stored.
+    pub(super) ledger: &'c mut Ledger,
+    /// Bounds the records of who changed what.
+    pub(super) pruner: &'c mut Pruner,
+    after: &'c mut Vec<AfterCommit>,
+}
+
+/// What is kept in memory follows the file.
+type AfterCommit = Box<dyn FnOnce() + Send>;
+
+impl Change<'_> {
+    /// Runs once the change is on the disk, in the order of the changes.
+    pub(super) fn after_commit(&mut self, run: impl FnOnce() + Send + 'static) {
+        self.after.push(Box::new(run));
+    }
+}
+
+/// Tells what came of a change once its commit has succeeded or failed.
+type Answer = Box<dyn FnOnce(Result<(), DataError>) + Send>;
+/// Makes the change, or hears why no transaction could be begun.
+type Job = Box<dyn FnOnce(Result<&mut Change<'_>, DataError>) -> Answer + Send>;
+
+/// Handle of the thread.
+#[derive(Debug)]
+pub(super) struct Writer {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    problem: Arc<Mutex<Option<String>>>,
+}
+
+impl Writer {
+    /// Nothing can be written.
+    pub(super) fn none() -> Self {
+        Writer { jobs: None, thread: None, problem: Arc::default() }
+    }
+
+    pub(super) fn start(connection: Connection, keep: usize) -> Self {
+        let (jobs, inbox) = sync_channel(WAITING);
+        let problem: Arc<Mutex<Option<String>>> = Arc::default();
+        let mut thread = Thread {
+            connection,
+            ledger: Ledger::default(),
+            pruner: Pruner::new(keep),
+            problem: problem.clone(),
+        };
+        let thread =
+            std::thread::Builder::new().name("data".into()).spawn(move || thread.run(&inbox));
+        Writer { jobs: thread.is_ok().then_some(jobs), thread: thread.ok(), problem }
+    }
+
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Change<'_>) -> Result<T, DataError> + Send + 'static,
+    ) -> Result<T, DataError> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |change| {
+            let result = change.and_then(|change| savepoint(change, work));
+            Box::new(move |committed| {
+                let _ = reply.send(result.and_then(|value| committed.map(|()| value)));
+            })
+        });
+        let ended = || DataError::Broken("the writing thread has ended".to_owned());
+        match self.jobs.as_ref().ok_or_else(ended)?.try_send(job) {
+            Ok(()) => answer.await.map_err(|_| ended())?,
+            Err(TrySendError::Full(_)) => Err(DataError::Busy),
+            Err(TrySendError::Disconnected(_)) => Err(ended()),
+        }
+    }
+}
+
+/// Everything that was taken is committed before the file is closed.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A change that fails leaves nothing of itself behind.
+fn savepoint<T>(
+    change: &mut Change<'_>,
+    work: impl FnOnce(&mut Change<'_>) -> Result<T, DataError>,
+) -> Result<T, DataError> {
+    let run = |sql: &str| change.connection.prepare_cached(sql)?.execute([]).map(drop);
+    run("SAVEPOINT one")?;
+    let before = change.after.len();
+    let result = work(change);
+    let run = |sql: &str| change.connection.prepare_cached(sql)?.execute([]).map(drop);
+    if result.is_err() {
+        change.after.truncate(before);
+        change.ledger.forget();
+        run("ROLLBACK TO one")?;
+    }
+    run("RELEASE one")?;
+    result
+}
+
+struct Thread {
+    connection: Connection,
+    ledger: Ledger,
+    pruner: Pruner,
+    problem: Arc<Mutex<Option<String>>>,
+}
+
+impl Thread {
+    fn run(&mut self, inbox: &Receiver<Job>) {
+        loop {
+            let first = match inbox.recv_timeout(SWEEP) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            match first {
+                Some(first) => self.commit(first, inbox),
+                None => {
+                    self.ledger.forget();
+                    if let Err(error) = kv::sweep(&self.connection, None) {
+                        tracing::debug!("expired keys stay for now: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, first: Job, inbox: &Receiver<Job>) {
+        let begun = self.execute("BEGIN IMMEDIATE").map_err(DataError::from);
+        let mut answers: Vec<Answer> = Vec::new();
+        let mut after = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            let mut change = Change {
+                connection: &self.connection,
+                ledger: &mut self.ledger,
+                pruner: &mut self.pruner,
+                after: &mut after,
+            };
+            answers.push(job(begun.clone().map(|()| &mut change)));
+            if begun.is_ok() && answers.len() < TOGETHER {
+                next = inbox.try_recv().ok();
+            }
+        }
+        let committed =
+            begun.and_then(|()| self.execute("COMMIT").map_err(DataError::from));
+        if committed.is_err() {
+            self.ledger.forget();
+            let _ = self.execute("ROLLBACK");
+        } else {
+            after.into_iter().for_each(|run| run());
+        }
+        self.tell(&committed);
+        for answer in answers {
+            answer(committed.clone());
+        }
+    }
+
+    fn execute(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(drop)
+    }
+
+    fn tell(&self, committed: &Result<(), DataError>) {
+        let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = committed.as_ref().err().map(|error| format!("plugins' data: {error}"));
+        if text.is_some() && *problem != text {
+            tracing::error!("{}", text.as_deref().unwrap_or_default());
+        }
+        *problem = text;
+    }
+}

@@ -1,0 +1,114 @@
+//! What was acknowledged is there after anything: SIGKILL in mid-write, a full
+//! disk, a file that another process holds.
+
+use std::collections::HashMap;
+
+use rusqlite::Connection;
+use serde_json::json;
+use stockade_tests::{Daemon, Options, eventually};
+
+use crate::actor::{answer, ask, asking};
+
+fn writer() -> Options {
+    Options::new()
+        .alone()
+        .rogue("w", &asking(&["kv:read", "kv:write", "log:emit"], ""))
+        .config("[quota]\nwrites = 1000000\n")
+        .config("log_lines = 100000\nprovenance_records = 100")
+}
+
+/// The last number that the plugin was told is stored, per key.
+async fn acknowledged(daemon: &Daemon) -> HashMap<u64, u64> {
+    let mut last = HashMap::new();
+    for line in daemon.logs("w").await {
+        if let Some(n) = line.text.strip_prefix("acknowledged ").and_then(|n| n.parse::<u64>().ok()) {
+            last.insert(n % 100, n);
+        }
+    }
+    last
+}
+
+/// `STOCKADE_KILLS` times (200 in a release's tests); the daemon dies in mid-write.
+#[tokio::test]
+async fn acknowledged_writes_survive_sigkill_at_any_moment() {
+    let kills: u32 = std::env::var("STOCKADE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
+    let mut daemon = writer().start().await;
+    for n in 0..kills {
+        daemon.serving("w").await;
+        let client = daemon.client();
+        let prefix = format!("r{n}:");
+        let writing = {
+            let (client, prefix) = (client.clone(), prefix.clone());
+            tokio::spawn(async move {
+                let mut tools = client.tools();
+                let request = stockade_proto::v1::CallRequest {
+                    plugin: "w".into(),
+                    tool: "write_on".into(),
+                    args: json!({"op": "", "key": prefix}).to_string().into(),
+                    ..Default::default()
+                };
+                let _ = tools.call(request).await;
+            })
+        };
+        // At some other moment each time, but never before the first.
+        let enough = 5 + (n as usize * 7) % 40;
+        eventually("some writes", || async {
+            (acknowledged(&daemon).await.values().max().copied().unwrap_or(0) as usize >= enough)
+                .then_some(())
+        })
+        .await;
+        let known = acknowledged(&daemon).await;
+        let folder = daemon.kill().await;
+        writing.abort();
+        let file = folder.path().join("state/data.db");
+        let connection = Connection::open(&file).expect("open");
+        let verdict: String =
+            connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("check");
+        assert_eq!(verdict, "ok", "kill {n}");
+        drop(connection);
+        daemon = writer().start_in(folder).await;
+        daemon.serving("w").await;
+        for (slot, number) in known {
+            let key = format!("{prefix}{slot}");
+            let kept = answer(&daemon, "w", json!({"op": "get", "key": key})).await;
+            assert!(kept.as_u64() >= Some(number), "kill {n}: {key} is {kept}, {number} was acknowledged");
+        }
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_holds_is_an_error_and_then_well_again() {
+    let daemon = writer().start().await;
+    daemon.serving("w").await;
+    let set = |n: u32| json!({"op": "set", "key": "k", "value": n});
+    answer(&daemon, "w", set(1)).await;
+    let other = Connection::open(daemon.root.join("state/data.db")).expect("open");
+    other.execute_batch("BEGIN IMMEDIATE").expect("lock");
+    let outcome = ask(&daemon, "w", set(2)).await;
+    assert_eq!(outcome.failed().0, "StoreLocked", "{}", outcome.error);
+    assert!(outcome.error.contains("locked by another process"), "{}", outcome.error);
+    assert_eq!(answer(&daemon, "w", json!({"op": "get", "key": "k"})).await, 1, "reading goes on");
+    let (_, text, _) = daemon.cli(&["status"]).await;
+    assert!(text.contains("locked"), "operators are told: {text}");
+    other.execute_batch("ROLLBACK").expect("unlock");
+    answer(&daemon, "w", set(3)).await;
+    assert_eq!(answer(&daemon, "w", json!({"op": "get", "key": "k"})).await, 3);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_put_aside() {
+    let daemon = writer().start().await;
+    daemon.serving("w").await;
+    answer(&daemon, "w", json!({"op": "set", "key": "k", "value": 1})).await;
+    let folder = daemon.kill().await;
+    std::fs::write(folder.path().join("state/data.db"), vec![0x55; 8192]).expect("damage");
+    let daemon = writer().start_in(folder).await;
+    daemon.serving("w").await;
+    answer(&daemon, "w", json!({"op": "set", "key": "k", "value": 2})).await;
+    let kept = std::fs::read_dir(daemon.root.join("state")).expect("state").flatten();
+    let aside = kept.filter(|file| file.file_name().to_string_lossy().starts_with("data.db.corrupt-"));
+    assert_eq!(aside.count(), 1);
+    daemon.stop().await;
+}

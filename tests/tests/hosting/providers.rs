@@ -1,0 +1,144 @@
+//! What servers and other plugins provide, each behind a permission.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use stockade_proto::v1::{
+    FromServer, ProviderAnswer, ProviderSpec, RegisterProviders, ToServer, from_server, to_server,
+};
+use stockade_tests::{Client, Options, eventually};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::actor::{answer, asking, hosting, refused};
+
+fn spec(name: &str, permission: &str) -> ProviderSpec {
+    ProviderSpec {
+        name: name.into(),
+        permission: permission.into(),
+        request_schema: r#"{"type":"object","required":["at"]}"#.into(),
+        response_schema: r#"{"type":"object"}"#.into(),
+        ..ProviderSpec::default()
+    }
+}
+
+/// A server process: registers, then answers by `reply`.
+async fn serve(
+    client: &Client,
+    providers: Vec<ProviderSpec>,
+    reply: impl Fn(&to_server::Frame) -> Option<ProviderAnswer> + Send + 'static,
+) -> (Vec<String>, tokio::task::JoinHandle<()>) {
+    let (sender, receiver) = mpsc::channel(16);
+    let register = from_server::Frame::Register(RegisterProviders { providers });
+    sender.send(FromServer { frame: Some(register) }).await.expect("open");
+    let stream = hosting(client).serve_providers(ReceiverStream::new(receiver)).await;
+    let mut stream = stream.expect("serve").into_inner();
+    let Some(ToServer { frame: Some(to_server::Frame::Registered(registered)) }) =
+        stream.message().await.expect("stream")
+    else {
+        panic!("not registered");
+    };
+    let task = tokio::spawn(async move {
+        while let Ok(Some(ToServer { frame: Some(frame) })) = stream.message().await {
+            if let Some(answer) = reply(&frame) {
+                let frame = from_server::Frame::Answer(answer);
+                let _ = sender.send(FromServer { frame: Some(frame) }).await;
+            }
+        }
+    });
+    (registered.refused, task)
+}
+
+fn ask(name: &str, value: Value) -> Value {
+    json!({"op": "provider", "key": name, "value": value, "mode": "raise"})
+}
+
+#[tokio::test]
+async fn a_server_answers_plugins_that_may_ask() {
+    let daemon = Options::new()
+        .rogue("may", &asking(&["world:read", "provider:weather"], ""))
+        .rogue("maynot", "")
+        .start()
+        .await;
+    daemon.serving("may").await;
+    daemon.serving("maynot").await;
+    let gone = refused(&daemon, "may", ask("world.get", json!({"at": 1}))).await;
+    assert_eq!(gone.0, "NotFound", "{}", gone.1);
+    let offered = vec![
+        spec("world.get", "world:read"),
+        spec("weather", "provider:weather"),
+        spec("plugin:may:x", "world:read"),
+        spec("odd", "no such"),
+    ];
+    let (turned_away, task) = serve(&daemon, offered, |frame| {
+        let to_server::Frame::Call(call) = frame else { return None };
+        let request: Value = serde_json::from_slice(&call.request).expect("JSON");
+        let (response, error) = match request["at"].as_str() {
+            Some("fail") => (Bytes::new(), "KeyError"),
+            Some("silent") => return None,
+            Some("wrong") => (Bytes::from_static(b"[1]"), ""),
+            _ => (json!({"for": call.plugin, "at": request["at"]}).to_string().into(), ""),
+        };
+        Some(ProviderAnswer {
+            id: call.id,
+            response,
+            error_type: error.into(),
+            error: "nothing there".into(),
+        })
+    })
+    .await;
+    assert_eq!(turned_away.len(), 2, "{turned_away:?}");
+    let got = answer(&daemon, "may", ask("world.get", json!({"at": [1, 2]}))).await;
+    assert_eq!(got, json!({"for": "may", "at": [1, 2]}));
+    answer(&daemon, "may", ask("weather", json!({"at": 1}))).await;
+    let (kind, text) = refused(&daemon, "maynot", ask("weather", json!({"at": 1}))).await;
+    assert_eq!(kind, "PermissionDenied");
+    assert!(text.contains("'provider.weather'") && text.contains("'provider:weather'"), "{text}");
+    let silent = json!({"op": "provider", "key": "weather", "value": {"at": 1}});
+    assert_eq!(answer(&daemon, "maynot", silent).await, Value::Null);
+    for (at, kind, part) in [
+        (json!({}), "InvalidArgument", "the request is not as its schema says"),
+        (json!({"at": "fail"}), "HostError", "KeyError: nothing there"),
+        (json!({"at": "wrong"}), "HostError", "the response is not as its schema says"),
+    ] {
+        let (got, text) = refused(&daemon, "may", ask("world.get", at)).await;
+        assert_eq!(got, kind, "{text}");
+        assert!(text.contains(part), "{text}");
+    }
+    // One that does not answer costs the call its own time.
+    let args = ask("world.get", json!({"at": "silent"}));
+    let outcome = daemon.call_with("may", "host", args, &[], 1000).await;
+    assert_eq!(outcome.failed().0, "TimeoutError");
+    let listed = answer(&daemon, "maynot", json!({"op": "providers"})).await;
+    assert_eq!(listed, json!([["weather", false], ["world.get", false]]));
+    let (_, taken) = (refused(&daemon, "may", ask("nobody", json!({}))).await, ());
+    let _ = taken;
+    // Gone with its server.
+    task.abort();
+    eventually("the provider is gone", || async {
+        let (kind, _) = refused(&daemon, "may", ask("world.get", json!({"at": "fail"}))).await;
+        (kind == "NotFound").then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_plugin_provides_to_others() {
+    let daemon = Options::new()
+        .rogue("gives", "args = [\"--extend\", \"\"]")
+        .rogue("takes", &asking(&["provider:double"], ""))
+        .rogue("maynot", "")
+        .start()
+        .await;
+    for plugin in ["gives", "takes", "maynot"] {
+        daemon.serving(plugin).await;
+    }
+    let double = |n: Value| ask("plugin:gives:double", json!({"n": n}));
+    let got = answer(&daemon, "takes", double(json!(21))).await;
+    assert_eq!(got, json!({"n": 42, "for": "takes"}), "who asks is told");
+    assert_eq!(refused(&daemon, "takes", double(json!("x"))).await.0, "InvalidArgument");
+    assert_eq!(refused(&daemon, "maynot", double(json!(1))).await.0, "PermissionDenied");
+    let missing = ask("plugin:gives:nothing", json!({}));
+    assert_eq!(refused(&daemon, "takes", missing).await.0, "NotFound");
+    daemon.stop().await;
+}

@@ -1,0 +1,76 @@
+//! Workspaces: which plugins are enabled where.
+
+use serde_json::{Value, json};
+use stockade_proto::v1::{CallRequest, EnabledPlugins};
+use stockade_tests::{Client, Options};
+
+async fn call(client: &Client, workspace: &str, only: Option<&[&str]>) -> Result<(), tonic::Status> {
+    let request = CallRequest {
+        plugin: "good".into(),
+        tool: "pid".into(),
+        workspace: workspace.into(),
+        enabled_plugins: only.map(|names| EnabledPlugins {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        }),
+        ..CallRequest::default()
+    };
+    client.tools().call(request).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_call_in_a_workspace_needs_the_plugin_enabled_there() {
+    let daemon = Options::new().rogue("x", "").start().await;
+    daemon.serving("x").await;
+    call(&daemon, "w", None).await.expect("nobody has configured it");
+    let (code, _, error) = daemon.cli(&["workspace", "enable", "w", "good"]).await;
+    assert_eq!(code, 2, "enabling one must not silently disable the rest");
+    assert!(error.contains("all are enabled there") && error.contains("--only"), "{error}");
+    let (code, text, _) = daemon.cli(&["workspace", "disable", "w", "good"]).await;
+    assert_eq!(code, 0);
+    assert!(text.contains("plugins:  x"), "{text}");
+    let refused = call(&daemon, "w", None).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    assert_eq!(
+        refused.message(),
+        "Plugin 'good' is not enabled in workspace 'w'. Run `stockade workspace enable w good`."
+    );
+    call(&daemon, "w", Some(&["good"])).await.expect("an explicit list has the last word");
+    call(&daemon, "other", None).await.expect("another workspace");
+    call(&daemon, "", Some(&["x"])).await.unwrap_err();
+    assert_eq!(daemon.cli(&["workspace", "enable", "w", "good"]).await.0, 0);
+    call(&daemon, "w", None).await.expect("enabled again");
+    daemon.cli(&["workspace", "enable", "w", "x", "--only"]).await;
+    call(&daemon, "w", None).await.unwrap_err();
+    // It outlives the daemon.
+    let folder = daemon.kill().await;
+    let daemon = Options::new().rogue("x", "").start_in(folder).await;
+    call(&daemon, "w", None).await.unwrap_err();
+    let (_, text, _) = daemon.cli(&["workspace", "show", "w", "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(shown["document"], json!({"behavior": {"enabledPlugins": ["x"]}}));
+    let (_, text, _) = daemon.cli(&["provenance", "--key", "w", "-o", "json"]).await;
+    let records: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(records.as_array().expect("list").len(), 3);
+    assert_eq!(daemon.cli(&["workspace", "delete", "w"]).await.0, 0);
+    call(&daemon, "w", None).await.expect("all again");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_document_is_kept_whole_and_checked() {
+    let daemon = Options::new().start().await;
+    let document = r#"{"name": "Main", "behavior": {"enabledPlugins": ["good"], "simulationConfig": {"tick": 5}}}"#;
+    let (code, _, error) = daemon.cli(&["workspace", "set", "main", document]).await;
+    assert_eq!(code, 0, "{error}");
+    daemon.cli(&["workspace", "enable", "main", "good"]).await;
+    let (_, text, _) = daemon.cli(&["workspace", "show", "main", "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(shown["document"], serde_json::from_str::<Value>(document).expect("JSON"));
+    for wrong in ["[]", "{\"behavior\": 1}", "{\"behavior\": {\"enabledPlugins\": [1]}}", "{"] {
+        assert_eq!(daemon.cli(&["workspace", "set", "main", wrong]).await.0, 2, "{wrong}");
+    }
+    assert_eq!(daemon.cli(&["workspace", "set", "a b", "{}"]).await.0, 2);
+    let (_, text, _) = daemon.cli(&["workspace", "list"]).await;
+    assert!(text.contains("main") && text.contains("good"), "{text}");
+    daemon.stop().await;
+}
