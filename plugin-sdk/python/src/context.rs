@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use pyo3::{prelude::*, types::PyDict};
 use stockade_plugin_sdk::{Context as SdkContext, InitContext};
 
-use crate::{Cancelled, failure, results};
+use crate::{Cancelled, failure, host::Host, results};
+
+/// The package is imported by the first tool that asks for it.
+fn services(py: Python<'_>, host: Host) -> PyResult<Bound<'_, PyAny>> {
+    py.import("stockade._services")?.getattr("Services")?.call1((host,))
+}
 
 /// What a plugin may know while it loads.
 #[pyclass(module = "stockade", frozen)]
@@ -52,6 +57,12 @@ impl Init {
     #[getter]
     fn generation(&self) -> u64 {
         self.context.generation()
+    }
+
+    /// The host's services, outside of any call; they may be kept.
+    #[getter]
+    fn host<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        services(py, Host::new(self.context.host()))
     }
 
     /// The files of `requires.models` by name; the supervisor has checked them.
@@ -130,6 +141,77 @@ impl Context {
         let parts = results::write(item)?;
         py.detach(|| self.context.emit_parts(parts))
             .map_err(|error| Cancelled::new_err(error.message().to_owned()))
+    }
+
+    /// The host's services, as `stockade._services` wraps them.
+    #[getter]
+    fn _host(&self) -> Host {
+        Host::new(self.context.host())
+    }
+
+    #[getter]
+    fn services<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        services(py, self._host())
+    }
+
+    /// This plugin's keys and values.
+    #[getter]
+    fn kv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.getattr("kv")
+    }
+
+    /// Events.
+    #[getter]
+    fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.getattr("events")
+    }
+
+    /// This plugin's own metrics.
+    #[getter]
+    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.getattr("metrics")
+    }
+
+    /// The document of an entity.
+    fn entity<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.call_method1("entity", (name,))
+    }
+
+    /// Another plugin.
+    fn plugin<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.call_method1("plugin", (name,))
+    }
+
+    /// Asks a provider of the server or of another plugin.
+    #[pyo3(signature = (name, request = None, on_denied = ""))]
+    fn provider<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        request: Option<Bound<'py, PyAny>>,
+        on_denied: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.call_method1("provider", (name, request, on_denied))
+    }
+
+    /// What servers and other plugins provide now.
+    fn providers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.call_method0("providers")
+    }
+
+    /// True when the permission was granted.
+    fn has_permission<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.call_method1("has_permission", (name,))
+    }
+
+    /// Raises `PermissionDenied` when it was not.
+    fn require_permission<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.call_method1("require_permission", (name,))
+    }
+
+    /// Who this plugin is.
+    fn about<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.services(py)?.call_method0("about")
     }
 
     /// The content type of a binary argument, empty when unknown.

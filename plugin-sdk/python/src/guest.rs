@@ -17,14 +17,22 @@ use pyo3::{
 };
 use stockade_plugin_sdk::{
     Error,
-    guest::{self, Call, Failure, Guest, InitReady, Kind, Parts, Pong, Start, ToolSpec},
+    guest::{
+        self, Call, CallKind, Condition, Effect, EventBatch, EventHandler, Failure, Guest,
+        InitReady, Kind, Parts, Pong, Provider, SimulationConfig, Start, ToolSpec,
+    },
+    host::Event,
+    serde::Deserialize,
+    serde_json,
 };
 use tokio::sync::oneshot;
 
 use crate::{
     arguments,
     context::{Context, Init},
-    failure, results,
+    failure,
+    host::event_parts,
+    results,
     threads::Threads,
 };
 
@@ -46,7 +54,7 @@ struct Tool {
 /// The plugin of this process.
 struct PythonPlugin {
     threads: Threads,
-    tools: OnceLock<HashMap<String, Arc<Tool>>>,
+    tools: OnceLock<HashMap<(CallKind, String), Arc<Tool>>>,
     load: Py<PyAny>,
     unload: Py<PyAny>,
 }
@@ -71,9 +79,9 @@ pub(crate) fn install_fatal_handler() {
 
 /// Serves the plugin; never returns. Call it on the main thread.
 ///
-/// `load(init)` gives `(tools, None)` or `(None, failure)`: a tool is
-/// `(name, title, description, input schema, output schema, streams, run, views)`,
-/// a failure `(kind, class, message, missing, watch, traceback)`. `unload()` runs
+/// `load(init)` gives `(tools, None, extensions)` or `(None, failure, None)`: a tool is
+/// `(name, title, description, input schema, output schema, streams, run, views)`, an
+/// extension `(kind, name, description, details, run)` with details as JSON, a failure `(kind, class, message, missing, watch, traceback)`. `unload()` runs
 /// before a requested stop.
 #[pyfunction]
 pub(crate) fn serve(py: Python<'_>, load: Py<PyAny>, unload: Py<PyAny>) -> PyResult<()> {
@@ -115,12 +123,15 @@ impl PythonPlugin {
             if !failed.is_none() {
                 return Ok(Err(read_failure(&failed)?));
             }
-            read_tools(&loaded.get_item(0)?.cast_into::<PyList>()?).map(Ok)
+            let extensions = loaded.get_item(2)?.cast_into::<PyList>()?;
+            let mut loaded = read_tools(&loaded.get_item(0)?.cast_into::<PyList>()?)?;
+            read_extensions(&extensions, &mut loaded)?;
+            Ok(Ok(loaded))
         });
         match outcome {
-            Ok(Ok((specs, tools))) => {
+            Ok(Ok((ready, tools))) => {
                 let _ = self.tools.set(tools);
-                start.ready(InitReady { tools: specs, ..InitReady::default() });
+                start.ready(ready);
             }
             Ok(Err(failure)) => start.failed(failure),
             Err(error) => {
@@ -147,24 +158,82 @@ fn read_failure(failed: &Bound<'_, PyAny>) -> PyResult<Failure> {
     Ok(Failure { kind, error, watch })
 }
 
-type Tools = (Vec<ToolSpec>, HashMap<String, Arc<Tool>>);
+type Loaded = (InitReady, HashMap<(CallKind, String), Arc<Tool>>);
 
-fn read_tools(list: &Bound<'_, PyList>) -> PyResult<Tools> {
+fn read_tools(list: &Bound<'_, PyList>) -> PyResult<Loaded> {
     let mut specs = Vec::with_capacity(list.len());
     let mut tools = HashMap::with_capacity(list.len());
     for tool in list.iter() {
         type Raw = (String, String, String, String, String, bool, Py<PyAny>, Vec<String>);
         let (name, title, description, input_schema, output_schema, streams, run, views): Raw =
             tool.extract()?;
-        tools.insert(name.clone(), Arc::new(Tool { run, views }));
+        tools.insert((CallKind::Tool, name.clone()), Arc::new(Tool { run, views }));
         specs.push(ToolSpec { name, title, description, input_schema, output_schema, streams });
     }
-    Ok((specs, tools))
+    Ok((InitReady { tools: specs, ..InitReady::default() }, tools))
+}
+
+/// What a decorator was told, beside the name.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Details {
+    required: Vec<String>,
+    params: serde_json::Map<String, serde_json::Value>,
+    priority: i32,
+    patterns: Vec<String>,
+    permission: String,
+    request_schema: String,
+    response_schema: String,
+}
+
+fn read_extensions(list: &Bound<'_, PyList>, (ready, runs): &mut Loaded) -> PyResult<()> {
+    for extension in list.iter() {
+        type Raw = (String, String, String, String, Py<PyAny>);
+        let (kind, name, description, details, run): Raw = extension.extract()?;
+        let details: Details = serde_json::from_str(&details)
+            .map_err(|error| PyRuntimeError::new_err(format!("{kind} {name}: {error}")))?;
+        let key = match kind.as_str() {
+            "condition" => {
+                let required_context = details.required;
+                let name = name.clone();
+                ready.conditions.push(Condition { name, description, required_context });
+                CallKind::Condition
+            }
+            "effect" => {
+                let default_params =
+                    serde_json::to_vec(&details.params).unwrap_or_default().into();
+                ready.effects.push(Effect { name: name.clone(), description, default_params });
+                CallKind::Effect
+            }
+            "simulation_config" => {
+                let (name, priority) = (name.clone(), details.priority);
+                ready.simulation_configs.push(SimulationConfig { name, description, priority });
+                CallKind::SimulationConfig
+            }
+            "provider" => {
+                ready.providers.push(Provider {
+                    name: name.clone(),
+                    permission: details.permission,
+                    description,
+                    request_schema: details.request_schema,
+                    response_schema: details.response_schema,
+                });
+                CallKind::Provider
+            }
+            _ => {
+                let patterns = details.patterns;
+                ready.event_handlers.push(EventHandler { name: name.clone(), patterns });
+                CallKind::Events
+            }
+        };
+        runs.insert((key, name), Arc::new(Tool { run, views: Vec::new() }));
+    }
+    Ok(())
 }
 
 /// Runs a tool with the interpreter's lock held; the tool gives it up as it likes.
 fn run(py: Python<'_>, tool: &Tool, call: Call) {
-    let Call { args, mut attachments, context, reply, .. } = call;
+    let Call { args, mut attachments, context, reply, events, .. } = call;
     let id = reply.id();
     let outcome = guest::during_call(id, || {
         let content_types = attachments
@@ -173,7 +242,10 @@ fn run(py: Python<'_>, tool: &Tool, call: Call) {
             .map(|(name, blob)| (name.clone(), blob.content_type().to_owned()))
             .collect();
         let attachments = std::mem::take(&mut attachments);
-        let arguments = arguments::read(py, &args, attachments, &tool.views)?;
+        let arguments = match events {
+            Some(batch) => events_of(py, batch).map_err(|error| failure::describe(py, &error))?,
+            None => arguments::read(py, &args, attachments, &tool.views)?.into_any(),
+        };
         let context = Context { context, content_types };
         tool.run
             .call1(py, (arguments, context))
@@ -182,6 +254,13 @@ fn run(py: Python<'_>, tool: &Tool, call: Call) {
     });
     leave_if_forked();
     reply.send(outcome as Result<Parts, Error>);
+}
+
+/// The events of a batch, as the handler takes them.
+fn events_of(py: Python<'_>, batch: EventBatch) -> PyResult<Bound<'_, PyAny>> {
+    let events = batch.events.into_iter().map(|event| event_parts(py, Event::from(event)));
+    let events = events.collect::<PyResult<Vec<_>>>()?;
+    Ok(PyList::new(py, events)?.into_any())
 }
 
 /// A tool that forks and lets the child return: the child is no plugin.
@@ -204,7 +283,8 @@ impl Guest for PythonPlugin {
     }
 
     fn invoke(self: &Arc<Self>, call: Call) {
-        let tool = self.tools.get().and_then(|tools| tools.get(&call.tool)).cloned();
+        let key = (call.kind, call.tool.clone());
+        let tool = self.tools.get().and_then(|tools| tools.get(&key)).cloned();
         match tool {
             Some(tool) => self.threads.run(Box::new(move |py| run(py, &tool, call))),
             None => {

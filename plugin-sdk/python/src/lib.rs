@@ -7,6 +7,7 @@
 //! | `guest.rs` | loads the plugin, runs its calls |
 //! | `threads.rs` | where Python code runs |
 //! | `context.rs` | what a tool sees of its call |
+//! | `host.rs` | what the host offers |
 //! | `arguments.rs` | JSON and attachments → Python |
 //! | `results.rs` | Python → JSON and attachments |
 //! | `view.rs` | attachments as memory views, not copied |
@@ -16,6 +17,7 @@ mod arguments;
 mod context;
 mod failure;
 mod guest;
+mod host;
 mod results;
 mod threads;
 mod view;
@@ -40,6 +42,7 @@ mod _host {
         arguments::from_json,
         context::{Context, Init},
         guest::{adopt, forked, install_fatal_handler, serve},
+        host::{Events, Host},
         results::{Blob, to_json},
         view::Memory,
     };

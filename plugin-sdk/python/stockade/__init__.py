@@ -38,6 +38,19 @@ What a tool gets and gives:
 - **Streams**: a generator sends its items one by one.
 - **The context** (a parameter named ``ctx`` or annotated `Context`) has
   ``progress``, ``cancelled``, ``check``, ``deadline``, ``remaining``.
+- **The host**: ``ctx.kv``, ``ctx.events``, ``ctx.entity("npc/7")``, ``ctx.metrics``,
+  ``ctx.plugin("other")``, ``ctx.provider("world.get")``, each behind a permission of
+  ``[permissions]``; see `stockade._services`::
+
+    @tool
+    def visit(ctx: Context) -> int:
+        visits = ctx.kv.get("visits", 0) + 1
+        ctx.kv.set("visits", visits)
+        ctx.events.emit("visited", {"visits": visits})
+        return visits
+
+- **Extensions**: ``@condition``, ``@effect``, ``@simulation_config``, ``@on_event`` and
+  ``@provider``; see `stockade._extensions`.
 - **Errors** are exceptions: class and message reach the caller, the traceback
   the plugin's log.
 """
@@ -56,10 +69,24 @@ __all__ = [
     "Cancelled",
     "Client",
     "Context",
+    "Event",
+    "HostError",
     "Init",
     "Missing",
     "Outcome",
+    "PermissionDenied",
+    "QuotaExceeded",
+    "Services",
     "StockadeError",
+    "condition",
+    "effect",
+    "on_event",
+    "provider",
+    "register_condition",
+    "register_effect",
+    "register_event_handler",
+    "register_simulation_config",
+    "simulation_config",
     "tool",
 ]
 
@@ -79,15 +106,41 @@ _HOMES = {
     "Cancelled": "stockade._host",
     "Client": "stockade.client",
     "Context": "stockade._host",
+    "Event": "stockade._services",
+    "HostError": "stockade._services",
     "Init": "stockade._host",
     "Missing": "stockade._tool",
     "Outcome": "stockade.client",
+    "PermissionDenied": "stockade._services",
+    "QuotaExceeded": "stockade._services",
+    "Services": "stockade._services",
     "StockadeError": "stockade.errors",
+    "condition": "stockade._extensions",
+    "effect": "stockade._extensions",
+    "on_event": "stockade._extensions",
+    "provider": "stockade._extensions",
+    "register_condition": "stockade._extensions",
+    "register_effect": "stockade._extensions",
+    "register_event_handler": "stockade._extensions",
+    "register_simulation_config": "stockade._extensions",
+    "simulation_config": "stockade._extensions",
     "tool": "stockade._tool",
 }
 
 if TYPE_CHECKING:
+    from stockade._extensions import (
+        condition,
+        effect,
+        on_event,
+        provider,
+        register_condition,
+        register_effect,
+        register_event_handler,
+        register_simulation_config,
+        simulation_config,
+    )
     from stockade._host import Blob, Cancelled, Context, Init
+    from stockade._services import Event, HostError, PermissionDenied, QuotaExceeded, Services
     from stockade._tool import Missing, tool
     from stockade.client import AsyncClient, Client, Outcome
     from stockade.errors import CallFailed, StockadeError

@@ -12,7 +12,7 @@ from stockade import _host
 from stockade._inputs import Inputs
 from stockade._run import as_it_comes, runner
 from stockade._signature import EMPTY, signature
-from stockade._tool import MARK
+from stockade._tool import EXTENSION_MARK, MARK
 
 FunctionType = type(lambda: None)
 
@@ -76,7 +76,7 @@ def instance(module, class_name: str, init):
     if kind is not None:
         takes_init = any(parameter.name == "init" for parameter in _constructor(kind))
         return kind(init=init) if takes_init else kind()
-    if any(_mark(value) for value in vars(module).values()):
+    if any(_mark(value) or _extends(value) for value in vars(module).values()):
         return _Functions(module)
     raise AttributeError(f"No '{class_name}' class found in module")
 
@@ -145,6 +145,13 @@ def _mark(value):
         if isinstance(mark, dict):
             return mark
     return None
+
+
+def _extends(value) -> bool:
+    """It is a condition, an event handler or the like, and no tool."""
+    holders = (value, _own(value, "__func__"))
+    marks = [(_own(holder, "__dict__") or {}).get(EXTENSION_MARK) for holder in holders]
+    return any(isinstance(mark, tuple) for mark in marks)
 
 
 def _own(value, name: str):
@@ -284,6 +291,8 @@ def _methods(plugin, told: dict) -> list:
             continue
         for name, value in vars(kind).items():
             if name.startswith("_") or name in _NO_TOOLS or isinstance(value, (type, property)):
+                continue
+            if _extends(value):
                 continue
             if isinstance(value, (FunctionType, staticmethod, classmethod)):
                 public[name] = getattr(plugin, name)

@@ -14,7 +14,8 @@ Failure = tuple
 
 
 def load(init) -> tuple:
-    """Gives ``(tools, None)`` or ``(None, failure)``; see ``_host.serve``."""
+    """Gives ``(tools, None, extensions)`` or ``(None, failure, None)``; see
+    ``_host.serve``."""
     global _plugin
     if init.packages:
         # Before the plugin's directory is on the path: it may have modules with
@@ -25,15 +26,15 @@ def load(init) -> tuple:
         missing, hint = _packages.missing(init.packages, init.directory)
         if missing:
             watch = _packages.places(init.directory)
-            return None, ("missing", "Missing", hint, missing, watch, "")
+            return None, ("missing", "Missing", hint, missing, watch, ""), None
     if init.check_only:
-        return None, ("missing", "Missing", "", [], [], "")
+        return None, ("missing", "Missing", "", [], [], ""), None
     module_name, _, class_name = init.entry.partition(":")
     try:
         init.progress(0.0, f"importing {module_name}")
         module = _import(module_name, init.directory)
     except BaseException as error:
-        return None, _failure("import", error)
+        return None, _failure("import", error), None
     _configure_logging()
     try:
         init.progress(0.0, f"making {class_name}")
@@ -42,16 +43,27 @@ def load(init) -> tuple:
         _contract.check_name(_plugin)
         _call_hook("on_load")
         tools = _contract.tools(_plugin, init)
+        extensions = _extensions(module)
     except _contract.missing_error() as error:
-        return None, ("missing", "Missing", error.how, [error.what], [], "")
+        return None, ("missing", "Missing", error.how, [error.what], [], ""), None
     except BaseException as error:
-        return None, _failure("init", error)
+        return None, _failure("init", error), None
     try:
         if _call_hook("validate") is False:
             raise ValueError("validate() returned False")
     except BaseException as error:
-        return None, _failure("validate", error)
-    return tools, None
+        return None, _failure("validate", error), None
+    return tools, None, extensions
+
+
+def _extensions(module) -> list:
+    """What it registers besides tools, if it has imported what that takes."""
+    if "stockade._extensions" not in sys.modules:
+        return []
+    from stockade import _extensions
+
+    owner = module if isinstance(_plugin, _contract._Functions) else _plugin
+    return _extensions.collect(owner, module)
 
 
 def unload() -> None:

@@ -2,6 +2,8 @@
 
 # Where a function keeps what the decorator was told.
 MARK = "__stockade_tool__"
+# The same for what extends the host (`stockade._extensions`).
+EXTENSION_MARK = "__stockade_extension__"
 
 
 def tool(function=None, *, name=None, title="", description=None):

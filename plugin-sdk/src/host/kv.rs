@@ -62,6 +62,15 @@ impl Kv {
         })
     }
 
+    /// The value of a key and whether it is bytes, for hosts of other languages.
+    pub fn get_raw(&self, key: &str) -> Ask<Option<(Bytes, bool)>> {
+        let key = key.to_owned();
+        self.0.ask(|mut client, scope| async move {
+            let reply = client.kv_get(KvGetRequest { scope: Some(scope), key }).await?.into_inner();
+            Ok(reply.value.map(|value| (value.data, value.binary)))
+        })
+    }
+
     /// Sets a key to anything that serialises; with [`Set::ttl`] for a while.
     pub fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Set {
         let (host, key) = (self.0.clone(), key.to_owned());

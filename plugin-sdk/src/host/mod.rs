@@ -19,7 +19,7 @@
 //! let hp: Option<i64> = npc.get("components.core.hp").wait()?;
 //! npc.set_flag("met", &true).wait()?;
 //! npc.update_relationship("npc/8", &serde_json::json!({"trust": 0.4})).wait()?;
-//! npc.set_component("mood", &serde_json::json!({"value": "calm"})).wait()?;
+//! npc.set_component("quest", &serde_json::json!({"step": 2})).wait()?;
 //!
 //! // event:emit, event:subscribe
 //! ctx.events().emit("greeted", &serde_json::json!({"who": "Ada"})).wait()?;

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 /// A manifest with these permissions; `more` are further keys of `[run]`.
 pub fn asking(permissions: &[&str], more: &str) -> String {
-    format!("{more}\n[permissions]\nrequest = {permissions:?}")
+    format!("{more}\n[restart]\nmax_errors = 0\n[permissions]\nrequest = {permissions:?}")
 }
 
 /// Everything that the host has.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::Connection;
 use serde_json::json;
+use stockade_proto::v1::GetDaemonRequest;
 use stockade_tests::{Daemon, Options, eventually};
 
 use crate::actor::{answer, ask, asking};
@@ -13,8 +14,8 @@ fn writer() -> Options {
     Options::new()
         .alone()
         .rogue("w", &asking(&["kv:read", "kv:write", "log:emit"], ""))
-        .config("[quota]\nwrites = 1000000\n")
         .config("log_lines = 100000\nprovenance_records = 100")
+        .config("[quota]\nwrites = 1000000")
 }
 
 /// The last number that the plugin was told is stored, per key.
@@ -89,8 +90,8 @@ async fn a_file_that_another_process_holds_is_an_error_and_then_well_again() {
     assert_eq!(outcome.failed().0, "StoreLocked", "{}", outcome.error);
     assert!(outcome.error.contains("locked by another process"), "{}", outcome.error);
     assert_eq!(answer(&daemon, "w", json!({"op": "get", "key": "k"})).await, 1, "reading goes on");
-    let (_, text, _) = daemon.cli(&["status"]).await;
-    assert!(text.contains("locked"), "operators are told: {text}");
+    let problems = daemon.admin().get_daemon(GetDaemonRequest {}).await.expect("daemon").into_inner().problems;
+    assert!(problems.iter().any(|one| one.contains("locked")), "operators are told: {problems:?}");
     other.execute_batch("ROLLBACK").expect("unlock");
     answer(&daemon, "w", set(3)).await;
     assert_eq!(answer(&daemon, "w", json!({"op": "get", "key": "k"})).await, 3);
@@ -103,7 +104,11 @@ async fn a_damaged_file_is_put_aside() {
     daemon.serving("w").await;
     answer(&daemon, "w", json!({"op": "set", "key": "k", "value": 1})).await;
     let folder = daemon.kill().await;
-    std::fs::write(folder.path().join("state/data.db"), vec![0x55; 8192]).expect("damage");
+    let state = folder.path().join("state");
+    for log in ["data.db-wal", "data.db-shm"] {
+        std::fs::remove_file(state.join(log)).expect("the log, from which it would be well again");
+    }
+    std::fs::write(state.join("data.db"), vec![0x55; 8192]).expect("damage");
     let daemon = writer().start_in(folder).await;
     daemon.serving("w").await;
     answer(&daemon, "w", json!({"op": "set", "key": "k", "value": 2})).await;

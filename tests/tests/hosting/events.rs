@@ -47,7 +47,7 @@ async fn handlers_hear_what_they_asked_for_in_order() {
     assert_eq!(of_b[20], "plugin:a:exact plugin:a ");
     assert_eq!(heard(&daemon, "c", 1).await, ["plugin:a:exact plugin:a "]);
     assert_eq!(heard(&daemon, "deaf", 0).await, Vec::<String>::new());
-    let (_, text, _) = daemon.cli(&["events", "-o", "json"]).await;
+    let (_, text, _) = daemon.cli(&["events", "-o", "jsonl"]).await;
     assert!(text.contains("event handler \\\"hear\\\" was not registered: it needs the permission 'event:subscribe'"), "{text}");
     daemon.stop().await;
 }

@@ -113,7 +113,7 @@ async fn quotas_bound_keys_bytes_values_and_rates() {
     assert_eq!(kind, "QuotaExceeded");
     assert!(text.contains("quota.value"), "{text}");
     for key in ["a", "b", "c"] {
-        answer(&daemon, "me", set(key, 500)).await;
+        answer(&daemon, "me", set(key, 600)).await;
     }
     let (_, text) = refused(&daemon, "me", set("d", 1)).await;
     assert!(text.contains("4 keys") && text.contains("quota.keys"), "{text}");
@@ -170,7 +170,7 @@ async fn names_that_are_not_the_plugins_own_are_refused_and_told() {
     let theirs = answer(&daemon, "other", json!({"op": "get", "key": "secret"})).await;
     assert_eq!(theirs, "theirs");
     assert_eq!(op(&daemon, "get", "secret", Value::Null).await, Value::Null, "its own is not there");
-    let (_, text, _) = daemon.cli(&["events", "-o", "json"]).await;
+    let (_, text, _) = daemon.cli(&["events", "-o", "jsonl"]).await;
     assert!(text.contains("is not in the namespace of plugin 'me'"), "{text}");
     daemon.stop().await;
 }

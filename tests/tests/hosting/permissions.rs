@@ -49,7 +49,7 @@ async fn a_refusal_looks_as_the_caller_wants_and_always_leaves_a_trace() {
     };
     assert_eq!(of("kv:read")["refused"], 5, "{text}");
     assert_eq!(of("kv:read")["status"], "not requested");
-    let (_, text, _) = daemon.cli(&["events", "-o", "json"]).await;
+    let (_, text, _) = daemon.cli(&["events", "-o", "jsonl"]).await;
     assert!(text.contains("plugin_permission_denied: Plugin 'bare' attempted"), "{text}");
     daemon.stop().await;
 }

@@ -17,11 +17,11 @@ async fn a_plugin_writes_its_own_parts_and_reads_all() {
     };
     data(&daemon).set_document(set).await.expect("set");
     op(&daemon, "flag", "npc/7", json!({"name": "met", "value": true})).await;
-    op(&daemon, "set_component", "npc/7", json!({"name": "mood", "value": {"a": 1, "b": {"x": 1}}})).await;
-    let merged = op(&daemon, "update_component", "npc/7", json!({"name": "mood.x", "value": {"n": 1}})).await;
+    op(&daemon, "set_component", "npc/7", json!({"name": "humour", "value": {"a": 1, "b": {"x": 1}}})).await;
+    let merged = op(&daemon, "update_component", "npc/7", json!({"name": "humour.x", "value": {"n": 1}})).await;
     assert_eq!(merged, json!({"n": 1}));
     let (kind, text) =
-        refused(&daemon, "me", json!({"op": "set_component", "key": "npc/7", "value": {"name": "mood2 ", "value": 1}})).await;
+        refused(&daemon, "me", json!({"op": "set_component", "key": "npc/7", "value": {"name": "humour ", "value": 1}})).await;
     assert_eq!(kind, "InvalidArgument", "{text}");
     let relation = json!({"name": "npc/8", "value": {"trust": 0.5, "deep": {"a": 1}}});
     op(&daemon, "relationship", "npc/7", relation).await;
@@ -32,9 +32,9 @@ async fn a_plugin_writes_its_own_parts_and_reads_all() {
     assert_eq!(document["meta"]["last_modified_by"], "plugin:me");
     assert_eq!(op(&daemon, "entity", "npc/7", json!("components.core.hp")).await, 10);
     assert_eq!(op(&daemon, "entity", "npc/7", json!("flags.met")).await, true, "its own");
-    assert_eq!(op(&daemon, "entity", "npc/7", json!("components.mood.x.n")).await, 1);
-    assert_eq!(op(&daemon, "delete_component", "npc/7", json!({"name": "mood.x"})).await, Value::Null);
-    assert_eq!(op(&daemon, "entity", "npc/7", json!("components.mood.x")).await, Value::Null);
+    assert_eq!(op(&daemon, "entity", "npc/7", json!("components.humour.x.n")).await, 1);
+    assert_eq!(op(&daemon, "delete_component", "npc/7", json!({"name": "humour.x"})).await, Value::Null);
+    assert_eq!(op(&daemon, "entity", "npc/7", json!("components.humour.x")).await, Value::Null);
     let records = provenance(&daemon, "/npc/7*").await;
     let did: Vec<&str> = records.iter().map(|record| record.operation.as_str()).collect();
     assert!(did.contains(&"entity.set_flag") && did.contains(&"entity.delete_component"), "{did:?}");

@@ -6,6 +6,7 @@ mod confined;
 mod deaths;
 mod examples;
 mod forms;
+mod hosting;
 mod packages;
 mod start;
 mod versions;
