@@ -3,7 +3,10 @@
 
 use std::task::{Context, Poll};
 
-use http::{Request, Response, Uri};
+use http::{
+    Request, Response, Uri,
+    uri::{Authority, Scheme},
+};
 use hyper::{
     body::Incoming,
     client::conn::http2::{Builder, SendRequest},
@@ -24,6 +27,8 @@ pub const MAX_MESSAGE: usize = 256 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Channel {
     requests: SendRequest<Body>,
+    /// What requests say of where they go.
+    origin: (Scheme, Authority),
 }
 
 impl Channel {
@@ -38,6 +43,22 @@ impl Channel {
     where
         TokioIo<I>: Read + Write + Unpin + Send + 'static,
     {
+        // The authority is only a label here.
+        Self::connect_to(io, Scheme::HTTP, Authority::from_static("inherited")).await
+    }
+
+    /// The same on a connection to somewhere.
+    ///
+    /// # Errors
+    /// The connection preface could not be written.
+    pub async fn connect_to<I>(
+        io: I,
+        scheme: Scheme,
+        authority: Authority,
+    ) -> Result<(Self, impl Future<Output = Result<(), hyper::Error>>), hyper::Error>
+    where
+        TokioIo<I>: Read + Write + Unpin + Send + 'static,
+    {
         let (requests, connection) = Builder::new(TokioExecutor::new())
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
@@ -45,7 +66,7 @@ impl Channel {
             .max_send_buf_size(1024 * 1024)
             .handshake(TokioIo::new(io))
             .await?;
-        Ok((Channel { requests }, connection))
+        Ok((Channel { requests, origin: (scheme, authority) }, connection))
     }
 }
 
@@ -60,10 +81,10 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // HTTP/2 wants an absolute URI; the authority is only a label here.
-        let path = request.uri().path();
+        // HTTP/2 wants an absolute URI.
+        let (path, (scheme, authority)) = (request.uri().path(), self.origin.clone());
         if let Ok(uri) =
-            Uri::builder().scheme("http").authority("inherited").path_and_query(path).build()
+            Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()
         {
             *request.uri_mut() = uri;
         }

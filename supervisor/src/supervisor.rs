@@ -143,6 +143,7 @@ impl Supervisor {
                 digests: Arc::default(),
                 python: PythonHost::from(&config),
                 library_host: config.library_host.clone(),
+                remote_host: config.remote_host.clone(),
                 guarded: Guarded::from(&config),
                 tracer,
                 layers: Arc::new(LayerProbe::new(

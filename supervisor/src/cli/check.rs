@@ -67,6 +67,7 @@ fn one(directory: &std::path::Path, manifest_only: bool) -> bool {
             digests: Default::default(),
             python: PythonHost::from(&config),
             library_host: config.library_host.clone(),
+            remote_host: config.remote_host.clone(),
             guarded: Guarded::default(),
             tracer: None,
             layers: Arc::new(LayerProbe::new(config.worker.clone(), config.plugin_uids.clone())),

@@ -113,6 +113,7 @@ impl Lease {
                 deadline: started + call.timeout,
                 workspace: call.workspace.clone(),
                 chain: call.chain,
+                kind: call.kind,
             },
             _permit: self.permit,
         };

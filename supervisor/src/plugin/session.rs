@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use stockade_proto::worker as wire;
+use stockade_proto::worker::{self as wire, invoke::Kind};
 use tokio::{
     runtime::Handle as Runtime,
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -35,6 +35,9 @@ use crate::{
 pub(super) const CREDIT: u32 = 16;
 /// Progress reports that may wait for a client.
 const PROGRESS_WAITING: u32 = 64;
+
+/// A service elsewhere that does not answer any more.
+const UNREACHABLE: &str = "RemoteUnreachable";
 
 /// A binary argument or result.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +76,7 @@ pub struct Invocation {
     /// Binary arguments.
     pub attachments: Vec<Attachment>,
     /// A tool's, or what else was registered.
-    pub kind: wire::invoke::Kind,
+    pub kind: Kind,
     /// For an event handler.
     pub events: Option<wire::EventBatch>,
     /// Empty when the call has none.
@@ -127,6 +130,7 @@ pub(super) struct CallInfo {
     pub(super) deadline: Instant,
     pub(super) workspace: Arc<str>,
     pub(super) chain: Chain,
+    pub(super) kind: Kind,
 }
 
 /// One process, as callers see it.
@@ -341,13 +345,17 @@ impl Session {
                 Ok(self.finish(done.call_id, reply))
             }
             Frame::Failed(failed) => {
-                let tool = self.pending().get(&failed.call_id).map(|one| one.call.tool.clone());
+                let call = self.pending().get(&failed.call_id).map(|one| one.call.clone());
                 let reply = Reply::Failed(failed.error_type.clone(), failed.message.clone());
                 // The caller first: what follows may end the process.
                 let known = self.finish(failed.call_id, reply);
-                let tool = tool.unwrap_or_else(|| "".into());
+                let kind = call.as_ref().map(|call| call.kind);
+                let tool = call.map(|call| call.tool).unwrap_or_default();
                 self.keep_traceback(&failed, &tool);
-                self.count_error(&failed, &tool);
+                // What else was registered may fail as it likes: its answer is none.
+                if kind == Some(Kind::Tool) || failed.error_type == UNREACHABLE {
+                    self.count_error(&failed, &tool);
+                }
                 Ok(known)
             }
             Frame::Progress(progress) => {

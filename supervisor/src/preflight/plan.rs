@@ -17,7 +17,7 @@ use super::{
 use crate::{
     lifecycle::{Cause, CauseCode},
     machine::{Gpus, LayerProbe, Tracer},
-    manifest::{Limits, Manifest, Profile, Run},
+    manifest::{Limits, Manifest, Profile, Remote, Run},
 };
 
 /// What a plugin's process is to be.
@@ -73,6 +73,8 @@ pub struct Surroundings {
     pub python: PythonHost,
     /// What runs shared libraries.
     pub library_host: PathBuf,
+    /// What speaks to remote plugins.
+    pub remote_host: PathBuf,
     /// What no grant may lead to.
     pub guarded: Guarded,
     /// What this machine can hold plugins back with.
@@ -134,7 +136,17 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
             let argv = vec![program.display().to_string()];
             (program, argv.into_iter().chain(manifest.args.iter().cloned()).collect())
         }
-        Run::Remote { .. } => return Err(unsupported("Remote plugins")),
+        Run::Remote(remote) => {
+            let host = &around.remote_host;
+            let fix = "Install stockade-remote beside stockade, or set `remote_host` in \
+                       stockade.toml.";
+            let program = executable(host.clone(), host, fix)?;
+            needs.programs.push(program.clone());
+            needs.programs.extend(remote.ca.clone());
+            env.insert("STOCKADE_REMOTE".to_owned(), remote_text(manifest, remote));
+            let argv = vec![program.display().to_string()];
+            (program, argv)
+        }
     };
     let confinement = confinement::of(manifest, around, &data_dir, &needs)?;
     Ok(LaunchPlan {
@@ -154,13 +166,19 @@ pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Re
     })
 }
 
-fn unsupported(what: &str) -> Refusal {
-    let reason = format!("{what} are not supported by this release yet.");
-    Refusal {
-        cause: Cause::new(CauseCode::Unsupported, reason),
-        missing: Vec::new(),
-        watch: Vec::new(),
-    }
+/// What `stockade-remote` is told.
+fn remote_text(manifest: &Manifest, remote: &Remote) -> String {
+    serde_json::json!({
+        "plugin": manifest.name,
+        "endpoint": remote.endpoint,
+        "protocol": remote.protocol,
+        "timeout_ms": remote.timeout.as_millis() as u64,
+        "offers": remote.offers,
+        "allow": remote.allow,
+        "secret": remote.secret,
+        "ca": remote.ca,
+    })
+    .to_string()
 }
 
 fn is_script(program: &Path) -> bool {

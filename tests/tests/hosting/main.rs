@@ -11,5 +11,6 @@ mod kv;
 mod observability;
 mod permissions;
 mod providers;
+mod remote;
 mod state;
 mod workspaces;
