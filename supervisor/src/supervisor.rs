@@ -153,6 +153,7 @@ impl Supervisor {
             },
             cgroups: claim_cgroups(reaps_orphans),
             oom: Arc::new(OomWatch::default()),
+            peers: Default::default(),
             starts: Arc::new(Semaphore::new(config.max_starting)),
             host: Arc::new(services.clone()),
             gpu_tokens: Default::default(),

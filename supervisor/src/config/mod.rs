@@ -4,6 +4,7 @@
 mod load;
 mod overlay;
 mod paths;
+mod raw;
 mod tokens;
 
 use std::{

@@ -25,6 +25,7 @@ use super::{
     mailbox::{Command, Ends, Handle, Internal, Order, Sink, Usable},
     metrics::Metrics,
     notice::{Notice, Stacks},
+    peers::Peers,
     session::Session,
     snapshot::{LastExit, Recent, Snapshot},
     spawner::Spawner,
@@ -57,6 +58,8 @@ pub struct Context {
     pub cgroups: Option<Cgroups>,
     /// Out-of-memory kills of the machine.
     pub oom: Arc<OomWatch>,
+    /// All plugins: who needs whom.
+    pub peers: Peers,
     /// Start tokens.
     pub starts: Arc<Semaphore>,
     /// Serves the host channels.

@@ -19,15 +19,19 @@ use super::{
     logs::{self, Stream},
     mailbox::{Internal, Sink},
     notice,
+    peers::{Peers, Standing},
     snapshot::Snapshot,
 };
 use crate::{
     lifecycle::{Cause, CauseCode, Class, Effect, Event, Phase, Slot, State, Wanted},
     machine::{Leaf, LeafLimits, Tracer},
+    manifest::Manifest,
     preflight::{self, LaunchPlan, Refusal},
     store::Remembered,
 };
 
+/// Between looks at what another plugin's absence holds up.
+const LOOK_AT_OTHERS: Duration = Duration::from_millis(200);
 /// A launcher that has not cleared the tree by then gets help.
 const HELP_AFTER: Duration = Duration::from_secs(1);
 
@@ -114,9 +118,25 @@ impl Actor {
             }
             Ok(manifest) => {
                 let (manifest, around) = (manifest.clone(), self.context.surroundings.clone());
-                tokio::task::spawn_blocking(move || {
-                    let planned = preflight::plan(&manifest, &around).map(Box::new);
-                    sink.tell(Internal::Checked(number, planned));
+                let peers = self.context.peers.clone();
+                tokio::spawn(async move {
+                    let required = &manifest.requires.plugins;
+                    if !required.is_empty()
+                        && let Standing::Blocked(cause, other) =
+                            peers.settled(&manifest.name, required).await
+                    {
+                        let refusal =
+                            Refusal { cause: cause.clone(), missing: vec![other], watch: Vec::new() };
+                        sink.tell(Internal::Checked(number, Err(refusal)));
+                        wait_for_others(&peers, &manifest, &cause).await;
+                        sink.tell(Internal::Healed(number));
+                        return;
+                    }
+                    let _ = tokio::task::spawn_blocking(move || {
+                        let planned = preflight::plan(&manifest, &around).map(Box::new);
+                        sink.tell(Internal::Checked(number, planned));
+                    })
+                    .await;
                 });
             }
         }
@@ -415,6 +435,17 @@ impl Actor {
             usage: process.map(|process| process.sample.clone()).unwrap_or_default(),
         };
         self.snapshots.send_replace(Arc::new(snapshot));
+    }
+}
+
+/// Until those that a plugin requires stand otherwise than they did.
+async fn wait_for_others(peers: &Peers, manifest: &Manifest, cause: &Cause) {
+    loop {
+        tokio::time::sleep(LOOK_AT_OTHERS).await;
+        match peers.standing(&manifest.name, &manifest.requires.plugins) {
+            Standing::Blocked(now, _) if now == *cause => {}
+            _ => return,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod logs;
 mod mailbox;
 mod metrics;
 mod notice;
+mod peers;
 mod ping;
 mod pump;
 mod readiness;
@@ -45,6 +46,7 @@ pub use metrics::{
     Failure, Kind as MetricKind, Labels, Metrics, MetricsSnapshot, RecentError, Series, SeriesKind,
     Tries,
 };
+pub use peers::{Peers, in_order_of_end};
 pub use rate::Rate;
 pub use registered::{Effect, Provider, Refused, Registered};
 pub use scope::{CallScope, Chain};

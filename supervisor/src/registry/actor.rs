@@ -350,8 +350,10 @@ impl Actor {
     fn publish(&self, problems: Vec<String>) {
         let plugins =
             self.entries.values().map(|entry| (entry.handle.name().clone(), entry.handle.clone()));
+        let plugins: BTreeMap<Arc<str>, Handle> = plugins.collect();
+        self.context.peers.set(plugins.clone());
         self.snapshots.send_replace(Arc::new(RegistrySnapshot {
-            plugins: plugins.collect(),
+            plugins,
             scanned: true,
             draining: self.draining,
             problems,
@@ -364,7 +366,13 @@ impl Actor {
         self.publish(problems);
         let handles: Vec<Handle> =
             self.entries.values().map(|entry| entry.handle.clone()).collect();
-        end_all(&handles, "the end of the daemon", timeout).await
+        let deadline = Instant::now() + timeout;
+        let mut left = Vec::new();
+        for group in plugin::in_order_of_end(handles) {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            left.extend(end_all(&group, "the end of the daemon", patience).await);
+        }
+        left
     }
 }
 

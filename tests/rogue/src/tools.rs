@@ -125,13 +125,13 @@ impl Plugin for Rogue {
     }
 
     fn tools(tools: &mut Tools<Self>) {
-        crate::hosting::register(tools);
         good(tools);
         deaths(tools);
         hangs(tools);
         output(tools);
         resources(tools);
         crate::attack::add(tools);
+        crate::hosting::register(tools);
     }
 }
 

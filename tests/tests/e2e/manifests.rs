@@ -67,8 +67,8 @@ fn the_shipped_form_loads_unchanged() {
     let text = r#"{"kind": "remote_feature", "id": "remote-analytics", "protocol": "http",
                    "endpoint": "https://plugin.example", "permissions": ["session:read"]}"#;
     let manifest = read("manifest.json", text).manifest.expect("valid");
-    assert!(matches!(manifest.run, Run::Remote { .. }));
-    assert_eq!(manifest.permissions, ["session:read"]);
+    assert!(matches!(manifest.run, Run::Remote(_)));
+    assert_eq!(manifest.permissions.requested, ["session:read"]);
 }
 
 #[test]
@@ -155,20 +155,19 @@ fn what_is_not_built_yet_says_so() {
     let found = read(
         "plugin.toml",
         "name = \"x\"\n[run]\nbinary = \"b\"\ninstances = 4\nidle_stop = \"1m\"\nsecrets = [\"A\"]\n\
-         [requires]\nplugins = [\"y\"]\n[limits]\ngpu_memory = \"1GiB\"\n[probe]\ntool = \"t\"\n",
+         [limits]\ngpu_memory = \"1GiB\"\n[probe]\ntool = \"t\"\n",
     );
     let told = problems(&found).join("\n");
     for key in [
         "run.instances",
         "run.idle_stop",
         "run.secrets",
-        "requires.plugins",
         "limits.gpu_memory",
         "probe",
     ] {
         assert!(told.contains(&format!("`{key}`")), "{key}\n{told}");
     }
-    assert_eq!(told.matches("not supported by this release yet").count(), 6, "{told}");
+    assert_eq!(told.matches("not supported by this release yet").count(), 5, "{told}");
     let gpu = "name = \"x\"\n[run]\nbinary = \"b\"\n[requires]\ngpu = true\n[limits]\naddress_space = \"1GiB\"\n";
     let told = problems(&read("plugin.toml", gpu)).join("\n");
     assert!(told.contains("cannot be used with a GPU: CUDA reserves twice the card"), "{told}");

@@ -29,18 +29,19 @@ const ORDER: [&[&str]; 8] = [
     &["services"],
     &["calls"],
     &["registry"],
-    &["plugin", "remote"],
+    &["plugin"],
     &["lifecycle", "preflight", "store"],
     &["manifest", "machine", "config"],
     &["document"],
 ];
 
 /// Every folder of our own Rust code.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "worker/src",
     "plugin-sdk/src",
     "plugin-sdk/python/src",
     "plugin-sdk/library/src",
+    "plugin-sdk/remote/src",
     "supervisor/src",
     "proto/src",
 ];

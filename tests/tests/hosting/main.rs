@@ -9,6 +9,7 @@ mod extensions;
 mod forgery;
 mod kv;
 mod observability;
+mod order;
 mod permissions;
 mod providers;
 mod remote;
