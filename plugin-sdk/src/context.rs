@@ -213,7 +213,13 @@ impl Context {
     /// What the supervisor offers to plugins, on behalf of this call. In the test
     /// harness every request is an error.
     pub fn host(&self) -> Host {
-        Host::of(self.link.clone(), self.id)
+        Host::of(self.link.clone(), self.id, &self.workspace)
+    }
+
+    /// The same call in another workspace (of an event, say).
+    #[must_use]
+    pub fn in_workspace(&self, workspace: &str) -> Context {
+        Context { workspace: workspace.into(), ..self.clone() }
     }
 
     /// This plugin's keys and values (`kv:read`, `kv:write`).

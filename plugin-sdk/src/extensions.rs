@@ -255,7 +255,7 @@ impl<P> Extensions<P> {
         let (mut failed, mut last) = (0, None);
         for event in batch.events {
             let event = Event::from(event);
-            let context = Context { workspace: event.workspace.as_str().into(), ..context.clone() };
+            let context = context.in_workspace(&event.workspace);
             let heard = catch_unwind(AssertUnwindSafe(|| handler(plugin, &event, &context)))
                 .unwrap_or_else(|panic| Err(panicked(&*panic)));
             if let Err(error) = heard {

@@ -85,7 +85,7 @@ impl InitContext {
 
     /// What the supervisor offers to plugins, outside of any call; it may be kept.
     pub fn host(&self) -> Host {
-        Host::of(self.link.clone(), 0)
+        Host::of(self.link.clone(), 0, "")
     }
 
     /// Says how far loading is (`fraction` 0 to 1) and extends its deadline.

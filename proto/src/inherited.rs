@@ -92,11 +92,30 @@ impl Service<Request<Body>> for Channel {
     }
 }
 
+/// Requests at once of a peer that is trusted.
+const STREAMS: u32 = 1024;
+
 /// Serves `service` on `io` until the peer hangs up.
 ///
 /// # Errors
 /// The peer broke HTTP/2, or the connection broke in the middle of a stream.
 pub async fn serve<I, S>(io: I, service: S) -> Result<(), hyper::Error>
+where
+    TokioIo<I>: Read + Write + Unpin + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = std::convert::Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    serve_some(io, service, STREAMS).await
+}
+
+/// The same with a bound on requests at once.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_some<I, S>(io: I, service: S, streams: u32) -> Result<(), hyper::Error>
 where
     TokioIo<I>: Read + Write + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Body>, Error = std::convert::Infallible>
@@ -111,6 +130,7 @@ where
         .initial_connection_window_size(WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_send_buf_size(1024 * 1024)
+        .max_concurrent_streams(streams)
         .serve_connection(TokioIo::new(io), service)
         .await
 }

@@ -143,6 +143,14 @@ impl Context {
             .map_err(|error| Cancelled::new_err(error.message().to_owned()))
     }
 
+    /// The same call in another workspace: that of an event.
+    fn _in_workspace(&self, workspace: &str) -> Self {
+        Context {
+            context: self.context.in_workspace(workspace),
+            content_types: self.content_types.clone(),
+        }
+    }
+
     /// The host's services, as `stockade._services` wraps them.
     #[getter]
     fn _host(&self) -> Host {

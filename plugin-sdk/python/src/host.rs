@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use pyo3::{exceptions::PyTypeError, prelude::*, types::PyBytes};
 use stockade_plugin_sdk::{
-    Bytes, Error,
+    Bytes, Error, Level,
     host::{Ask, Event, Host as SdkHost, Subscription},
     serde_json::{Value, value::RawValue},
 };
@@ -73,10 +73,15 @@ impl Host {
             let text = format!("on_denied must be raise, warn or silent, not {on_denied:?}");
             return Err(pyo3::exceptions::PyValueError::new_err(text));
         }
+        // What is not said stays as it was said before.
+        let or = |said: &str, before: &str| match said {
+            "" => before.to_owned(),
+            said => said.to_owned(),
+        };
         Ok(Host {
             host: self.host.clone(),
-            on_denied: on_denied.to_owned(),
-            workspace: workspace.to_owned(),
+            on_denied: or(on_denied, &self.on_denied),
+            workspace: or(workspace, &self.workspace),
         })
     }
 
@@ -88,6 +93,24 @@ impl Host {
             "capabilities": own.capabilities,
         });
         python(py, &value)
+    }
+
+    fn log(
+        &self,
+        py: Python<'_>,
+        level: &str,
+        message: &str,
+        fields: BTreeMap<String, String>,
+    ) -> PyResult<()> {
+        let level = match level {
+            "debug" => Level::Debug,
+            "warning" | "warn" => Level::Warn,
+            "error" => Level::Error,
+            _ => Level::Info,
+        };
+        let fields: Vec<(&str, &str)> =
+            fields.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        self.send(py, self.host.log(level, message, &fields))
     }
 
     fn has_permission(&self, py: Python<'_>, permission: &str) -> PyResult<bool> {
@@ -222,10 +245,7 @@ impl Host {
         // Binary arguments travel beside the others.
         let args = match args {
             Value::Object(mut object) => {
-                object.retain(|_, value| {
-                    !value.as_str().is_some_and(|text| text.starts_with("attachment:"))
-                        || blobs.is_empty()
-                });
+                object.retain(|name, _| !blobs.iter().any(|(blob, _)| blob == name));
                 Value::Object(object)
             }
             other => other,
@@ -296,6 +316,12 @@ impl Events {
         let patience = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let event = py.detach(|| self.subscription.next_within(patience));
         event.map(|event| event_parts(py, event)).transpose()
+    }
+
+    /// Nothing more comes.
+    #[getter]
+    fn over(&self) -> bool {
+        self.subscription.is_over()
     }
 
     /// Lost because this plugin was behind.

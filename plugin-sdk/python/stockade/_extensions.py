@@ -152,7 +152,8 @@ def _hear(call, events, ctx) -> dict:
     failed, last = 0, None
     for parts in events:
         try:
-            call([Event(*parts)], ctx)
+            event = Event(*parts)
+            call([event], ctx._in_workspace(event.workspace))
         except Exception as error:
             failed, last = failed + 1, error
             from stockade import _failure

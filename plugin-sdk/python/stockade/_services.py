@@ -176,7 +176,7 @@ class Subscription:
         return None if parts is None else Event(*parts)
 
     def __iter__(self):
-        while True:
+        while not self._events.over:
             event = self.next()
             if event is not None:
                 yield event
@@ -277,6 +277,11 @@ class Services:
     def providers(self) -> list:
         """What servers and other plugins provide now."""
         return self._host.providers()
+
+    def log(self, level: str, message: str, **fields: str) -> None:
+        """A line in the plugin's log with fields (``log:emit``): debug, info, warning or
+        error. ``print`` and ``logging`` need no permission."""
+        self._host.log(level, message, fields)
 
     def has_permission(self, permission: str) -> bool:
         """True when the permission was granted."""

@@ -85,7 +85,9 @@ impl<T: Send + 'static> Ask<T> {
 
     /// In another workspace than the call's.
     pub fn in_workspace(mut self, workspace: &str) -> Self {
-        workspace.clone_into(&mut self.scope.workspace);
+        if !workspace.is_empty() {
+            workspace.clone_into(&mut self.scope.workspace);
+        }
         self
     }
 

@@ -144,6 +144,11 @@ impl Subscription {
         runtime.block_on(async { tokio::time::timeout(patience, self.next()).await.ok().flatten() })
     }
 
+    /// It has ended, or was refused: nothing more comes.
+    pub fn is_over(&self) -> bool {
+        self.waiting.is_empty() && self.batches.is_closed() && self.batches.is_empty()
+    }
+
     /// How many were lost because this plugin was behind.
     pub fn dropped(&self) -> u64 {
         self.dropped

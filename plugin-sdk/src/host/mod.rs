@@ -28,11 +28,14 @@
 //!     ctx.log(Level::Info, &format!("{} said {}", event.source, event.name));
 //! }
 //!
+//! // log:emit: a line with fields. `ctx.log` writes plain ones and needs nothing.
+//! ctx.host().log(Level::Info, "greeted", &[("who", "Ada")]).wait()?;
+//!
 //! // No permission needed: a plugin's own metrics.
 //! ctx.metrics().counter("greetings", 1.0, &[("kind", "warm")]).wait()?;
 //!
-//! // plugin:call:image: another plugin's tool, within this call's deadline.
-//! let info = ctx.plugin("image").call("describe", &serde_json::json!({})).wait()?;
+//! // plugin:call:hello: another plugin's tool, within this call's deadline.
+//! let info = ctx.plugin("hello").call("greet", &serde_json::json!({"name": "Ada"})).wait()?;
 //!
 //! // What a server provides under a name of its own.
 //! let weather = ctx.provider("world.weather", &serde_json::json!({"at": [1, 2]})).wait()?;
@@ -55,7 +58,8 @@ use std::sync::Arc;
 
 use stockade_proto::{
     host::{
-        CheckPermissionRequest, GetSelfRequest, ListProvidersRequest, Scope, host_client::HostClient,
+        CheckPermissionRequest, GetSelfRequest, ListProvidersRequest, LogRequest, Scope,
+        host_client::HostClient,
     },
     inherited::{Channel, MAX_MESSAGE},
 };
@@ -69,7 +73,7 @@ pub use events::{Event, Events, Subscription};
 pub use kv::{Keys, Kv, Set};
 pub use metrics::Metrics;
 
-use crate::{Error, Result, adopt};
+use crate::{Error, Level, Result, adopt};
 
 /// Who a plugin is, as the supervisor sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,8 +148,28 @@ impl Link {
 
 impl Host {
     /// On behalf of the call of this number; 0 = of the plugin itself.
-    pub(crate) fn of(link: Option<Link>, call_id: u64) -> Self {
-        Host { link, scope: Scope { call_id, ..Scope::default() } }
+    pub(crate) fn of(link: Option<Link>, call_id: u64, workspace: &str) -> Self {
+        let workspace = workspace.to_owned();
+        Host { link, scope: Scope { call_id, workspace, ..Scope::default() } }
+    }
+
+    /// A line in the plugin's log with fields (`log:emit`); silent when it is not
+    /// granted. [`crate::Context::log`] needs no permission.
+    pub fn log(&self, level: Level, message: &str, fields: &[(&str, &str)]) -> Ask<()> {
+        let level = match level {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warning",
+            Level::Error => "error",
+        };
+        let (level, message) = (level.to_owned(), message.to_owned());
+        let fields =
+            fields.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        self.ask(|mut client, scope| async move {
+            let request = LogRequest { scope: Some(scope), level, message, fields };
+            client.log(request).await?;
+            Ok(())
+        })
     }
 
     /// Who this plugin is.
@@ -229,6 +253,7 @@ pub(crate) fn error_of(status: &tonic::Status) -> Error {
         Code::NotFound => "NotFound",
         Code::DeadlineExceeded => "TimeoutError",
         Code::Aborted => "StoreLocked",
+        Code::Unavailable => "Unavailable",
         _ => "HostError",
     };
     Error::new(kind, status.message())

@@ -203,8 +203,8 @@ impl Calls {
     }
 }
 
-/// Every outcome of a delivered call is counted, once. What happens to events and
-/// to requests of other plugins is counted where they are sent from.
+/// Every outcome of a delivered call is counted, once. Events are counted where they
+/// are sent from; configuration and providers have no counts.
 fn account(
     handle: &Handle,
     kind: Kind,

@@ -39,7 +39,8 @@ enum Command {
         plugin: String,
         /// The key
         key: String,
-        /// JSON; text that is none is taken as a string. `-` reads standard input
+        /// JSON; text that is none is taken as a string. `@FILE` reads a file, `-`
+        /// standard input
         value: String,
         /// Keep the bytes as they are instead of JSON
         #[arg(long)]

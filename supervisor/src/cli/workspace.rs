@@ -43,14 +43,14 @@ enum Command {
     Set {
         /// Its name
         name: String,
-        /// A JSON object; `-` reads standard input
+        /// A JSON object; `@FILE` reads a file, `-` standard input
         document: String,
     },
     /// Enable plugins in a workspace
     Enable {
         /// The workspace
         name: String,
-        /// The plugins
+        /// The plugins, names or globs
         #[arg(required = true)]
         plugins: Vec<String>,
         /// And disable all others
@@ -61,7 +61,7 @@ enum Command {
     Disable {
         /// The workspace
         name: String,
-        /// The plugins
+        /// The plugins, names or globs
         #[arg(required = true)]
         plugins: Vec<String>,
     },
@@ -93,12 +93,12 @@ pub(super) async fn run(workspace: Workspace, client: Client) -> Result<(), Fail
             card(&workspaces.set_workspace(request).await?.into_inner());
         }
         Command::Enable { name, plugins, only } => {
-            client.select(&plugins).await?;
+            let plugins = names(&client, &plugins).await?;
             let request = WorkspacePluginRequest { name, plugins, only };
             card(&workspaces.enable_plugin(request).await?.into_inner());
         }
         Command::Disable { name, plugins } => {
-            client.select(&plugins).await?;
+            let plugins = names(&client, &plugins).await?;
             let request = WorkspacePluginRequest { name, plugins, only: false };
             card(&workspaces.disable_plugin(request).await?.into_inner());
         }
@@ -110,6 +110,11 @@ pub(super) async fn run(workspace: Workspace, client: Client) -> Result<(), Fail
         }
     }
     Ok(())
+}
+
+/// The plugins that names and globs mean.
+async fn names(client: &Client, typed: &[String]) -> Result<Vec<String>, Failure> {
+    Ok(client.select(typed).await?.into_iter().map(|plugin| plugin.name).collect())
 }
 
 fn enabled(workspace: &v1::Workspace) -> String {

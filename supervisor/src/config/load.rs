@@ -220,13 +220,13 @@ impl Loader {
                 self.sandbox = Restrictions::of_operator(table);
             }
             if let Some(table) = root.table("permissions") {
-                self.permissions = PermissionLists::of_operator(table);
+                self.permissions.add(PermissionLists::of_operator(table));
             }
             if let Some(table) = root.table("quota") {
                 read_quota(table, &mut self.quota);
             }
             if let Some(table) = root.table("remote") {
-                self.remote = RemoteRules::of_operator(table);
+                self.remote.add(RemoteRules::of_operator(table));
             }
             if let Some(tokens) = root.table("tokens") {
                 for (name, table) in tokens.tables() {

@@ -25,7 +25,8 @@ impl Overlay {
     pub(super) fn add(&mut self, table: Table<'_>, file: String, text: &str) {
         self.enabled = table.boolean("enabled").or(self.enabled);
         if let Some(permissions) = table.table("permissions") {
-            self.permissions = Some(PermissionLists::of_operator(permissions));
+            let lists = PermissionLists::of_operator(permissions);
+            self.permissions.get_or_insert_default().add(lists);
         }
         self.text.push((file, text.to_owned()));
         check(table);

@@ -43,6 +43,20 @@ const GROUPS: [(&str, bool, &[&str]); 6] = [
     ("group:admin", true, &["admin:routes"]),
 ];
 
+/// Before the name of a plugin that may be called.
+const CALL: &str = "plugin:call:";
+
+/// Two names of one thing.
+const ALIASES: [(&str, &str); 2] = [("kv:read", "redis:read"), ("kv:write", "redis:write")];
+
+fn alias(permission: &str) -> Option<&'static str> {
+    ALIASES.iter().find_map(|(one, other)| match permission {
+        name if name == *one => Some(*other),
+        name if name == *other => Some(*one),
+        _ => None,
+    })
+}
+
 /// Permissions that deserve a second look.
 const RISKY: [(&str, &str); 2] = [
     ("db:write", "it can change whatever the server's database provider lets it"),
@@ -113,7 +127,9 @@ impl Permissions {
     /// It was granted, by itself or by what includes it.
     pub fn has(&self, permission: &str) -> bool {
         self.granted.contains(permission)
-            || (permission.starts_with("plugin:call:") && self.granted.contains("plugin:call"))
+            || (permission.starts_with(CALL)
+                && self.granted.contains("plugin:call")
+                && !self.denied.contains(permission))
     }
 
     /// Warnings for the author and the operator.
@@ -198,11 +214,24 @@ impl PermissionLists {
         let denied = (self.deny.iter().any(|name| name == "*"), expand(&self.deny));
         let fine = |name: &String| {
             allowed.as_ref().is_none_or(|(all, list)| *all || list.has(name))
-                && !(denied.0 || denied.1.has(name))
+                && !(denied.0
+                    || denied.1.has(name)
+                    || alias(name).is_some_and(|other| denied.1.has(other)))
         };
         let (granted, refused) = std::mem::take(&mut permissions.granted).into_iter().partition(fine);
         permissions.granted = granted;
         permissions.denied.extend::<BTreeSet<String>>(refused);
+        // Single plugins, out of all that it may call.
+        if permissions.granted.contains("plugin:call") {
+            let single = self.deny.iter().filter(|name| name.starts_with(CALL));
+            permissions.denied.extend(single.cloned());
+        }
+    }
+
+    /// What a later file says, laid over this.
+    pub fn add(&mut self, later: PermissionLists) {
+        self.allow = later.allow.or(self.allow.take());
+        self.deny.extend(later.deny);
     }
 }
 
@@ -265,6 +294,13 @@ mod tests {
         check(lists(Some(&["kv:read", "plugin:call"]), &[]), &["kv:read", "plugin:call:x"]);
         check(lists(Some(&["*"]), &["plugin:call"]), &["event:emit", "kv:read", "kv:write"]);
         check(lists(None, &["*"]), &[]);
+        let mut all = Permissions::of_request(list(&["plugin:call", "redis:write"]));
+        lists(None, &["plugin:call:x", "kv:write"]).apply(&mut all);
+        assert!(all.has("plugin:call:y") && !all.has("plugin:call:x"));
+        assert!(!all.has("redis:write"), "another name of the same");
+        let mut merged = lists(Some(&["kv:read"]), &["npc:read"]);
+        merged.add(lists(None, &["event:emit"]));
+        assert_eq!(merged, lists(Some(&["kv:read"]), &["npc:read", "event:emit"]));
         let global = lists(Some(&["kv:read"]), &["event:emit"]);
         let own = lists(Some(&["*"]), &["kv:write"]);
         check(global.under(Some(&own)), &["kv:read", "plugin:call:x"]);

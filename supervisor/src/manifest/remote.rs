@@ -187,6 +187,13 @@ impl RemoteRules {
         rules
     }
 
+    /// What a later file says, laid over this.
+    pub fn add(&mut self, later: RemoteRules) {
+        self.allow = later.allow.or(self.allow.take());
+        self.secret = later.secret.or(self.secret.take());
+        self.ca = later.ca.or(self.ca.take());
+    }
+
     /// Changes when any of it does.
     pub fn fingerprint(&self) -> u64 {
         use std::hash::{Hash as _, Hasher as _};

@@ -29,16 +29,19 @@ pub enum Stream {
     Stdout,
     /// Standard error; SDK log lines come here.
     Stderr,
+    /// What the plugin logged through the host.
+    Log,
     /// The supervisor's own remarks.
     Supervisor,
 }
 
 impl Stream {
-    /// `stdout`, `stderr`, `supervisor`
+    /// `stdout`, `stderr`, `log`, `supervisor`
     pub fn as_str(self) -> &'static str {
         match self {
             Stream::Stdout => "stdout",
             Stream::Stderr => "stderr",
+            Stream::Log => "log",
             Stream::Supervisor => "supervisor",
         }
     }

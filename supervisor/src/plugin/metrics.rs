@@ -116,6 +116,17 @@ pub enum SeriesKind {
 /// Labels of a series.
 pub type Labels = BTreeMap<String, String>;
 
+/// Why a value was not recorded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unrecorded {
+    /// There are as many series as may be.
+    #[error("there are {0} series of metrics, as many as may be (quota.series)")]
+    TooMany(u64),
+    /// The name is another kind's.
+    #[error("the metric {0:?} is of another kind")]
+    OtherKind(String),
+}
+
 /// One series of a plugin's own metrics.
 #[derive(Clone, Debug)]
 pub struct Series {
@@ -229,24 +240,22 @@ impl Metrics {
         labels: Labels,
         value: f64,
         most: u64,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unrecorded> {
         let mut inner = self.lock();
         let key = (name.to_owned(), labels);
         if !inner.custom.contains_key(&key) {
             if inner.custom.len() as u64 >= most {
-                return Err(format!(
-                    "there are {most} series of metrics, as many as may be (quota.series)"
-                ));
+                return Err(Unrecorded::TooMany(most));
             }
             let other = inner.custom.iter().find(|((known, _), _)| known == name);
             if other.is_some_and(|(_, own)| own.kind != kind) {
-                return Err(format!("the metric {name:?} is of another kind"));
+                return Err(Unrecorded::OtherKind(name.to_owned()));
             }
         }
         let fresh = || Own { kind, value: 0.0, count: 0, buckets: [0; BOUNDS.len()] };
         let own = inner.custom.entry(key).or_insert_with(fresh);
         if own.kind != kind {
-            return Err(format!("the metric {name:?} is of another kind"));
+            return Err(Unrecorded::OtherKind(name.to_owned()));
         }
         match kind {
             SeriesKind::Counter => own.value += value,
@@ -365,9 +374,9 @@ mod tests {
             metrics.record(SeriesKind::Counter, "seen", labels(n), 2.0, 2).unwrap();
         }
         let more = metrics.record(SeriesKind::Counter, "seen", labels(3), 1.0, 2).unwrap_err();
-        assert!(more.contains("quota.series"), "{more}");
+        assert_eq!(more, Unrecorded::TooMany(2));
         let kind = metrics.record(SeriesKind::Gauge, "seen", labels(1), 1.0, 9).unwrap_err();
-        assert!(kind.contains("another kind"), "{kind}");
+        assert_eq!(kind, Unrecorded::OtherKind("seen".into()));
         metrics.record(SeriesKind::Histogram, "took", Labels::new(), 0.02, 9).unwrap();
         let custom = metrics.snapshot().custom;
         assert_eq!((custom[0].value, custom[1].value), (4.0, 2.0));

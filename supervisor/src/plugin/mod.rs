@@ -44,7 +44,7 @@ pub use mailbox::{Command, Handle, MailboxError};
 pub use session::{Attachment, Invocation, Reply, Session, Update};
 pub use metrics::{
     Failure, Kind as MetricKind, Labels, Metrics, MetricsSnapshot, RecentError, Series, SeriesKind,
-    Tries,
+    Tries, Unrecorded,
 };
 pub use peers::{Peers, in_order_of_end};
 pub use rate::Rate;

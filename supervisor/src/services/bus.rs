@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -63,6 +63,7 @@ pub(super) struct Subscriber {
     patterns: RwLock<Vec<String>>,
     queue: Mutex<Queue>,
     filled: Notify,
+    over: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +84,7 @@ impl Bus {
             patterns: RwLock::new(patterns),
             queue: Mutex::default(),
             filled: Notify::new(),
+            over: AtomicBool::new(false),
         });
         let mut all = self.subscribers.write().unwrap_or_else(PoisonError::into_inner);
         all.push(subscriber.clone());
@@ -92,6 +94,8 @@ impl Bus {
     pub(super) fn unsubscribe(&self, subscriber: &Arc<Subscriber>) {
         let mut all = self.subscribers.write().unwrap_or_else(PoisonError::into_inner);
         all.retain(|known| !Arc::ptr_eq(known, subscriber));
+        subscriber.over.store(true, Ordering::Release);
+        subscriber.filled.notify_one();
     }
 
     /// Queues an event for everybody who wants it: its number, and how many do.
@@ -101,6 +105,7 @@ impl Bus {
         name: &str,
         payload: Bytes,
         workspace: Arc<str>,
+        enabled: impl Fn(&str, &str) -> bool,
     ) -> (u64, u32) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let all = self.subscribers.read().unwrap_or_else(PoisonError::into_inner);
@@ -114,6 +119,11 @@ impl Bus {
         });
         let mut wanted = 0;
         for subscriber in all.iter().filter(|subscriber| subscriber.wants(&event)) {
+            // A plugin hears nothing of workspaces in which it is disabled.
+            let plugin = subscriber.source.strip_prefix("plugin:");
+            if plugin.is_some_and(|plugin| !enabled(&event.workspace, plugin)) {
+                continue;
+            }
             subscriber.push(event.clone());
             wanted += 1;
         }
@@ -152,12 +162,15 @@ impl Subscriber {
         self.filled.notify_one();
     }
 
-    /// Resolves when something waits. Cancel-safe.
-    pub(super) async fn filled(&self) {
+    /// Resolves when something waits; false when it was unsubscribed. Cancel-safe.
+    pub(super) async fn filled(&self) -> bool {
         loop {
             let filled = self.filled.notified();
+            if self.over.load(Ordering::Acquire) {
+                return false;
+            }
             if !self.queue().events.is_empty() {
-                return;
+                return true;
             }
             filled.await;
         }
@@ -213,7 +226,7 @@ mod tests {
         let mut got = 0;
         for n in 0..WAITING + 5 {
             let payload = n.to_string().into();
-            bus.emit("plugin:a".into(), "plugin:a:x", payload, "".into());
+            bus.emit("plugin:a".into(), "plugin:a:x", payload, "".into(), |_, _| true);
             if n % 200 == 0 {
                 got += quick.take().events.len();
             }
@@ -240,7 +253,7 @@ mod tests {
         let other = bus.subscribe("".into(), vec!["plugin:a:x".into()]);
         let payload = Bytes::from(vec![b'1'; 1 << 20]);
         for _ in 0..20 {
-            let (_, wanted) = bus.emit("plugin:a".into(), "plugin:a:x", payload.clone(), "".into());
+            let (_, wanted) = bus.emit("plugin:a".into(), "plugin:a:x", payload.clone(), "".into(), |_, _| true);
             assert_eq!(wanted, 1);
         }
         assert_eq!(own.counts(), (0, 0));
@@ -250,6 +263,6 @@ mod tests {
         other.put_back(batch);
         assert_eq!(other.counts(), (16, 4));
         bus.unsubscribe(&other);
-        assert_eq!(bus.emit("plugin:b".into(), "plugin:a:x", payload, "".into()).1, 1);
+        assert_eq!(bus.emit("plugin:b".into(), "plugin:a:x", payload, "".into(), |_, _| true).1, 1);
     }
 }

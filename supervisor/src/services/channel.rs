@@ -1,28 +1,25 @@
 //! `stockade.host.v1.Host` of one process: who asks is whose channel it is.
 
 use std::{
-    collections::BTreeMap,
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::Stream;
 use stockade_proto::host::{self as wire, OnDenied, host_server::Host};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::{
     HostServices, check_json,
-    names::{self, NameError},
+    events::{Batches, MAX_SUBSCRIPTIONS},
+    names::NameError,
     permits, providers,
 };
 use crate::{
     calls::ToolCall,
     manifest::known_permission,
-    plugin::{Attachment, CallScope, Caller, Chain, Rate, SeriesKind, Stream as LogStream},
-    store::{Author, DataError},
+    plugin::{Attachment, CallScope, Caller, Chain, Rate, Stream as LogStream},
+    store::{Author, DataError, check_workspace},
 };
 
 /// One process's channel.
@@ -30,10 +27,12 @@ pub(super) struct Channel {
     pub(super) host: HostServices,
     pub(super) caller: Caller,
     pub(super) name: Arc<str>,
-    actor: Arc<str>,
-    requests: Rate,
+    pub(super) actor: Arc<str>,
+    pub(super) requests: Rate,
     writes: Rate,
-    events: Rate,
+    pub(super) events: Rate,
+    /// What it may hear of at once.
+    pub(super) subscriptions: Arc<Semaphore>,
 }
 
 /// A request that was let through.
@@ -47,7 +46,7 @@ pub(super) struct Granted {
 pub(super) type Reply<T> = Result<Response<T>, Status>;
 
 /// The services that a permission opens, for `capabilities`.
-const CAPABILITIES: [(&str, &[&str]); 11] = [
+const CAPABILITIES: [(&str, &[&str]); 12] = [
     ("kv.read", &["kv:read", "redis:read"]),
     ("kv.write", &["kv:write", "redis:write"]),
     ("state.session", &["session:read", "session:write"]),
@@ -56,6 +55,7 @@ const CAPABILITIES: [(&str, &[&str]); 11] = [
     ("events.emit", &["event:emit"]),
     ("events.subscribe", &["event:subscribe"]),
     ("log", &["log:emit"]),
+    ("plugin.call", &["plugin:call"]),
     ("conditions", &["behavior:extend_conditions"]),
     ("effects", &["behavior:extend_effects"]),
     ("simulation_config", &["behavior:configure_simulation"]),
@@ -72,6 +72,7 @@ impl Channel {
             requests: Rate::of(Some(quota.requests)),
             writes: Rate::of(Some(quota.writes)),
             events: Rate::of(Some(quota.events)),
+            subscriptions: Arc::new(Semaphore::new(MAX_SUBSCRIPTIONS)),
             caller,
         }
     }
@@ -91,7 +92,7 @@ impl Channel {
         self.ask_or(capability, permissions, scope, OnDenied::Warn)
     }
 
-    fn ask_or(
+    pub(super) fn ask_or(
         &self,
         capability: &str,
         permissions: &[&str],
@@ -137,7 +138,7 @@ impl Channel {
         self.caller.logs.push(self.caller.generation, LogStream::Supervisor, Some("warning"), &line);
     }
 
-    fn within(&self, rate: &Rate, quota: &str) -> Result<(), Status> {
+    pub(super) fn within(&self, rate: &Rate, quota: &str) -> Result<(), Status> {
         if rate.take() {
             return Ok(());
         }
@@ -165,11 +166,11 @@ impl Channel {
             "" => of_call,
             said if *said == *of_call => of_call,
             said => {
+                check_workspace(said).map_err(|error| self.data_error(error))?;
                 if !self.host.inner.data.workspaces.allows(said, &self.name) {
-                    return Err(Status::permission_denied(format!(
-                        "Plugin '{}' is not enabled in workspace '{said}'.",
-                        self.name
-                    )));
+                    let text =
+                        format!("Plugin '{}' is not enabled in workspace '{said}'.", self.name);
+                    return Err(self.name_error(NameError::Foreign(text)));
                 }
                 said.into()
             }
@@ -189,7 +190,7 @@ impl Channel {
             NameError::Invalid(text) => Status::invalid_argument(text),
             NameError::Foreign(text) => {
                 let inner = &self.host.inner;
-                inner.permits.refused(&inner.journal, &self.name, "(foreign name)", &text);
+                inner.permits.refused(&inner.journal, &self.name, "(not its own)", &text);
                 Status::permission_denied(text)
             }
         }
@@ -203,10 +204,11 @@ impl Channel {
                 self.host.inner.permits.over_quota(&self.name);
                 Status::resource_exhausted(text)
             }
-            DataError::Full(_) | DataError::Busy => Status::resource_exhausted(text),
             DataError::Locked(_) => Status::aborted(text),
             DataError::Invalid(_) => Status::invalid_argument(text),
-            DataError::Broken(_) => Status::unavailable(text),
+            DataError::Full(_) | DataError::Busy | DataError::Broken(_) => {
+                Status::unavailable(text)
+            }
         }
     }
 
@@ -228,7 +230,7 @@ impl Channel {
         chain.into()
     }
 
-    fn valid_json(text: bytes::Bytes) -> Result<bytes::Bytes, Status> {
+    pub(super) fn valid_json(text: bytes::Bytes) -> Result<bytes::Bytes, Status> {
         check_json(text).map_err(Status::invalid_argument)
     }
 }
@@ -245,11 +247,15 @@ fn time_left(call: Option<&CallScope>, wanted_ms: u64) -> Option<Duration> {
 
 #[tonic::async_trait]
 impl Host for Channel {
-    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<wire::EventBatch, Status>> + Send>>;
+    type SubscribeStream = Batches;
 
     async fn get_self(&self, _: Request<wire::GetSelfRequest>) -> Reply<wire::GetSelfResponse> {
         let manifest = &self.caller.manifest;
-        let open = CAPABILITIES.iter().filter(|(_, any)| any.iter().any(|one| self.has(one)));
+        self.within(&self.requests, "requests")?;
+        let calls = manifest.permissions.granted.iter().any(|one| one.starts_with("plugin:call"));
+        let open = CAPABILITIES.iter().filter(|(name, any)| {
+            any.iter().any(|one| self.has(one)) || (*name == "plugin.call" && calls)
+        });
         let mut capabilities: Vec<String> = open.map(|(name, _)| (*name).to_owned()).collect();
         let providers = providers::list(&self.host, &self.name).await;
         let usable = providers.iter().filter(|one| self.has(&one.permission));
@@ -332,118 +338,22 @@ impl Host for Channel {
     }
 
     async fn emit(&self, request: Request<wire::EmitRequest>) -> Reply<wire::EmitResponse> {
-        let wire::EmitRequest { scope, name, payload } = request.into_inner();
-        let Some(granted) = self.ask("events.emit", &["event:emit"], scope)? else {
-            let denied = wire::EmitResponse { denied: true, ..Default::default() };
-            return Ok(Response::new(denied));
-        };
-        self.within(&self.events, "events")?;
-        let own = names::own(&self.name, &name).map_err(|error| self.name_error(error))?;
-        let payload = Self::valid_json(payload)?;
-        if payload.len() as u64 > self.caller.manifest.quota.value {
-            return Err(Status::resource_exhausted("the event is larger than quota.value"));
-        }
-        let name = names::full(&self.name, own);
-        let (sequence, subscribers) = self.host.inner.bus.emit(
-            self.actor.clone(),
-            &name,
-            payload,
-            granted.author.workspace,
-        );
-        Ok(Response::new(wire::EmitResponse { sequence, subscribers, denied: false }))
+        self.emit_event(request.into_inner())
     }
 
     async fn subscribe(
         &self,
         request: Request<wire::SubscribeRequest>,
     ) -> Reply<Self::SubscribeStream> {
-        let wire::SubscribeRequest { scope, patterns } = request.into_inner();
-        let (sender, receiver) = mpsc::channel(1);
-        let stream = Box::pin(ReceiverStream::new(receiver));
-        if self.ask("events.subscribe", &["event:subscribe"], scope)?.is_none() {
-            return Ok(Response::new(stream));
-        }
-        for pattern in &patterns {
-            names::pattern(pattern).map_err(|error| self.name_error(error))?;
-        }
-        let bus = self.host.inner.bus.clone();
-        let subscriber = bus.subscribe(self.actor.clone(), patterns);
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    () = subscriber.filled() => {}
-                    () = sender.closed() => break,
-                }
-                // Room first: what waits for it waits in the bounded queue.
-                let Ok(place) = sender.reserve().await else { break };
-                place.send(Ok(to_wire(subscriber.take())));
-            }
-            bus.unsubscribe(&subscriber);
-        });
-        Ok(Response::new(stream))
+        self.hear(request.into_inner())
     }
 
     async fn log(&self, request: Request<wire::LogRequest>) -> Reply<wire::LogResponse> {
-        let wire::LogRequest { scope, level, message, fields } = request.into_inner();
-        let granted = self.ask_or("log.emit", &["log:emit"], scope, OnDenied::Silent)?;
-        if granted.is_none() {
-            return Ok(Response::new(wire::LogResponse { denied: true }));
-        }
-        let level = match level.as_str() {
-            "debug" => "debug",
-            "warning" | "warn" => "warning",
-            "error" => "error",
-            _ => "info",
-        };
-        let fields: BTreeMap<String, String> = fields.into_iter().collect();
-        let fields: String =
-            fields.iter().map(|(key, value)| format!(" {key}={value:?}")).collect();
-        let text: String = format!("{message}{fields}")
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(16 * 1024)
-            .collect();
-        self.caller.logs.push(self.caller.generation, LogStream::Supervisor, Some(level), &text);
-        Ok(Response::new(wire::LogResponse { denied: false }))
+        self.write_log(request.into_inner())
     }
 
     async fn record(&self, request: Request<wire::RecordRequest>) -> Reply<wire::RecordResponse> {
-        self.within(&self.requests, "requests")?;
-        let request = request.into_inner();
-        let kind = match request.kind() {
-            wire::record_request::Kind::Counter => SeriesKind::Counter,
-            wire::record_request::Kind::Gauge => SeriesKind::Gauge,
-            wire::record_request::Kind::Histogram => SeriesKind::Histogram,
-            wire::record_request::Kind::Unspecified => {
-                return Err(Status::invalid_argument("the metric has no kind"));
-            }
-        };
-        let word = |text: &str| {
-            (1..=64).contains(&text.len())
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-                && !text.starts_with(|c: char| c.is_ascii_digit())
-        };
-        let fine = word(&request.name)
-            && request.labels.len() <= 8
-            && request.labels.iter().all(|(key, value)| word(key) && value.len() <= 128);
-        if !fine || !request.value.is_finite() {
-            return Err(Status::invalid_argument(
-                "a metric has a name and up to 8 labels of 1 to 64 letters, digits and `_`, values \
-                 of labels have at most 128 bytes, and the value is a finite number",
-            ));
-        }
-        if kind == SeriesKind::Counter && request.value < 0.0 {
-            return Err(Status::invalid_argument("a counter does not go down"));
-        }
-        let labels = request.labels.into_iter().collect();
-        let most = self.caller.manifest.quota.series;
-        let recorded =
-            self.caller.metrics.record(kind, &request.name, labels, request.value, most);
-        recorded.map_err(|why| {
-            self.host.inner.permits.over_quota(&self.name);
-            Status::resource_exhausted(format!("Plugin '{}': {why}", self.name))
-        })?;
-        Ok(Response::new(wire::RecordResponse {}))
+        self.record_metric(request.into_inner())
     }
 
     async fn call_tool(
@@ -517,7 +427,10 @@ impl Host for Channel {
         request: Request<wire::CallProviderRequest>,
     ) -> Reply<wire::CallProviderResponse> {
         let wire::CallProviderRequest { scope, name, request, timeout_ms } = request.into_inner();
-        let Some(permission) = providers::permission(&self.host, &name).await else {
+        self.within(&self.requests, "requests")?;
+        let call = scope.as_ref().and_then(|scope| self.caller.session()?.scope(scope.call_id));
+        let patience = time_left(call.as_ref(), timeout_ms);
+        let Some(permission) = providers::permission(&self.host, &name, patience).await else {
             return Err(Status::not_found(format!("there is no provider {name:?} now")));
         };
         let capability = format!("provider.{name}");
@@ -539,16 +452,4 @@ impl Host for Channel {
         let response = providers::call(&self.host, &name, asked).await?;
         Ok(Response::new(wire::CallProviderResponse { response, denied: false }))
     }
-}
-
-fn to_wire(batch: super::Batch) -> wire::EventBatch {
-    let events = batch.events.iter().map(|event| wire::Event {
-        sequence: event.sequence,
-        name: event.name.to_string(),
-        payload: event.payload.clone(),
-        source: event.source.to_string(),
-        workspace: event.workspace.to_string(),
-        time_ms: event.time_ms,
-    });
-    wire::EventBatch { events: events.collect(), dropped: batch.dropped }
 }

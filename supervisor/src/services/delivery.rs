@@ -35,8 +35,7 @@ pub(super) async fn run(
     handler: String,
     subscriber: Arc<Subscriber>,
 ) {
-    loop {
-        subscriber.filled().await;
+    while subscriber.filled().await {
         let Some(handle) = ready(&calls, &plugin).await else { break };
         deliver(&calls, &handle, &handler, &subscriber).await;
     }

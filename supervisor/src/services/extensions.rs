@@ -59,7 +59,7 @@ pub struct Built {
 pub(super) type Enabled = Option<BTreeSet<String>>;
 
 fn bounded(timeout: Option<Duration>) -> Duration {
-    timeout.unwrap_or(TIMEOUTS.1).clamp(TIMEOUTS.0, TIMEOUTS.1)
+    timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(TIMEOUTS.1).clamp(TIMEOUTS.0, TIMEOUTS.1)
 }
 
 /// The context as this plugin may see it.

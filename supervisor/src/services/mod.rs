@@ -7,15 +7,18 @@
 //! | `channel` | `stockade.host.v1.Host` of one process |
 //! | `names`, `permits` | whose a name is; who may what, and how often it was tried |
 //! | `kv`, `state` | keys and values; documents of entities |
-//! | `bus`, `delivery` | events, and handlers that hear of them |
+//! | `bus`, `events`, `delivery` | events: queues, by a channel, to registered handlers |
+//! | `journal` | log lines and metrics |
 //! | `extensions`, `filter` | conditions, effects, simulation configuration |
 //! | `providers` | capabilities of servers and of other plugins |
 
 mod bus;
 mod channel;
 mod delivery;
+mod events;
 mod extensions;
 mod filter;
+mod journal;
 mod kv;
 mod names;
 mod permits;
@@ -38,14 +41,16 @@ pub use providers::{Ask, Registration, ServerProvider};
 use crate::{
     calls::Calls,
     plugin::{Caller, EventKind, HostChannel, HostHandler, Journal, Refused, Session, Stream},
-    store::Data,
+    store::{Data, check_workspace},
 };
 use bus::{Bus, Subscriber};
 use permits::Permits;
 use providers::Providers;
 
-/// Largest message of a plugin.
-const MAX_MESSAGE: usize = 64 << 20;
+/// Largest message of a plugin, and requests at once: what one plugin can make the
+/// daemon hold.
+const MAX_MESSAGE: usize = 8 << 20;
+const MAX_STREAMS: u32 = 64;
 
 /// Everything that plugins and servers have of each other. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -99,6 +104,22 @@ impl HostServices {
         &self.inner.data
     }
 
+    /// A key as operators name it, in the plugin's own terms.
+    ///
+    /// # Errors
+    /// It is no key of this plugin.
+    pub fn check_key(plugin: &str, key: &str) -> Result<String, String> {
+        names::own(plugin, key).map(str::to_owned).map_err(name_text)
+    }
+
+    /// `session/ID`, `npc/ID` or `world/ID`.
+    ///
+    /// # Errors
+    /// It is none of them.
+    pub fn check_entity(entity: &str) -> Result<(), String> {
+        names::entity(entity).map(drop).map_err(name_text)
+    }
+
     /// How a plugin has used its permissions.
     pub fn permission_use(&self, plugin: &str) -> PluginUse {
         self.inner.permits.of(plugin)
@@ -116,7 +137,11 @@ impl HostServices {
     ) -> Result<(u64, u32), String> {
         names::of_host(name).map_err(name_text)?;
         let payload = check_json(payload)?;
-        Ok(self.inner.bus.emit("host".into(), name, payload, workspace.into()))
+        if !workspace.is_empty() {
+            check_workspace(workspace).map_err(|error| error.to_string())?;
+        }
+        let enabled = |workspace: &str, plugin: &str| self.data().workspaces.allows(workspace, plugin);
+        Ok(self.inner.bus.emit("host".into(), name, payload, workspace.into(), enabled))
     }
 
     /// Events from now on, for a server.
@@ -149,7 +174,6 @@ impl HostServices {
             let stays = owner != plugin
                 || session.registered.event_handlers.iter().any(|one| one.name == *name);
             if !stays {
-                subscriber.set_patterns(Vec::new());
                 self.inner.bus.unsubscribe(subscriber);
             }
             stays
@@ -170,13 +194,16 @@ impl HostServices {
             let subscriber = self.inner.bus.subscribe(source, patterns);
             handlers.insert(key.clone(), subscriber.clone());
             let (services, bus) = (self.clone(), self.inner.bus.clone());
-            let (plugin, name) = key.clone();
+            let ((plugin, name), own) = (key.clone(), subscriber.clone());
             self.inner.runtime.spawn(async move {
                 let calls = services.calls().await;
                 delivery::run(calls, bus, plugin, name, subscriber).await;
                 let mut handlers =
                     services.inner.handlers.lock().unwrap_or_else(PoisonError::into_inner);
-                handlers.remove(&key);
+                // A new process may have a new one.
+                if handlers.get(&key).is_some_and(|known| Arc::ptr_eq(known, &own)) {
+                    handlers.remove(&key);
+                }
             });
         }
     }
@@ -226,7 +253,7 @@ impl HostHandler for HostServices {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         Box::pin(async move {
-            let _ = inherited::serve(channel, service).await;
+            let _ = inherited::serve_some(channel, service, MAX_STREAMS).await;
         })
     }
 

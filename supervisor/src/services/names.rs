@@ -101,7 +101,15 @@ pub(super) fn own_prefix<'n>(plugin: &str, prefix: &'n str) -> Checked<&'n str> 
 pub(super) fn pattern(pattern: &str) -> Checked<()> {
     match pattern {
         "*" => Ok(()),
-        _ => check(pattern.strip_suffix(":*").unwrap_or(pattern)),
+        _ => {
+            let name = pattern.strip_suffix(":*").unwrap_or(pattern);
+            match name.contains('*') {
+                true => Err(NameError::Invalid(format!(
+                    "{pattern:?} is no pattern: use a whole name, PREFIX:* or *"
+                ))),
+                false => check(name),
+            }
+        }
     }
 }
 
@@ -207,7 +215,7 @@ mod tests {
         assert!(own_prefix("me", "plugin:other:").is_err());
         assert!(own_prefix("me", "a::").is_err() && own_prefix("me", ":").is_err());
         assert!(pattern("*").is_ok() && pattern("plugin:a:*").is_ok() && pattern("a").is_ok());
-        assert!(pattern("").is_err() && pattern("a b").is_err());
+        assert!(pattern("").is_err() && pattern("a b").is_err() && pattern("plugin:a*").is_err());
         assert!(matches("plugin:a:*", "plugin:a:x") && !matches("plugin:a:*", "plugin:ab:x"));
         assert!(matches("*", "x") && matches("x", "x") && !matches("x", "xy"));
         assert_eq!(own_component("me", "mood2").unwrap(), "plugin:me:mood2");

@@ -44,6 +44,18 @@ pub(super) fn refusal(plugin: &str, capability: &str, permission: &str) -> Strin
     )
 }
 
+/// Names of permissions that are counted apart; a plugin may make up more.
+const NAMES: usize = 200;
+
+impl PluginUse {
+    /// The entry of a permission, or that of all further ones.
+    fn entry(&mut self, permission: &str) -> &mut PermissionUse {
+        let known = self.permissions.contains_key(permission) || self.permissions.len() < NAMES;
+        let name = if known { permission } else { "(others)" };
+        self.permissions.entry(name.to_owned()).or_default()
+    }
+}
+
 impl Permits {
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, PluginUse>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,18 +69,14 @@ impl Permits {
         let Some(used) = all.get_mut(plugin) else { return };
         match used.permissions.get_mut(permission) {
             Some(one) => one.used += 1,
-            None => {
-                let one = PermissionUse { used: 1, ..PermissionUse::default() };
-                used.permissions.insert(permission.to_owned(), one);
-            }
+            None => used.entry(permission).used += 1,
         }
     }
 
     /// Counts a refusal and tells the operator, though not a thousand times.
     pub(super) fn refused(&self, journal: &Journal, plugin: &Arc<str>, permission: &str, text: &str) {
         let mut all = self.lock();
-        let one = all.entry(plugin.clone()).or_default();
-        let one = one.permissions.entry(permission.to_owned()).or_default();
+        let one = all.entry(plugin.clone()).or_default().entry(permission);
         one.refused += 1;
         if one.told.is_some_and(|told| told.elapsed() < TOLD_EVERY) {
             one.untold += 1;

@@ -141,13 +141,18 @@ fn parts(name: &str) -> Option<(&str, &str)> {
 }
 
 /// What a plugin must hold to ask this provider; None = there is none.
-pub(super) async fn permission(services: &HostServices, name: &str) -> Option<String> {
+pub(super) async fn permission(
+    services: &HostServices,
+    name: &str,
+    patience: Option<Duration>,
+) -> Option<String> {
     if let Some(registered) = services.inner.providers.lock().get(name) {
         return Some(registered.provider.permission.clone());
     }
     let (plugin, name) = parts(name)?;
     let calls = services.calls().await;
-    let session = calls.session_of(plugin, PATIENCE).await.ok()?;
+    let patience = patience.unwrap_or(PATIENCE).min(PATIENCE);
+    let session = calls.session_of(plugin, patience).await.ok()?;
     session.registered.provider(name).map(|provider| provider.permission.clone())
 }
 
@@ -214,9 +219,8 @@ async fn ask_server(name: &str, registered: &Registered, asked: Asked) -> Result
         answer,
     };
     registered.asks.try_send(ask).map_err(|_| {
-        Status::resource_exhausted(format!(
-            "provider {name}: its server does not keep up, or is gone"
-        ))
+        let text = format!("provider {name}: its server does not keep up, or is gone");
+        Status::unavailable(text)
     })?;
     let late = || {
         let text = format!("provider {name} did not answer within {} ms", timeout.as_millis());

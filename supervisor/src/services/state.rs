@@ -8,13 +8,19 @@ use tonic::{Response, Status};
 
 use super::{
     channel::{Channel, Granted, Reply},
-    names::{self, EntityKind},
+    names::{self, EntityKind, NameError},
 };
 use crate::store::{Change, DataError, Document};
 
 impl Channel {
     fn entity(&self, entity: &str) -> Result<EntityKind, Status> {
-        names::entity(entity).map_err(|error| self.name_error(error))
+        names::entity(entity).map_err(|error| {
+            // Counted here; a good one is counted where it is let through.
+            match self.within(&self.requests, "requests") {
+                Ok(()) => self.name_error(error),
+                Err(too_often) => too_often,
+            }
+        })
     }
 
     pub(super) async fn read_entity(
@@ -43,10 +49,11 @@ impl Channel {
     ) -> Result<Result<Granted, Response<wire::ChangeResponse>>, Status> {
         let kind = self.entity(entity)?;
         let Some(write) = kind.write else {
-            return Err(Status::permission_denied(format!(
+            let text = format!(
                 "{entity}: a {} is the host's: plugins may read it, not write it",
                 kind.name
-            )));
+            );
+            return Err(self.name_error(NameError::Foreign(text)));
         };
         let capability = format!("state.{}.{what}", kind.name);
         let Some(granted) = self.ask(&capability, &[write], scope)? else {

@@ -23,7 +23,8 @@ pub use counters::Counters;
 pub use crash::{CrashRecord, InFlight};
 pub use data::{
     Author, Change, Data, DataError, Document, Entry, Expectation, MAX_DOCUMENT, Provenance,
-    ProvenanceQuery, Row, Swap, Usage, Workspace, Workspaces, enabled_plugins, time_text,
+    ProvenanceQuery, Row, Swap, Usage, Workspace, Workspaces, check_workspace, enabled_plugins,
+    time_text,
 };
 pub use database::{Database, Remembered};
 

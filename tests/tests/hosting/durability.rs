@@ -117,3 +117,49 @@ async fn a_damaged_file_is_put_aside() {
     assert_eq!(aside.count(), 1);
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_to_the_caller_and_then_well_again() {
+    // A tiny file system of our own where we may mount one.
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).expect("state");
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+        .arg(&state)
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        eprintln!("not root: a full disk cannot be made here");
+        return;
+    }
+    let daemon = writer().start_in(folder).await;
+    daemon.serving("w").await;
+    let set = |n: usize| json!({"op": "set", "key": format!("k{n}"), "value": "x".repeat(200_000)});
+    let mut stored = 0;
+    let refused = loop {
+        let outcome = ask(&daemon, "w", set(stored)).await;
+        if !outcome.ok {
+            break outcome;
+        }
+        stored += 1;
+        assert!(stored < 100, "the disk is never full");
+    };
+    assert_eq!(refused.error_type, "Unavailable", "{}", refused.error);
+    assert!(refused.error.contains("free space on the disk"), "{}", refused.error);
+    for n in 0..stored {
+        let kept = answer(&daemon, "w", json!({"op": "get", "key": format!("k{n}")})).await;
+        assert_eq!(kept.as_str().map(str::len), Some(200_000), "k{n} was acknowledged");
+    }
+    let grown = std::process::Command::new("mount")
+        .args(["-o", "remount,size=32m"])
+        .arg(&state)
+        .status();
+    assert!(grown.is_ok_and(|status| status.success()));
+    answer(&daemon, "w", set(stored)).await;
+    daemon.signal(libc::SIGTERM);
+    let mut daemon = daemon;
+    assert_eq!(daemon.ended().await, Some(0));
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(&state).status();
+    assert!(unmounted.is_ok_and(|status| status.success()));
+}

@@ -21,7 +21,8 @@ use crate::{
     gateway::report,
     manifest::Quota,
     plugin::Handle,
-    store::{Author, Data, DataError, Entry, ProvenanceQuery, Row},
+    services::HostServices,
+    store::{Author, Data, DataError, Entry, ProvenanceQuery, Row, check_workspace},
 };
 
 /// Rows that are read at once.
@@ -66,7 +67,7 @@ pub(crate) fn key_of<'k>(plugin: &str, key: &'k str) -> &'k str {
     rest.and_then(|rest| rest.strip_prefix(':')).unwrap_or(key)
 }
 
-/// The quota that operators are held to: none but that of one value.
+/// The quota that operators are held to: none.
 pub(crate) fn operators() -> Quota {
     Quota { keys: u64::MAX >> 1, bytes: u64::MAX >> 1, ..Quota::default() }
 }
@@ -158,8 +159,8 @@ impl data_server::Data for DataService {
         self.supervisor.plugin(&plugin).ok_or_else(|| not_found(&plugin))?;
         let data = if binary { data } else { json_text(data)? };
         let entry = Entry::new(data, binary, ttl_ms);
-        let key = key_of(&plugin, &key);
-        let set = self.data().set(author(&who, ""), &plugin, key, entry, operators()).await;
+        let key = HostServices::check_key(&plugin, &key).map_err(Status::invalid_argument)?;
+        let set = self.data().set(author(&who, ""), &plugin, &key, entry, operators()).await;
         set.map_err(data_error)?;
         Ok(Response::new(SetValueResponse {}))
     }
@@ -222,6 +223,10 @@ impl data_server::Data for DataService {
     ) -> Result<Response<SetDocumentResponse>, Status> {
         let who = who(&request)?;
         let SetDocumentRequest { workspace, entity, document } = request.into_inner();
+        HostServices::check_entity(&entity).map_err(Status::invalid_argument)?;
+        if !workspace.is_empty() {
+            check_workspace(&workspace).map_err(data_error)?;
+        }
         let document = match document.is_empty() {
             true => None,
             false => Some(serde_json::from_slice(&document).map_err(|error| {

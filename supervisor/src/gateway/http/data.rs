@@ -22,6 +22,7 @@ use crate::{
         },
         report,
     },
+    services::HostServices,
     store::{DataError, Entry, ProvenanceQuery, Row},
 };
 
@@ -85,17 +86,19 @@ pub(super) async fn keys(
     let Listing { prefix, values } = listing;
     let mut pages = Pages::new(supervisor.services().data(), plugin.clone(), prefix, values);
     let mut list: Vec<Value> = Vec::new();
-    loop {
+    let more = loop {
         match pages.next().await {
-            Ok(page) if page.is_empty() || list.len() >= LISTED => break,
+            Ok(page) if page.is_empty() => break false,
+            Ok(_) if list.len() >= LISTED => break true,
             Ok(page) => list.extend(
                 page.into_iter()
                     .map(|row| report::data::value_json(&report::data::value(row), values)),
             ),
             Err(error) => return refused(&error),
         }
-    }
-    Json(json!({ "plugin": plugin, "total": list.len(), "values": list })).into_response()
+    };
+    Json(json!({ "plugin": plugin, "total": list.len(), "more": more, "values": list }))
+        .into_response()
 }
 
 pub(super) async fn get_value(
@@ -134,13 +137,17 @@ pub(super) async fn set_value(
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let binary = kind.is_some_and(|kind| kind.starts_with("application/octet-stream"));
-    if !binary && let Err(response) = body::<Value>(&data) {
-        return *response;
+    if !binary && (data.is_empty() || serde_json::from_slice::<Value>(&data).is_err()) {
+        return detail(StatusCode::UNPROCESSABLE_ENTITY, "the body must be the value, as JSON");
     }
+    let key = match HostServices::check_key(&plugin, &key) {
+        Ok(key) => key,
+        Err(why) => return detail(StatusCode::UNPROCESSABLE_ENTITY, &why),
+    };
     let entry = Entry::new(data, binary, setting.ttl_ms.unwrap_or(0));
     let author = author(&operator.0, "");
     let store = supervisor.services().data();
-    match store.set(author, &plugin, key_of(&plugin, &key), entry, operators()).await {
+    match store.set(author, &plugin, &key, entry, operators()).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => refused(&error),
     }

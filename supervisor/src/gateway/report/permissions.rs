@@ -72,6 +72,7 @@ async fn one(supervisor: &Supervisor, handle: &Handle) -> Result<v1::PluginPermi
             max_requests_per_second: quota.requests,
             max_writes_per_second: quota.writes,
             max_events_per_second: quota.events,
+            max_series: quota.series,
             refused: used.over_quota,
         }),
     })
@@ -104,6 +105,7 @@ pub fn json(of: &v1::PluginPermissions) -> Value {
             "max_requests_per_second": quota.max_requests_per_second,
             "max_writes_per_second": quota.max_writes_per_second,
             "max_events_per_second": quota.max_events_per_second,
+            "max_series": quota.max_series,
             "refused": quota.refused,
         },
     })

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value, json};
 
-use super::{Author, Data, DataError, now_ms, provenance, time_text, usage::Room};
+use super::{
+    Author, Data, DataError, now_ms, provenance, time_text, usage::Room,
+    writer::Change as StoreChange,
+};
 use crate::manifest::Quota;
 
 /// Bytes of one document.
@@ -31,7 +34,7 @@ impl Data {
     ) -> Result<Option<Document>, DataError> {
         let (workspace, entity) = (workspace.to_owned(), entity.to_owned());
         let found = self.read(move |connection| find(connection, &workspace, &entity)).await?;
-        Ok(found.map(|(document, _)| document))
+        Ok(found)
     }
 
     /// The entities of a workspace.
@@ -65,11 +68,8 @@ impl Data {
         let entity = entity.to_owned();
         self.write(move |change| {
             let found = find(change.connection, &author.workspace, &entity)?;
-            let (mut document, creator) = match found {
-                Some((document, creator)) => (document, Some(creator)),
-                None => (Document::new(), None),
-            };
-            let before = creator.as_ref().map(|_| text_of(&document).len());
+            let before = found.as_ref().map_or(0, |document| text_of(document).len());
+            let mut document = found.unwrap_or_default();
             let Some(value) = apply(&mut document)? else { return Ok(None) };
             sign(&mut document, &author);
             let text = text_of(&document);
@@ -79,20 +79,9 @@ impl Data {
                     text.len()
                 )));
             }
-            let owner = creator.clone().unwrap_or_else(|| author.actor.to_string());
-            put(change.connection, &author.workspace, &entity, &text, &owner)?;
-            if let Some(plugin) = owner.strip_prefix("plugin:") {
-                let size = text.len() as i64;
-                let (keys, bytes) = match before {
-                    Some(before) => (0, size - before as i64),
-                    None => (1, size + entity.len() as i64),
-                };
-                let room = Room { keys: quota.keys, bytes: quota.bytes };
-                // One's own limit, not that of whoever made the document.
-                let own = *author.actor == *owner;
-                let room = if own { room } else { Room { keys: u64::MAX, bytes: u64::MAX } };
-                change.ledger.enter(change.connection, plugin, keys, bytes, room)?;
-            }
+            put(change.connection, &author.workspace, &entity, &text)?;
+            let grown = text.len() as i64 - before as i64;
+            share(change, &author, &entity, grown, quota)?;
             let key = format!("{}/{entity}#{part}", author.workspace);
             provenance::record(change, &author, operation, &key)?;
             Ok(Some(value))
@@ -111,13 +100,18 @@ impl Data {
         document: Option<Document>,
     ) -> Result<(), DataError> {
         let entity = entity.to_owned();
+        let size = document.as_ref().map_or(0, |document| text_of(document).len());
+        if size > MAX_DOCUMENT {
+            let text = format!("the document has {size} bytes; {MAX_DOCUMENT} are allowed");
+            return Err(DataError::Invalid(text));
+        }
         self.write(move |change| {
             change.ledger.forget();
             let workspace = &author.workspace;
             match document {
                 Some(mut document) => {
                     sign(&mut document, &author);
-                    put(change.connection, workspace, &entity, &text_of(&document), &author.actor)?;
+                    put(change.connection, workspace, &entity, &text_of(&document))?;
                 }
                 None => {
                     let mut delete = change.connection.prepare_cached(
@@ -126,6 +120,11 @@ impl Data {
                     delete.execute(params![workspace, entity])?;
                 }
             }
+            // It is the host's now.
+            let mut forget = change
+                .connection
+                .prepare_cached("DELETE FROM share WHERE workspace = ?1 AND entity = ?2")?;
+            forget.execute(params![workspace, entity])?;
             let key = format!("{workspace}/{entity}");
             provenance::record(change, &author, "entity.set", &key)
         })
@@ -151,13 +150,12 @@ fn find(
     connection: &Connection,
     workspace: &str,
     entity: &str,
-) -> rusqlite::Result<Option<(Document, String)>> {
-    let mut select = connection.prepare_cached(
-        "SELECT text, creator FROM document WHERE workspace = ?1 AND entity = ?2",
-    )?;
+) -> rusqlite::Result<Option<Document>> {
+    let mut select = connection
+        .prepare_cached("SELECT text FROM document WHERE workspace = ?1 AND entity = ?2")?;
     let row = select.query_row(params![workspace, entity], |row| {
-        let (text, creator): (String, String) = (row.get(0)?, row.get(1)?);
-        Ok((serde_json::from_str(&text).unwrap_or_default(), creator))
+        let text: String = row.get(0)?;
+        Ok(serde_json::from_str(&text).unwrap_or_default())
     });
     row.optional()
 }
@@ -167,12 +165,35 @@ fn put(
     workspace: &str,
     entity: &str,
     text: &str,
-    creator: &str,
 ) -> rusqlite::Result<()> {
     let mut upsert = connection.prepare_cached(
-        "INSERT INTO document (workspace, entity, text, creator, modified) \
-         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (workspace, entity) \
-         DO UPDATE SET text = ?3, modified = ?5",
+        "INSERT INTO document (workspace, entity, text, modified) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT (workspace, entity) DO UPDATE SET text = ?3, modified = ?4",
     )?;
-    upsert.execute(params![workspace, entity, text, creator, now_ms()]).map(drop)
+    upsert.execute(params![workspace, entity, text, now_ms()]).map(drop)
+}
+
+/// Whoever makes a document grow is charged for it.
+fn share(
+    change: &mut StoreChange<'_>,
+    author: &Author,
+    entity: &str,
+    grown: i64,
+    quota: Quota,
+) -> Result<(), DataError> {
+    let Some(plugin) = author.actor.strip_prefix("plugin:") else { return Ok(()) };
+    let mut select = change.connection.prepare_cached(
+        "SELECT bytes FROM share WHERE plugin = ?1 AND workspace = ?2 AND entity = ?3",
+    )?;
+    let place = params![plugin, author.workspace, entity];
+    let before: Option<i64> = select.query_row(place, |row| row.get(0)).optional()?;
+    let after = (before.unwrap_or(0) + grown).max(0);
+    let mut upsert = change.connection.prepare_cached(
+        "INSERT INTO share (plugin, workspace, entity, bytes) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT (plugin, workspace, entity) DO UPDATE SET bytes = ?4",
+    )?;
+    upsert.execute(params![plugin, author.workspace, entity, after])?;
+    let keys = i64::from(before.is_none());
+    let room = Room { keys: quota.keys, bytes: quota.bytes };
+    change.ledger.enter(change.connection, plugin, keys, after - before.unwrap_or(0), room)
 }

@@ -142,7 +142,7 @@ impl Data {
             let fits = match (&expected, &current) {
                 (Expectation::Absent, None) => true,
                 (Expectation::Value(data, binary), Some(entry)) => {
-                    entry.data == *data && entry.binary == *binary
+                    entry.binary == *binary && (entry.data == *data || alike(entry, data))
                 }
                 _ => false,
             };
@@ -201,6 +201,12 @@ impl Data {
         let plugin = plugin.to_owned();
         self.read(move |connection| Usage::of(connection, &plugin)).await
     }
+}
+
+/// The same JSON, however it was written.
+fn alike(entry: &Entry, data: &[u8]) -> bool {
+    let read = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
+    !entry.binary && read(&entry.data).is_some_and(|value| Some(value) == read(data))
 }
 
 fn read_entry(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Entry> {

@@ -24,7 +24,7 @@ pub use documents::{Change, Document, MAX_DOCUMENT};
 pub use kv::{Entry, Expectation, Row, Swap};
 pub use provenance::{Author, Provenance, ProvenanceQuery};
 pub use usage::Usage;
-pub use workspaces::{Workspace, Workspaces, enabled_plugins};
+pub use workspaces::{Workspace, Workspaces, check_workspace, enabled_plugins};
 
 use super::put_aside;
 use cache::Cache;
@@ -81,11 +81,16 @@ const SCHEMA: &str = "
         workspace TEXT NOT NULL,
         entity TEXT NOT NULL,
         text TEXT NOT NULL,
-        creator TEXT NOT NULL,
         modified INTEGER NOT NULL,
         PRIMARY KEY (workspace, entity)
     ) WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS document_creator ON document (creator);
+    CREATE TABLE IF NOT EXISTS share (
+        plugin TEXT NOT NULL,
+        workspace TEXT NOT NULL,
+        entity TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        PRIMARY KEY (plugin, workspace, entity)
+    ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS workspace (
         name TEXT PRIMARY KEY,
         text TEXT NOT NULL,

@@ -9,9 +9,9 @@ use super::DataError;
 /// What one plugin has stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Keys and documents that it made.
+    /// Keys, and documents that it has a part in.
     pub keys: u64,
-    /// Bytes of keys, values and documents.
+    /// Bytes of keys, values and its parts of documents.
     pub bytes: u64,
 }
 
@@ -23,8 +23,7 @@ impl Usage {
         )?;
         let kv = query.query_row(params![plugin], numbers)?;
         let mut query = connection.prepare_cached(
-            "SELECT count(*), coalesce(sum(length(entity) + length(text)), 0) FROM document \
-             WHERE creator = ?1",
+            "SELECT count(*), coalesce(sum(bytes), 0) FROM share WHERE plugin = ?1",
         )?;
         let documents = query.query_row(params![plugin], numbers)?;
         Ok(Usage { keys: kv.0 + documents.0, bytes: kv.1 + documents.1 })

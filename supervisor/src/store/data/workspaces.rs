@@ -143,7 +143,10 @@ fn find(connection: &Connection, name: &str) -> rusqlite::Result<Workspace> {
 }
 
 /// A workspace's name: 1 to 128 bytes of letters, digits and `-_.:/@`.
-fn check_name(name: &str) -> Result<(), DataError> {
+///
+/// # Errors
+/// It is none.
+pub fn check_workspace(name: &str) -> Result<(), DataError> {
     let fine = (1..=128).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/@".contains(&b));
     match fine {
@@ -225,7 +228,7 @@ impl Data {
         operation: &'static str,
         apply: impl FnOnce(Workspace) -> Result<Workspace, DataError> + Send + 'static,
     ) -> Result<Arc<Workspace>, DataError> {
-        check_name(name)?;
+        check_workspace(name)?;
         let (place, data) = (name.to_owned(), self.clone());
         self.write(move |change| {
             let workspace = Arc::new(apply(find(change.connection, &place)?)?);

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
@@ -69,6 +69,7 @@ impl Writer {
             ledger: Ledger::default(),
             pruner: Pruner::new(keep),
             problem: problem.clone(),
+            swept: Instant::now(),
         };
         let thread =
             std::thread::Builder::new().name("data".into()).spawn(move || thread.run(&inbox));
@@ -133,6 +134,7 @@ struct Thread {
     ledger: Ledger,
     pruner: Pruner,
     problem: Arc<Mutex<Option<String>>>,
+    swept: Instant,
 }
 
 impl Thread {
@@ -143,13 +145,14 @@ impl Thread {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            match first {
-                Some(first) => self.commit(first, inbox),
-                None => {
-                    self.ledger.forget();
-                    if let Err(error) = kv::sweep(&self.connection, None) {
-                        tracing::debug!("expired keys stay for now: {error}");
-                    }
+            if let Some(first) = first {
+                self.commit(first, inbox);
+            }
+            if self.swept.elapsed() >= SWEEP {
+                self.swept = Instant::now();
+                self.ledger.forget();
+                if let Err(error) = kv::sweep(&self.connection, None) {
+                    tracing::debug!("expired keys stay for now: {error}");
                 }
             }
         }
