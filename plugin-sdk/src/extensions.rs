@@ -17,10 +17,11 @@ use stockade_proto::worker::{
 use crate::{
     Context, Error, Result, Tools,
     host::Event,
-    tools::{Outcome, panicked, schema},
+    tools::{AsyncOutcome, Outcome, panicked, schema},
 };
 
 type Run<P> = Arc<dyn Fn(&P, &[u8], &Context) -> Result<Vec<u8>> + Send + Sync>;
+type AsyncRun<P> = Arc<dyn Fn(Arc<P>, &[u8], Context) -> AsyncOutcome + Send + Sync>;
 type OnEvent<P> = Arc<dyn Fn(&P, &Event, &Context) -> Result<()> + Send + Sync>;
 
 /// Who asks a provider.
@@ -30,6 +31,14 @@ pub struct Asking {
     pub plugin: String,
 }
 
+/// How something that was registered runs.
+enum Runs<P> {
+    /// On a thread of its own.
+    Blocking(Run<P>),
+    /// On the reader's runtime.
+    Async(AsyncRun<P>),
+}
+
 /// What was registered.
 pub(crate) struct Extensions<P> {
     pub(crate) conditions: Vec<Condition>,
@@ -37,7 +46,7 @@ pub(crate) struct Extensions<P> {
     pub(crate) simulation_configs: Vec<SimulationConfig>,
     pub(crate) event_handlers: Vec<EventHandler>,
     pub(crate) providers: Vec<Provider>,
-    runs: HashMap<(Kind, String), Run<P>>,
+    runs: HashMap<(Kind, String), Runs<P>>,
     handlers: HashMap<String, OnEvent<P>>,
 }
 
@@ -102,15 +111,29 @@ impl<P: Send + Sync + 'static> Tools<P> {
             let ConditionArgs { context } = serde_json::from_slice(args)?;
             bytes(&run(plugin, context, ctx)?)
         });
-        if !self.extensions.add(Kind::Condition, name, run) {
-            return false;
-        }
-        self.extensions.conditions.push(Condition {
-            name: name.to_owned(),
-            description: description.to_owned(),
-            required_context: required.iter().map(|key| (*key).to_owned()).collect(),
+        self.extensions.condition(name, description, required, Runs::Blocking(run))
+    }
+
+    /// As [`Tools::condition`], async: it runs on the plugin's one runtime and must not
+    /// block. The fastest kind.
+    pub fn condition_async<C, F, O>(
+        &mut self,
+        name: &str,
+        description: &str,
+        required: &[&str],
+        run: F,
+    ) -> bool
+    where
+        C: DeserializeOwned,
+        F: Fn(Arc<P>, C, Context) -> O + Send + Sync + 'static,
+        O: Future<Output = Result<bool>> + Send + 'static,
+    {
+        let run: AsyncRun<P> = Arc::new(move |plugin, args, ctx| {
+            let started = serde_json::from_slice(args)
+                .map(|ConditionArgs { context }| run(plugin, context, ctx));
+            Box::pin(async move { Ok((bytes(&started?.await?)?, Vec::new())) })
         });
-        true
+        self.extensions.condition(name, description, required, Runs::Async(run))
     }
 
     /// An effect, known as `effect:plugin:<id>:<name>` (`behavior:extend_effects`).
@@ -132,15 +155,30 @@ impl<P: Send + Sync + 'static> Tools<P> {
             let EffectArgs { context, params } = serde_json::from_slice(args)?;
             bytes(&run(plugin, context, params, ctx)?)
         });
-        if !self.extensions.add(Kind::Effect, name, run) {
-            return false;
-        }
-        self.extensions.effects.push(Effect {
-            name: name.to_owned(),
-            description: description.to_owned(),
-            default_params: default_params.to_string().into(),
+        self.extensions.effect(name, description, default_params, Runs::Blocking(run))
+    }
+
+    /// As [`Tools::effect`], async.
+    pub fn effect_async<C, A, R, F, O>(
+        &mut self,
+        name: &str,
+        description: &str,
+        default_params: &Value,
+        run: F,
+    ) -> bool
+    where
+        C: DeserializeOwned,
+        A: DeserializeOwned,
+        R: Serialize,
+        F: Fn(Arc<P>, C, A, Context) -> O + Send + Sync + 'static,
+        O: Future<Output = Result<R>> + Send + 'static,
+    {
+        let run: AsyncRun<P> = Arc::new(move |plugin, args, ctx| {
+            let started = serde_json::from_slice(args)
+                .map(|EffectArgs { context, params }| run(plugin, context, params, ctx));
+            Box::pin(async move { Ok((bytes(&started?.await?)?, Vec::new())) })
         });
-        true
+        self.extensions.effect(name, description, default_params, Runs::Async(run))
     }
 
     /// A part of simulations' configuration (`behavior:configure_simulation`): an
@@ -161,7 +199,7 @@ impl<P: Send + Sync + 'static> Tools<P> {
             let ConfigArgs { base } = serde_json::from_slice(args)?;
             bytes(&run(plugin, base, ctx)?)
         });
-        if !self.extensions.add(Kind::SimulationConfig, name, run) {
+        if !self.extensions.add(Kind::SimulationConfig, name, Runs::Blocking(run)) {
             return false;
         }
         let (name, description) = (name.to_owned(), description.to_owned());
@@ -204,7 +242,7 @@ impl<P: Send + Sync + 'static> Tools<P> {
             let ProviderArgs { request, caller } = serde_json::from_slice(args)?;
             bytes(&run(plugin, request, &Asking { plugin: caller }, ctx)?)
         });
-        if !self.extensions.add(Kind::Provider, name, run) {
+        if !self.extensions.add(Kind::Provider, name, Runs::Blocking(run)) {
             return false;
         }
         self.extensions.providers.push(Provider {
@@ -219,7 +257,57 @@ impl<P: Send + Sync + 'static> Tools<P> {
 }
 
 impl<P> Extensions<P> {
-    fn add(&mut self, kind: Kind, name: &str, run: Run<P>) -> bool {
+    fn condition(
+        &mut self,
+        name: &str,
+        description: &str,
+        required: &[&str],
+        run: Runs<P>,
+    ) -> bool {
+        let added = self.add(Kind::Condition, name, run);
+        if added {
+            self.conditions.push(Condition {
+                name: name.to_owned(),
+                description: description.to_owned(),
+                required_context: required.iter().map(|key| (*key).to_owned()).collect(),
+            });
+        }
+        added
+    }
+
+    fn effect(
+        &mut self,
+        name: &str,
+        description: &str,
+        default_params: &Value,
+        run: Runs<P>,
+    ) -> bool {
+        let added = self.add(Kind::Effect, name, run);
+        if added {
+            self.effects.push(Effect {
+                name: name.to_owned(),
+                description: description.to_owned(),
+                default_params: default_params.to_string().into(),
+            });
+        }
+        added
+    }
+
+    /// What is to run on the reader's runtime; None = a thread's work.
+    pub(crate) fn start(
+        &self,
+        plugin: &Arc<P>,
+        (kind, name): (Kind, &str),
+        args: &[u8],
+        context: &Context,
+    ) -> Option<AsyncOutcome> {
+        match self.runs.get(&(kind, name.to_owned()))? {
+            Runs::Async(run) => Some(run(plugin.clone(), args, context.clone())),
+            Runs::Blocking(_) => None,
+        }
+    }
+
+    fn add(&mut self, kind: Kind, name: &str, run: Runs<P>) -> bool {
         let key = (kind, name.to_owned());
         if self.runs.contains_key(&key) {
             return false;
@@ -240,7 +328,7 @@ impl<P> Extensions<P> {
         if kind == Kind::Events {
             return self.hear(plugin, name, events.unwrap_or_default(), context);
         }
-        let Some(run) = self.runs.get(&(kind, name.to_owned())) else {
+        let Some(Runs::Blocking(run)) = self.runs.get(&(kind, name.to_owned())) else {
             return Err(Error::new("NotRegistered", format!("nothing is registered as {name:?}")));
         };
         let ran = catch_unwind(AssertUnwindSafe(|| run(plugin, args, context)))

@@ -115,5 +115,7 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::host::Event;
-    pub use crate::{Asking, Blob, Bytes, Context, Error, InitContext, Level, Plugin, Result, Tools};
+    pub use crate::{
+        Asking, Blob, Bytes, Context, Error, InitContext, Level, Plugin, Result, Tools,
+    };
 }

@@ -8,15 +8,16 @@ use std::{
     task::Poll,
 };
 
+use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use crate::{
     Error, InitContext, Plugin, Tools,
-    fatal::during_call,
     extensions::Extensions,
-    guest::{Call, CallKind, Failure, Guest, InitReady, Kind, Pong, Start},
+    fatal::during_call,
+    guest::{Call, CallKind, Failure, Guest, InitReady, Kind, Pong, Reply, Start},
     pool::Pool,
-    tools::{self, Handler},
+    tools::{self, Handler, Outcome},
 };
 
 /// One plugin written in Rust.
@@ -50,6 +51,17 @@ impl<P: Plugin> Native<P> {
 
     /// Runs what is not a tool.
     fn extend(self: &Arc<Self>, call: Call) {
+        if let Some(plugin) = self.plugin.get()
+            && let Ok(Some(run)) = catch_unwind(AssertUnwindSafe(|| {
+                let what = (call.kind, call.tool.as_str());
+                self.extensions.start(plugin, what, &call.args, &call.context)
+            }))
+        {
+            let run = AssertUnwindSafe(run).catch_unwind();
+            let run =
+                async move { run.await.unwrap_or_else(|panic| Err(tools::panicked(&*panic))) };
+            return drive(run, call.reply);
+        }
         let native = self.clone();
         self.pool.run(move || {
             let Call { kind, events, tool, args, context, reply, .. } = call;
@@ -75,6 +87,18 @@ impl<P: Plugin> Native<P> {
         let _ = self.plugin.set(Arc::new(plugin));
         Ok(())
     }
+}
+
+/// Short work is done at once; what waits becomes a task.
+fn drive(run: impl Future<Output = Outcome> + Send + 'static, reply: Reply) {
+    let (mut run, id) = (Box::pin(run), reply.id());
+    let mut poll =
+        move |context: &mut std::task::Context<'_>| during_call(id, || run.as_mut().poll(context));
+    let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+    if let Poll::Ready(outcome) = poll(&mut nobody) {
+        return reply.send(outcome);
+    }
+    tokio::spawn(async move { reply.send(std::future::poll_fn(poll).await) });
 }
 
 impl<P: Plugin> Guest for Native<P> {
@@ -105,17 +129,7 @@ impl<P: Plugin> Guest for Native<P> {
                 reply.send(outcome);
             }),
             Handler::Async(handler) => {
-                let mut run =
-                    Box::pin(tools::run_async(handler, plugin, args, attachments, context));
-                let mut poll = move |context: &mut std::task::Context<'_>| {
-                    during_call(id, || run.as_mut().poll(context))
-                };
-                // Short work is done at once; what waits becomes a task.
-                let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
-                if let Poll::Ready(outcome) = poll(&mut nobody) {
-                    return reply.send(outcome);
-                }
-                tokio::spawn(async move { reply.send(std::future::poll_fn(poll).await) });
+                drive(tools::run_async(handler, plugin, args, attachments, context), reply);
             }
         }
     }

@@ -7,7 +7,9 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde::{Serialize, de::DeserializeOwned};
 use stockade_proto::worker::ToolSpec;
 
-use crate::{Context, Error, Result, extensions::Extensions, args, args::Attachment, blob, guest::Parts};
+use crate::{
+    Context, Error, Result, args, args::Attachment, blob, extensions::Extensions, guest::Parts,
+};
 
 /// What the caller gets: JSON text with attachments, or the error.
 pub(crate) type Outcome = Result<Parts>;

@@ -200,8 +200,7 @@ fn read_extensions(list: &Bound<'_, PyList>, (ready, runs): &mut Loaded) -> PyRe
                 CallKind::Condition
             }
             "effect" => {
-                let default_params =
-                    serde_json::to_vec(&details.params).unwrap_or_default().into();
+                let default_params = serde_json::to_vec(&details.params).unwrap_or_default().into();
                 ready.effects.push(Effect { name: name.clone(), description, default_params });
                 CallKind::Effect
             }

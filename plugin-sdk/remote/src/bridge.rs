@@ -18,13 +18,12 @@ use crate::{
     config::{Config, Protocol},
     grpc::Grpc,
     http::Http,
-    offer::{ready, read_answer},
+    offer::{read_answer, ready},
     websocket::WebSocket,
 };
 
 /// Attempts to deliver a batch of events, and the pauses between them.
-const PAUSES: [Duration; 3] =
-    [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1)];
+const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1)];
 /// A start may take longer than a call.
 const START: Duration = Duration::from_secs(10);
 
@@ -179,8 +178,7 @@ impl Guest for Bridge {
                 let link = Link::new(&bridge.config)?;
                 let late = || Error::new("RemoteUnreachable", "no answer within 10 seconds");
                 let describing = link.describe(&bridge.config);
-                let ready =
-                    tokio::time::timeout(START, describing).await.map_err(|_| late())??;
+                let ready = tokio::time::timeout(START, describing).await.map_err(|_| late())??;
                 Ok::<_, Error>((link, ready))
             };
             match described.await {

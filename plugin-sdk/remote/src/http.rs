@@ -75,8 +75,7 @@ impl Http {
             }
         }
         let stream = self.place.connect().await?;
-        let (mut fresh, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        let (mut fresh, connection) = handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         tokio::spawn(connection);
         let request = self.request(method, path, body)?;
         let response = fresh.send_request(request).await.map_err(unreachable)?;
@@ -93,7 +92,12 @@ impl Http {
         None
     }
 
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Error> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Error> {
         let uri = &self.place.uri;
         let base = uri.path().trim_end_matches('/');
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();

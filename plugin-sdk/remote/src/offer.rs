@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use stockade_plugin_sdk::{
     Blob, Error,
-    guest::{
-        Condition, Effect, EventHandler, InitReady, Parts, SimulationConfig, ToolSpec,
-    },
+    guest::{Condition, Effect, EventHandler, InitReady, Parts, SimulationConfig, ToolSpec},
 };
 
 use crate::config::Names;
@@ -87,11 +85,7 @@ pub(crate) fn ready(offer: Offer, names: &Names) -> InitReady {
         default_params: Value::Object(one.default_params).to_string().into(),
     }));
     ready.simulation_configs.extend(offer.simulation_configs.into_iter().map(|one| {
-        SimulationConfig {
-            name: one.name,
-            description: one.description,
-            priority: one.priority,
-        }
+        SimulationConfig { name: one.name, description: one.description, priority: one.priority }
     }));
     let mut patterns = offer.events;
     patterns.extend(names.events.iter().cloned());
@@ -190,8 +184,19 @@ mod tests {
         assert_eq!((error.kind(), error.message()), ("ValueError", "no"));
         let error = read_answer(br#"{"error": {"type": "KeyError", "message": "x"}}"#).unwrap_err();
         assert_eq!((error.kind(), error.message()), ("KeyError", "x"));
-        for wrong in ["", "[]", "true", "{}", "{\"result\": 1", "{\"result\": 1, \"attachments\": {\"a\": {\"data\": \"!\"}}}"] {
-            assert_eq!(read_answer(wrong.as_bytes()).unwrap_err().kind(), "InvalidResponse", "{wrong}");
+        for wrong in [
+            "",
+            "[]",
+            "true",
+            "{}",
+            "{\"result\": 1",
+            "{\"result\": 1, \"attachments\": {\"a\": {\"data\": \"!\"}}}",
+        ] {
+            assert_eq!(
+                read_answer(wrong.as_bytes()).unwrap_err().kind(),
+                "InvalidResponse",
+                "{wrong}"
+            );
         }
     }
 

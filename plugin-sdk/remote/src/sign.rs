@@ -49,10 +49,7 @@ mod tests {
     fn the_signature_is_the_one_that_other_languages_make() {
         // printf '1700000000.{"a":1}' | openssl dgst -sha256 -hmac secret
         let made = signature("secret", 1_700_000_000, b"{\"a\":1}");
-        assert_eq!(
-            made,
-            "sha256=49f24e537407743fa4a0242bb63b94b9a47ee99cbbe071ccd8a22550ae411686"
-        );
+        assert_eq!(made, "sha256=49f24e537407743fa4a0242bb63b94b9a47ee99cbbe071ccd8a22550ae411686");
         assert_eq!(headers("p", None, b"").len(), 1, "nothing is signed without a secret");
     }
 }

@@ -46,7 +46,9 @@ struct Line {
 struct Waiting(Mutex<Option<HashMap<u64, oneshot::Sender<Result<Vec<u8>, Error>>>>>);
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Result<Vec<u8>, Error>>>>> {
+    fn lock(
+        &self,
+    ) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Result<Vec<u8>, Error>>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -124,9 +126,8 @@ impl WebSocket {
             .map_err(|error| Error::new("RemoteConfiguration", error.to_string()))?;
         let signed = sign::headers(&self.config.plugin, self.config.secret.as_deref(), b"");
         request.headers_mut().extend(signed);
-        let limits = WebSocketConfig::default()
-            .max_message_size(Some(MOST))
-            .max_frame_size(Some(MOST));
+        let limits =
+            WebSocketConfig::default().max_message_size(Some(MOST)).max_frame_size(Some(MOST));
         let (socket, _) =
             tokio_tungstenite::client_async_with_config(request, stream, Some(limits))
                 .await

@@ -95,8 +95,12 @@ pub(super) fn provider<Q: Serialize>(host: &Host, name: &str, request: &Q) -> As
     };
     let name = name.to_owned();
     host.ask(|mut client, scope| async move {
-        let request =
-            CallProviderRequest { scope: Some(scope), name, request: request.into(), timeout_ms: 0 };
+        let request = CallProviderRequest {
+            scope: Some(scope),
+            name,
+            request: request.into(),
+            timeout_ms: 0,
+        };
         let reply = client.call_provider(request).await?.into_inner();
         Ok(serde_json::from_slice(&reply.response)?)
     })

@@ -219,8 +219,8 @@ fn account(
         Kind::SimulationConfig | Kind::Events | Kind::Provider => return,
     };
     let failure = result.as_ref().err().filter(|error| error.counts());
-    let failure = failure
-        .map(|error| (error.error_type(), error.to_string(), format!("{word} {tool}")));
+    let failure =
+        failure.map(|error| (error.error_type(), error.to_string(), format!("{word} {tool}")));
     handle.metrics().count(metric, duration, failure);
     if kind != Kind::Tool {
         return;

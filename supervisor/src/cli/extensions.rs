@@ -23,8 +23,7 @@ pub(super) struct Extensions {
 }
 
 pub(super) async fn run(extensions: Extensions, client: Client) -> Result<(), Failure> {
-    let list =
-        client.extensions().list_extensions(ListExtensionsRequest {}).await?.into_inner();
+    let list = client.extensions().list_extensions(ListExtensionsRequest {}).await?.into_inner();
     let rows = rows(&list);
     match extensions.output {
         Format::Json | Format::Jsonl => output::json(&report::json(&list)),

@@ -99,8 +99,7 @@ pub(super) async fn run(kv: Kv, client: Client) -> Result<(), Failure> {
                 false => serde_json::to_vec(&String::from_utf8_lossy(&text)).unwrap_or_default(),
             };
             let ttl_ms = ttl.map_or(0, |ttl| ttl.as_millis().max(1) as u64);
-            let request =
-                SetValueRequest { plugin, key, data: bytes.into(), binary, ttl_ms };
+            let request = SetValueRequest { plugin, key, data: bytes.into(), binary, ttl_ms };
             data.set_value(request).await?;
         }
         Command::Delete { plugin, key } => {
@@ -131,8 +130,7 @@ async fn list(
     prefix: String,
     format: Format,
 ) -> Result<(), Failure> {
-    let request =
-        ListValuesRequest { plugin: plugin.unwrap_or_default(), prefix, values: false };
+    let request = ListValuesRequest { plugin: plugin.unwrap_or_default(), prefix, values: false };
     let mut rows = client.data().list_values(request).await?.into_inner();
     let mut all: Vec<Value> = Vec::new();
     while let Some(row) = rows.message().await? {

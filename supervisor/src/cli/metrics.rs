@@ -42,13 +42,26 @@ pub(super) async fn run(metrics: Metrics, client: Client) -> Result<(), Failure>
             (Some(_), Some(one)) => output::json(&report::json(one)),
             _ => output::json(&report::all_json(&all)),
         },
-        Format::Jsonl => plugins.iter().for_each(|one| output::line(&report::json(one).to_string())),
+        Format::Jsonl => {
+            plugins.iter().for_each(|one| output::line(&report::json(one).to_string()))
+        }
         Format::Name => plugins.iter().for_each(|one| output::line(&one.plugin_id)),
         Format::Table | Format::Wide => {
             let rows: Vec<Vec<String>> = plugins.iter().map(|one| row(one)).collect();
             let head = [
-                "PLUGIN", "KIND", "HEALTHY", "REQUESTS", "ERRORS", "P50-MS", "P99-MS", "CONDITIONS",
-                "FAILED", "EFFECTS", "FAILED", "EVENTS", "FAILED",
+                "PLUGIN",
+                "KIND",
+                "HEALTHY",
+                "REQUESTS",
+                "ERRORS",
+                "P50-MS",
+                "P99-MS",
+                "CONDITIONS",
+                "FAILED",
+                "EFFECTS",
+                "FAILED",
+                "EVENTS",
+                "FAILED",
             ];
             output::line(&output::table(&head, &rows, |_, _, cell| cell));
         }

@@ -33,7 +33,9 @@ pub(super) async fn run(permissions: Permissions, client: Client) -> Result<(), 
             output::json(&report::json(&plugins[0]));
         }
         Format::Json => output::json(&plugins.iter().map(report::json).collect::<Vec<_>>()),
-        Format::Jsonl => plugins.iter().for_each(|one| output::line(&report::json(one).to_string())),
+        Format::Jsonl => {
+            plugins.iter().for_each(|one| output::line(&report::json(one).to_string()))
+        }
         Format::Name => plugins.iter().for_each(|one| output::line(&one.plugin)),
         Format::Table | Format::Wide => print(&plugins, permissions.output),
     }
@@ -75,7 +77,11 @@ fn quotas(plugins: &[PluginPermissions]) {
             vec![
                 plugin.plugin.clone(),
                 format!("{}/{}", quota.keys, quota.max_keys),
-                format!("{}/{}", output::size(Some(quota.bytes)), output::size(Some(quota.max_bytes))),
+                format!(
+                    "{}/{}",
+                    output::size(Some(quota.bytes)),
+                    output::size(Some(quota.max_bytes))
+                ),
                 output::size(Some(quota.max_value_bytes)),
                 quota.max_requests_per_second.to_string(),
                 quota.max_writes_per_second.to_string(),
@@ -84,6 +90,7 @@ fn quotas(plugins: &[PluginPermissions]) {
             ]
         })
         .collect();
-    let head = ["PLUGIN", "KEYS", "BYTES", "VALUE", "REQUESTS/S", "WRITES/S", "EVENTS/S", "REFUSED"];
+    let head =
+        ["PLUGIN", "KEYS", "BYTES", "VALUE", "REQUESTS/S", "WRITES/S", "EVENTS/S", "REFUSED"];
     output::line(&format!("\n{}", output::table(&head, &rows, |_, _, cell| cell)));
 }

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{
-    Permissions, Protocol, Quota, Remote, Sandbox,
-    remote::{Offers, REMOTE_CONCURRENCY, TIMEOUT, wrong_endpoint},
-};
 use super::types::{
     Activation, GpuNeed, Limits, MEMORY_WITH_GPU, Manifest, Model, Queue, Requires, RestartPolicy,
     Run, Timeouts, valid_name,
+};
+use super::{
+    Permissions, Protocol, Quota, Remote, Sandbox,
+    remote::{Offers, REMOTE_CONCURRENCY, TIMEOUT, wrong_endpoint},
 };
 use crate::document::{Problem, Problems, key_position};
 

@@ -315,4 +315,3 @@ fn read_gpu(requires: &Table<'_>) -> Option<GpuNeed> {
     table.finish();
     Some(GpuNeed { count, memory, capability })
 }
-

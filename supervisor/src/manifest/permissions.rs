@@ -210,7 +210,8 @@ impl PermissionLists {
     /// Takes away what is not allowed, and notes it.
     pub fn apply(&self, permissions: &mut Permissions) {
         let expand = |list: &[String]| Permissions::of_request(list.to_vec());
-        let allowed = self.allow.as_deref().map(|list| (list.iter().any(|n| n == "*"), expand(list)));
+        let allowed =
+            self.allow.as_deref().map(|list| (list.iter().any(|n| n == "*"), expand(list)));
         let denied = (self.deny.iter().any(|name| name == "*"), expand(&self.deny));
         let fine = |name: &String| {
             allowed.as_ref().is_none_or(|(all, list)| *all || list.has(name))
@@ -218,7 +219,8 @@ impl PermissionLists {
                     || denied.1.has(name)
                     || alias(name).is_some_and(|other| denied.1.has(other)))
         };
-        let (granted, refused) = std::mem::take(&mut permissions.granted).into_iter().partition(fine);
+        let (granted, refused) =
+            std::mem::take(&mut permissions.granted).into_iter().partition(fine);
         permissions.granted = granted;
         permissions.denied.extend::<BTreeSet<String>>(refused);
         // Single plugins, out of all that it may call.
@@ -249,7 +251,8 @@ mod tests {
 
     #[test]
     fn groups_are_what_they_stand_for_and_unknown_ones_are_not_granted() {
-        let permissions = Permissions::of_request(list(&["group:behavior", "kv:reed", "plugin:call:x"]));
+        let permissions =
+            Permissions::of_request(list(&["group:behavior", "kv:reed", "plugin:call:x"]));
         assert_eq!(
             names(&permissions.granted),
             [
@@ -271,7 +274,9 @@ mod tests {
         let all = Permissions::of_request(list(&["plugin:call"]));
         assert!(all.has("plugin:call:y") && all.has("plugin:call"));
         assert_eq!(Permissions::of_request(list(&["db:write"])).warnings().len(), 1);
-        for wrong in ["", "kv", "kv:", "plugin:call:", "plugin:call:X", "provider:", "provider:a::b"] {
+        for wrong in
+            ["", "kv", "kv:", "plugin:call:", "plugin:call:X", "provider:", "provider:a::b"]
+        {
             assert!(!known_permission(wrong), "{wrong}");
         }
     }

@@ -125,8 +125,11 @@ impl Actor {
                         && let Standing::Blocked(cause, other) =
                             peers.settled(&manifest.name, required).await
                     {
-                        let refusal =
-                            Refusal { cause: cause.clone(), missing: vec![other], watch: Vec::new() };
+                        let refusal = Refusal {
+                            cause: cause.clone(),
+                            missing: vec![other],
+                            watch: Vec::new(),
+                        };
                         sink.tell(Internal::Checked(number, Err(refusal)));
                         wait_for_others(&peers, &manifest, &cause).await;
                         sink.tell(Internal::Healed(number));

@@ -12,8 +12,8 @@ use stockade_proto::{
     PROTOCOL_VERSIONS,
     inherited::{self, Channel},
     worker::{
-        HelloRequest, InitFailed, InitReady, InitRequest, ToPlugin, init_failed::Kind,
-        init_update, worker_client::WorkerClient,
+        HelloRequest, InitFailed, InitReady, InitRequest, ToPlugin, init_failed::Kind, init_update,
+        worker_client::WorkerClient,
     },
 };
 use tokio::{

@@ -124,13 +124,7 @@ impl Logs {
     }
 
     /// Adds a line.
-    pub fn push(
-        &self,
-        generation: u64,
-        stream: Stream,
-        level: Option<&'static str>,
-        text: &str,
-    ) {
+    pub fn push(&self, generation: u64, stream: Stream, level: Option<&'static str>, text: &str) {
         let mut line = LogLine {
             time: Timestamp::now(),
             generation,

@@ -22,8 +22,8 @@ mod notice;
 mod peers;
 mod ping;
 mod pump;
-mod readiness;
 mod rate;
+mod readiness;
 mod registered;
 mod reports;
 mod scope;
@@ -41,7 +41,6 @@ pub(crate) use reports::call_timeout;
 pub use lease::{Lease, LeaseError, Running};
 pub use logs::{LogLine, Logs, Stream};
 pub use mailbox::{Command, Handle, MailboxError};
-pub use session::{Attachment, Invocation, Reply, Session, Update};
 pub use metrics::{
     Failure, Kind as MetricKind, Labels, Metrics, MetricsSnapshot, RecentError, Series, SeriesKind,
     Tries, Unrecorded,
@@ -50,6 +49,7 @@ pub use peers::{Peers, in_order_of_end};
 pub use rate::Rate;
 pub use registered::{Effect, Provider, Refused, Registered};
 pub use scope::{CallScope, Chain};
+pub use session::{Attachment, Invocation, Reply, Session, Update};
 pub use snapshot::{LastExit, Recent, Snapshot};
 pub use spawner::Spawner;
 pub use tool::{Binary, Tool, Tools};

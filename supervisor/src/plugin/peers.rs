@@ -1,10 +1,6 @@
 //! Plugins that need other plugins: whether those are there, and waiting for them.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -88,9 +84,8 @@ fn blocked(reason: String, missing: &str) -> Standing {
 }
 
 fn of(name: &str, other: &str, snapshot: &Snapshot) -> Standing {
-    let depends = |how: &str| {
-        blocked(format!("Plugin '{name}' depends on '{other}' which is {how}"), other)
-    };
+    let depends =
+        |how: &str| blocked(format!("Plugin '{name}' depends on '{other}' which is {how}"), other);
     match (snapshot.resting, snapshot.substate) {
         (State::Initialized | State::Running, _) | (_, Substate::OnDemand) => Standing::Ready,
         (_, Substate::Disabled) => depends("disabled"),

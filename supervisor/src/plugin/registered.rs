@@ -127,7 +127,10 @@ fn check(which: &str, validator: Option<&Validator>, text: &[u8]) -> Result<(), 
 
 impl Registered {
     /// Takes what is well-formed and permitted; the first of a name stays.
-    pub(super) fn accept(ready: &mut wire::InitReady, permissions: &Permissions) -> (Self, Vec<Refused>) {
+    pub(super) fn accept(
+        ready: &mut wire::InitReady,
+        permissions: &Permissions,
+    ) -> (Self, Vec<Refused>) {
         let mut list = Acceptance { permissions, refused: Vec::new() };
         let conditions = list.take(
             "condition",
@@ -264,7 +267,11 @@ mod tests {
             conditions: vec![condition("a"), condition("a"), condition("b:c"), condition("d")],
             effects: vec![wire::Effect { name: "e".into(), ..Default::default() }],
             providers: vec![
-                wire::Provider { name: "p".into(), permission: "nope".into(), ..Default::default() },
+                wire::Provider {
+                    name: "p".into(),
+                    permission: "nope".into(),
+                    ..Default::default()
+                },
                 wire::Provider {
                     name: "q".into(),
                     permission: "provider:q".into(),

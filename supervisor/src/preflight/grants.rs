@@ -25,7 +25,13 @@ pub struct Guarded {
 
 impl From<&Config> for Guarded {
     fn from(config: &Config) -> Self {
-        let programs = [&config.worker, &config.library_host, &config.remote_host, &config.python_host, &config.python];
+        let programs = [
+            &config.worker,
+            &config.library_host,
+            &config.remote_host,
+            &config.python_host,
+            &config.python,
+        ];
         let mut fixed: Vec<PathBuf> = programs.into_iter().cloned().collect();
         fixed.extend(config.plugin_dirs.iter().cloned());
         fixed.extend(config.files.iter().cloned());

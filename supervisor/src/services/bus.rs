@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -21,6 +21,24 @@ const WAITING: usize = 10_000;
 const WAITING_BYTES: usize = 16 << 20;
 /// Events of one batch, and their bytes.
 const BATCH: (usize, usize) = (256, 1 << 20);
+
+/// Batches follow each other no sooner than this: the first event of a while goes at
+/// once, a stream of them goes together.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// Paces the batches of one subscriber.
+#[derive(Debug, Default)]
+pub(super) struct Pace(Option<Instant>);
+
+impl Pace {
+    /// Waits until the next batch may go. Cancel-safe.
+    pub(super) async fn wait(&mut self) {
+        if let Some(last) = self.0 {
+            tokio::time::sleep_until((last + PAUSE).into()).await;
+        }
+        self.0 = Some(Instant::now());
+    }
+}
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,7 +271,8 @@ mod tests {
         let other = bus.subscribe("".into(), vec!["plugin:a:x".into()]);
         let payload = Bytes::from(vec![b'1'; 1 << 20]);
         for _ in 0..20 {
-            let (_, wanted) = bus.emit("plugin:a".into(), "plugin:a:x", payload.clone(), "".into(), |_, _| true);
+            let (_, wanted) =
+                bus.emit("plugin:a".into(), "plugin:a:x", payload.clone(), "".into(), |_, _| true);
             assert_eq!(wanted, 1);
         }
         assert_eq!(own.counts(), (0, 0));

@@ -135,7 +135,12 @@ impl Channel {
     /// A line in the plugin's log.
     fn remark(&self, text: &str) {
         let line = format!("plugin_permission_denied: {text}");
-        self.caller.logs.push(self.caller.generation, LogStream::Supervisor, Some("warning"), &line);
+        self.caller.logs.push(
+            self.caller.generation,
+            LogStream::Supervisor,
+            Some("warning"),
+            &line,
+        );
     }
 
     pub(super) fn within(&self, rate: &Rate, quota: &str) -> Result<(), Status> {
@@ -319,7 +324,10 @@ impl Host for Channel {
         self.read_entity(request.into_inner()).await
     }
 
-    async fn set_flag(&self, request: Request<wire::SetFlagRequest>) -> Reply<wire::ChangeResponse> {
+    async fn set_flag(
+        &self,
+        request: Request<wire::SetFlagRequest>,
+    ) -> Reply<wire::ChangeResponse> {
         self.write_flag(request.into_inner()).await
     }
 

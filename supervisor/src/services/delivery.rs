@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use serde::Deserialize;
 use stockade_proto::worker::{Event as WireEvent, EventBatch, invoke::Kind};
 
-use super::bus::{Batch, Bus, Subscriber};
+use super::bus::{Batch, Bus, Pace, Subscriber};
 use crate::{
     calls::{CallError, Calls, ToolCall},
     lifecycle::Substate,
@@ -35,7 +35,9 @@ pub(super) async fn run(
     handler: String,
     subscriber: Arc<Subscriber>,
 ) {
+    let mut pace = Pace::default();
     while subscriber.filled().await {
+        pace.wait().await;
         let Some(handle) = ready(&calls, &plugin).await else { break };
         deliver(&calls, &handle, &handler, &subscriber).await;
     }
@@ -94,8 +96,7 @@ async fn deliver(calls: &Calls, handle: &Handle, handler: &str, subscriber: &Sub
         }
     };
     let context = format!("event handler {handler}");
-    let failure =
-        error.as_ref().map(|(kind, message)| (kind.as_str(), message.clone(), context));
+    let failure = error.as_ref().map(|(kind, message)| (kind.as_str(), message.clone(), context));
     handle.metrics().count_many(MetricKind::Event, count, failed, outcome.duration, failure);
 }
 

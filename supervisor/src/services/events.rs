@@ -10,6 +10,7 @@ use tonic::{Response, Status};
 
 use super::{
     Batch,
+    bus::Pace,
     channel::{Channel, Reply},
     names,
 };
@@ -66,11 +67,13 @@ impl Channel {
         let subscriber = bus.subscribe(self.actor.clone(), patterns);
         tokio::spawn(async move {
             let _place = place;
+            let mut pace = Pace::default();
             loop {
                 tokio::select! {
                     there = subscriber.filled() => if !there { break },
                     () = sender.closed() => break,
                 }
+                pace.wait().await;
                 // Room first: what waits for it waits in the bounded queue.
                 let Ok(place) = sender.reserve().await else { break };
                 place.send(Ok(to_wire(subscriber.take())));

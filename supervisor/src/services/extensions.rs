@@ -116,7 +116,8 @@ impl HostServices {
             Err(error) => return Answer::of(&error),
         };
         let Some(condition) = session.registered.condition(name) else { return unknown() };
-        if let Some(key) = condition.required_context.iter().find(|key| !context.contains_key(*key)) {
+        if let Some(key) = condition.required_context.iter().find(|key| !context.contains_key(*key))
+        {
             let text = format!("the condition needs {key:?} in its context");
             return Answer::none("MissingContext", text);
         }

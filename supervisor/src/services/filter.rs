@@ -14,7 +14,11 @@ const KEYS: [(&str, &str); 4] = [
 
 /// Drops the keys that this remote plugin must not see. Keys of no permission are
 /// dropped unless `remote.context` lists them.
-pub(super) fn context(manifest: &Manifest, remote: &Remote, mut context: Map<String, Value>) -> Map<String, Value> {
+pub(super) fn context(
+    manifest: &Manifest,
+    remote: &Remote,
+    mut context: Map<String, Value>,
+) -> Map<String, Value> {
     context.retain(|key, _| {
         let needed = KEYS.iter().find(|(prefix, _)| key.starts_with(prefix));
         match needed {

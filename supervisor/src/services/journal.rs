@@ -36,7 +36,10 @@ impl Channel {
         Ok(Response::new(wire::LogResponse { denied: false }))
     }
 
-    pub(super) fn record_metric(&self, request: wire::RecordRequest) -> Reply<wire::RecordResponse> {
+    pub(super) fn record_metric(
+        &self,
+        request: wire::RecordRequest,
+    ) -> Reply<wire::RecordResponse> {
         self.within(&self.requests, "requests")?;
         let kind = match request.kind() {
             Kind::Counter => SeriesKind::Counter,
@@ -58,8 +61,7 @@ impl Channel {
         }
         let labels = request.labels.into_iter().collect();
         let most = self.caller.manifest.quota.series;
-        let recorded =
-            self.caller.metrics.record(kind, &request.name, labels, request.value, most);
+        let recorded = self.caller.metrics.record(kind, &request.name, labels, request.value, most);
         recorded.map_err(|why| {
             let text = format!("Plugin '{}': {why}", self.name);
             match why {

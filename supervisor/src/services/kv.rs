@@ -36,7 +36,10 @@ impl Channel {
         Ok(Entry::new(data, value.binary, ttl_ms))
     }
 
-    pub(super) async fn get_value(&self, request: wire::KvGetRequest) -> Reply<wire::KvGetResponse> {
+    pub(super) async fn get_value(
+        &self,
+        request: wire::KvGetRequest,
+    ) -> Reply<wire::KvGetResponse> {
         if self.ask("kv.get", &READ, request.scope)?.is_none() {
             return Ok(Response::new(wire::KvGetResponse { value: None, denied: true }));
         }
@@ -47,7 +50,10 @@ impl Channel {
         Ok(Response::new(wire::KvGetResponse { value, denied: false }))
     }
 
-    pub(super) async fn set_value(&self, request: wire::KvSetRequest) -> Reply<wire::KvSetResponse> {
+    pub(super) async fn set_value(
+        &self,
+        request: wire::KvSetRequest,
+    ) -> Reply<wire::KvSetResponse> {
         let Some(granted) = self.ask("kv.set", &WRITE, request.scope)? else {
             return Ok(Response::new(wire::KvSetResponse { denied: true }));
         };

@@ -140,7 +140,8 @@ impl HostServices {
         if !workspace.is_empty() {
             check_workspace(workspace).map_err(|error| error.to_string())?;
         }
-        let enabled = |workspace: &str, plugin: &str| self.data().workspaces.allows(workspace, plugin);
+        let enabled =
+            |workspace: &str, plugin: &str| self.data().workspaces.allows(workspace, plugin);
         Ok(self.inner.bus.emit("host".into(), name, payload, workspace.into(), enabled))
     }
 

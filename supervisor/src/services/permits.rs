@@ -74,7 +74,13 @@ impl Permits {
     }
 
     /// Counts a refusal and tells the operator, though not a thousand times.
-    pub(super) fn refused(&self, journal: &Journal, plugin: &Arc<str>, permission: &str, text: &str) {
+    pub(super) fn refused(
+        &self,
+        journal: &Journal,
+        plugin: &Arc<str>,
+        permission: &str,
+        text: &str,
+    ) {
         let mut all = self.lock();
         let one = all.entry(plugin.clone()).or_default().entry(permission);
         one.refused += 1;

@@ -106,8 +106,7 @@ impl HostServices {
             match provider {
                 Ok(provider) => {
                     let provider = Arc::new(provider);
-                    let registered =
-                        Registered { provider, asks: asks.clone(), registration: id };
+                    let registered = Registered { provider, asks: asks.clone(), registration: id };
                     known.insert(name.clone(), registered);
                     taken.push(name);
                 }
@@ -176,9 +175,13 @@ pub(super) async fn list(services: &HostServices, asking: &str) -> Vec<wire::Pro
         let Some(session) = snapshot.session.as_ref().filter(|_| **plugin != *asking) else {
             continue;
         };
-        list.extend(session.registered.providers.iter().map(|provider| {
-            to_wire(provider, names::full(plugin, &provider.name))
-        }));
+        list.extend(
+            session
+                .registered
+                .providers
+                .iter()
+                .map(|provider| to_wire(provider, names::full(plugin, &provider.name))),
+        );
     }
     list
 }
@@ -242,8 +245,8 @@ async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result
     let session = calls.session_of(plugin, PATIENCE).await.map_err(|_| not_found())?;
     let provider = session.registered.provider(own).ok_or_else(not_found)?;
     provider.check_request(&asked.request).map_err(|why| invalid(name, why))?;
-    let request: &RawValue = serde_json::from_slice(&asked.request)
-        .map_err(|error| invalid(name, error.to_string()))?;
+    let request: &RawValue =
+        serde_json::from_slice(&asked.request).map_err(|error| invalid(name, error.to_string()))?;
     let args = json!({ "request": request, "caller": &*asked.plugin }).to_string();
     let call = ToolCall {
         plugin: plugin.to_owned(),

@@ -35,7 +35,8 @@ impl Channel {
         let workspace = granted.author.workspace;
         let found = self.host.data().document(&workspace, &request.entity).await;
         let document = found.map_err(|error| self.data_error(error))?.map(Value::Object);
-        let value = document.as_ref().and_then(|document| walk(document, &request.path, &self.name));
+        let value =
+            document.as_ref().and_then(|document| walk(document, &request.path, &self.name));
         let value = value.map(to_text);
         Ok(Response::new(wire::GetEntityResponse { value, denied: false }))
     }
@@ -161,7 +162,8 @@ impl Channel {
             Ok(granted) => granted,
             Err(empty) => return Ok(empty),
         };
-        let key = names::own_component(&self.name, &name).map_err(|error| self.name_error(error))?;
+        let key =
+            names::own_component(&self.name, &name).map_err(|error| self.name_error(error))?;
         let part = format!("components.{key}");
         let apply: Change = match kind {
             Kind::Update => {

@@ -1,7 +1,11 @@
 //! What a plugin may ask of its host, on request, and what it can register. Each
 //! request is as the SDK makes it; what the SDK would not say is in `forge.rs`.
 
-use std::{thread, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use stockade_plugin_sdk::{host::Host, prelude::*};
@@ -127,7 +131,9 @@ struct Double {
 pub fn register(tools: &mut Tools<Rogue>) {
     let wanted = |flag: &str| {
         let args: Vec<String> = std::env::args().collect();
-        args.iter().position(|arg| arg == flag).map(|at| args.get(at + 1).cloned().unwrap_or_default())
+        args.iter()
+            .position(|arg| arg == flag)
+            .map(|at| args.get(at + 1).cloned().unwrap_or_default())
     };
     tools
         .add("host", "Asks the host", |rogue: &Rogue, args: Ask, ctx| {
@@ -163,6 +169,13 @@ pub fn register(tools: &mut Tools<Rogue>) {
             }
             Ok(())
         });
+    timed(tools);
+    if let Some(pattern) = wanted("--tally") {
+        tools.on_event("tally", &[&pattern], |rogue, _, _| {
+            rogue.tally.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        });
+    }
     if let Some(pattern) = wanted("--hear") {
         tools.on_event("hear", &[&pattern], |rogue, event, ctx| {
             if event.name.ends_with(":bad") {
@@ -184,14 +197,58 @@ pub fn register(tools: &mut Tools<Rogue>) {
     }
 }
 
+/// What benchmarks ask: medians in microseconds, taken here.
+fn timed(tools: &mut Tools<Rogue>) {
+    tools
+        .add_async("time_gets", "Gets a key n times", |_, args: Many, ctx| async move {
+            let value = "x".repeat(args.bytes);
+            ctx.kv().set("timed", &value).await?;
+            let mut times = Vec::new();
+            for _ in 0..args.n {
+                let begin = Instant::now();
+                ctx.kv().get::<String>("timed").await?;
+                times.push(begin.elapsed());
+            }
+            Ok(median(times))
+        })
+        .add("time_gets_blocking", "The same in a blocking tool", |_, args: Many, ctx| {
+            let mut times = Vec::new();
+            for _ in 0..args.n {
+                let begin = Instant::now();
+                ctx.kv().get::<String>("timed").wait()?;
+                times.push(begin.elapsed());
+            }
+            Ok(median(times))
+        })
+        .add_async("time_sets", "Sets n keys", |_, args: Many, ctx| async move {
+            let value = "x".repeat(args.bytes);
+            let mut times = Vec::new();
+            for n in 0..args.n {
+                let key = format!("timed:{}", n % 100);
+                let begin = Instant::now();
+                ctx.kv().set(&key, &value).await?;
+                times.push(begin.elapsed());
+            }
+            Ok(median(times))
+        })
+        .add_async("tally", "Events that its tally has heard", |rogue, _: (), _| async move {
+            Ok(rogue.tally.load(Ordering::Relaxed))
+        });
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_nanos() as f64 / 1000.0
+}
+
 fn extensions(tools: &mut Tools<Rogue>) {
-    let first = tools.condition("is", "Is it so?", &["so"], |_, context: Value, _| {
-        Ok(context["so"] == true)
-    });
+    let first = tools
+        .condition("is", "Is it so?", &["so"], |_, context: Value, _| Ok(context["so"] == true));
     let second = tools.condition("is", "Again", &[], |_, _: Value, _| Ok(true));
     assert!(first && !second, "the first of a name stays");
     tools.condition("context", "Is the context exactly that?", &[], |_, context: Value, _| {
-        let keys: Vec<&String> = context.as_object().into_iter().flat_map(|all| all.keys()).collect();
+        let keys: Vec<&String> =
+            context.as_object().into_iter().flat_map(|all| all.keys()).collect();
         eprintln!("<6>context {keys:?}");
         Ok(true)
     });

@@ -19,6 +19,7 @@ use crate::start;
 pub struct Rogue {
     pub heard: std::sync::Mutex<Vec<String>>,
     pub host: stockade_plugin_sdk::host::Host,
+    pub tally: std::sync::atomic::AtomicU64,
     hang_in_shutdown: bool,
     cancelled_seen: Arc<AtomicBool>,
 }
@@ -105,6 +106,7 @@ impl Plugin for Rogue {
         Ok(Rogue {
             heard: Default::default(),
             host: context.host(),
+            tally: Default::default(),
             hang_in_shutdown: has("--hang-in-shutdown"),
             cancelled_seen: Arc::default(),
         })

@@ -158,13 +158,7 @@ fn what_is_not_built_yet_says_so() {
          [limits]\ngpu_memory = \"1GiB\"\n[probe]\ntool = \"t\"\n",
     );
     let told = problems(&found).join("\n");
-    for key in [
-        "run.instances",
-        "run.idle_stop",
-        "run.secrets",
-        "limits.gpu_memory",
-        "probe",
-    ] {
+    for key in ["run.instances", "run.idle_stop", "run.secrets", "limits.gpu_memory", "probe"] {
         assert!(told.contains(&format!("`{key}`")), "{key}\n{told}");
     }
     assert_eq!(told.matches("not supported by this release yet").count(), 5, "{told}");

@@ -22,7 +22,8 @@ fn writer() -> Options {
 async fn acknowledged(daemon: &Daemon) -> HashMap<u64, u64> {
     let mut last = HashMap::new();
     for line in daemon.logs("w").await {
-        if let Some(n) = line.text.strip_prefix("acknowledged ").and_then(|n| n.parse::<u64>().ok()) {
+        if let Some(n) = line.text.strip_prefix("acknowledged ").and_then(|n| n.parse::<u64>().ok())
+        {
             last.insert(n % 100, n);
         }
     }
@@ -32,7 +33,8 @@ async fn acknowledged(daemon: &Daemon) -> HashMap<u64, u64> {
 /// `STOCKADE_KILLS` times (200 in a release's tests); the daemon dies in mid-write.
 #[tokio::test]
 async fn acknowledged_writes_survive_sigkill_at_any_moment() {
-    let kills: u32 = std::env::var("STOCKADE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
+    let kills: u32 =
+        std::env::var("STOCKADE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let mut daemon = writer().start().await;
     for n in 0..kills {
         daemon.serving("w").await;
@@ -72,7 +74,10 @@ async fn acknowledged_writes_survive_sigkill_at_any_moment() {
         for (slot, number) in known {
             let key = format!("{prefix}{slot}");
             let kept = answer(&daemon, "w", json!({"op": "get", "key": key})).await;
-            assert!(kept.as_u64() >= Some(number), "kill {n}: {key} is {kept}, {number} was acknowledged");
+            assert!(
+                kept.as_u64() >= Some(number),
+                "kill {n}: {key} is {kept}, {number} was acknowledged"
+            );
         }
     }
     daemon.stop().await;
@@ -90,7 +95,8 @@ async fn a_file_that_another_process_holds_is_an_error_and_then_well_again() {
     assert_eq!(outcome.failed().0, "StoreLocked", "{}", outcome.error);
     assert!(outcome.error.contains("locked by another process"), "{}", outcome.error);
     assert_eq!(answer(&daemon, "w", json!({"op": "get", "key": "k"})).await, 1, "reading goes on");
-    let problems = daemon.admin().get_daemon(GetDaemonRequest {}).await.expect("daemon").into_inner().problems;
+    let problems =
+        daemon.admin().get_daemon(GetDaemonRequest {}).await.expect("daemon").into_inner().problems;
     assert!(problems.iter().any(|one| one.contains("locked")), "operators are told: {problems:?}");
     other.execute_batch("ROLLBACK").expect("unlock");
     answer(&daemon, "w", set(3)).await;
@@ -113,7 +119,8 @@ async fn a_damaged_file_is_put_aside() {
     daemon.serving("w").await;
     answer(&daemon, "w", json!({"op": "set", "key": "k", "value": 2})).await;
     let kept = std::fs::read_dir(daemon.root.join("state")).expect("state").flatten();
-    let aside = kept.filter(|file| file.file_name().to_string_lossy().starts_with("data.db.corrupt-"));
+    let aside =
+        kept.filter(|file| file.file_name().to_string_lossy().starts_with("data.db.corrupt-"));
     assert_eq!(aside.count(), 1);
     daemon.stop().await;
 }
@@ -151,10 +158,8 @@ async fn a_full_disk_is_an_error_to_the_caller_and_then_well_again() {
         let kept = answer(&daemon, "w", json!({"op": "get", "key": format!("k{n}")})).await;
         assert_eq!(kept.as_str().map(str::len), Some(200_000), "k{n} was acknowledged");
     }
-    let grown = std::process::Command::new("mount")
-        .args(["-o", "remount,size=32m"])
-        .arg(&state)
-        .status();
+    let grown =
+        std::process::Command::new("mount").args(["-o", "remount,size=32m"]).arg(&state).status();
     assert!(grown.is_ok_and(|status| status.success()));
     answer(&daemon, "w", set(stored)).await;
     daemon.signal(libc::SIGTERM);

@@ -105,14 +105,20 @@ async fn who_is_behind_loses_its_own_oldest_and_is_told_how_many() {
     let counting = {
         let client = daemon.client();
         tokio::spawn(async move {
-            client.call_with("b", "count_events", json!({"n": 20_000, "name": "plugin:a:*"}), &[], 60_000).await
+            client
+                .call_with(
+                    "b",
+                    "count_events",
+                    json!({"n": 20_000, "name": "plugin:a:*"}),
+                    &[],
+                    60_000,
+                )
+                .await
         })
     };
     daemon.until("b", |health| health.in_flight == 1).await;
-    eventually("b listens", || async {
-        (emit(&daemon, "a", "flood").await == 2).then_some(())
-    })
-    .await;
+    eventually("b listens", || async { (emit(&daemon, "a", "flood").await == 2).then_some(()) })
+        .await;
     let emitters: Vec<_> = (0..4)
         .map(|_| {
             let client = daemon.client();
@@ -144,7 +150,8 @@ async fn servers_emit_and_watch_but_not_as_a_plugin() {
     let daemon = Options::new().rogue("b", &hearing("*")).start().await;
     daemon.serving("b").await;
     let request = WatchPluginEventsRequest { patterns: vec!["plugin:b:*".into()] };
-    let mut watch = hosting(&daemon).watch_plugin_events(request).await.expect("watch").into_inner();
+    let mut watch =
+        hosting(&daemon).watch_plugin_events(request).await.expect("watch").into_inner();
     let event = |name: &str, payload: &str| EmitEventRequest {
         name: name.into(),
         payload: payload.to_owned().into(),
@@ -159,7 +166,13 @@ async fn servers_emit_and_watch_but_not_as_a_plugin() {
     }
     emit(&daemon, "b", "said").await;
     let batch = watch.message().await.expect("stream").expect("batch");
-    assert_eq!((batch.events[0].name.as_str(), batch.events[0].source.as_str()), ("plugin:b:said", "plugin:b"));
-    assert_eq!(refused(&daemon, "b", json!({"op": "emit", "key": "plugin:a:x"})).await.0, "PermissionDenied");
+    assert_eq!(
+        (batch.events[0].name.as_str(), batch.events[0].source.as_str()),
+        ("plugin:b:said", "plugin:b")
+    );
+    assert_eq!(
+        refused(&daemon, "b", json!({"op": "emit", "key": "plugin:a:x"})).await.0,
+        "PermissionDenied"
+    );
     daemon.stop().await;
 }

@@ -93,7 +93,8 @@ async fn a_condition_is_true_only_if_it_ran_and_said_so() {
 #[tokio::test]
 async fn an_effect_is_null_unless_it_ran() {
     let daemon = extended().await;
-    let boosted = apply(&daemon, "effect:plugin:b:boost", json!({"npc_id": 7}), json!({"by": 2.5})).await;
+    let boosted =
+        apply(&daemon, "effect:plugin:b:boost", json!({"npc_id": 7}), json!({"by": 2.5})).await;
     assert_eq!(boosted, (json!({"total": 3.5, "for": 7}), String::new()), "the default lies under");
     let boosted = apply(&daemon, "effect:plugin:b:boost", json!({}), json!({"amount": 0})).await;
     assert_eq!(boosted.0["total"], 0.0);
@@ -123,7 +124,8 @@ async fn configuration_is_merged_by_priority_and_the_users_word_stays() {
     };
     let base = json!({"simulationConfig": {"user": "mine", "weights": {"low": 9}}});
     let (config, applied, skipped) = build(Some(base.clone()), "", None).await.expect("built");
-    let expected = json!({"tick": 2, "weights": {"low": 9, "both": 2}, "user": "mine", "seen": "mine"});
+    let expected =
+        json!({"tick": 2, "weights": {"low": 9, "both": 2}, "user": "mine", "seen": "mine"});
     assert_eq!(config, expected);
     assert_eq!(applied, ["plugin:b:low", "plugin:b:high"]);
     let skipped: Vec<&str> = skipped.iter().map(|one| one.provider_id.as_str()).collect();
@@ -179,18 +181,26 @@ async fn the_same_by_http_and_in_the_command() {
         let (status, text) = curl(&["-X", "POST", "-d", &data, &url]).await;
         (status, serde_json::from_str::<Value>(&text).unwrap_or_default())
     };
-    let (status, reply) =
-        post("/v1/conditions/evaluate", json!({"condition_id": "plugin:b:is", "context": {"so": true}})).await;
+    let (status, reply) = post(
+        "/v1/conditions/evaluate",
+        json!({"condition_id": "plugin:b:is", "context": {"so": true}}),
+    )
+    .await;
     assert_eq!((status, reply), (200, json!({"result": true, "reason": null, "error_type": null})));
-    let (status, reply) = post("/v1/conditions/evaluate", json!({"condition_id": "plugin:b:raises"})).await;
-    assert_eq!((status, &reply["result"], &reply["reason"]), (200, &json!(false), &json!("no idea")));
+    let (status, reply) =
+        post("/v1/conditions/evaluate", json!({"condition_id": "plugin:b:raises"})).await;
+    assert_eq!(
+        (status, &reply["result"], &reply["reason"]),
+        (200, &json!(false), &json!("no idea"))
+    );
     let (status, reply) = post(
         "/v1/effects/apply",
         json!({"effect_id": "effect:plugin:b:boost", "params": {"amount": 4}, "context": {}}),
     )
     .await;
     assert_eq!((status, &reply["result"]["total"]), (200, &json!(4.0)));
-    let (status, reply) = post("/v1/simulation-config/build", json!({"enabled_plugins": ["b"]})).await;
+    let (status, reply) =
+        post("/v1/simulation-config/build", json!({"enabled_plugins": ["b"]})).await;
     assert_eq!((status, &reply["config"]["tick"]), (200, &json!(2)));
     assert_eq!(post("/v1/conditions/evaluate", json!({"conditionid": "x"})).await.0, 422);
     let (_, told, _) = daemon.cli(&["extensions", "-o", "json"]).await;

@@ -19,9 +19,7 @@ async fn values_are_set_read_listed_swapped_and_deleted() {
     }
     let listed = op(&daemon, "list", "p:", json!("p:2")).await;
     assert_eq!(listed, json!({"keys": ["p:3", "p:4"], "more": false}));
-    let cas = |expected: Value, value: Value| {
-        json!({"op": "cas", "key": "leader", "expected": expected, "value": value})
-    };
+    let cas = |expected: Value, value: Value| json!({"op": "cas", "key": "leader", "expected": expected, "value": value});
     assert_eq!(answer(&daemon, "me", cas(Value::Null, json!("x"))).await, true, "was absent");
     assert_eq!(answer(&daemon, "me", cas(Value::Null, json!("y"))).await, false);
     assert_eq!(answer(&daemon, "me", cas(json!("x"), json!("y"))).await, true);
@@ -84,10 +82,7 @@ async fn what_is_stored_outlives_the_process_and_the_daemon() {
     daemon.serving("me").await;
     assert_eq!(op(&daemon, "get", "kept", Value::Null).await, "yes");
     let folder = daemon.kill().await;
-    let daemon = Options::new()
-        .rogue("me", &asking(&actor::ALL, ""))
-        .start_in(folder)
-        .await;
+    let daemon = Options::new().rogue("me", &asking(&actor::ALL, "")).start_in(folder).await;
     daemon.serving("me").await;
     assert_eq!(op(&daemon, "get", "kept", Value::Null).await, "yes");
     let records = provenance(&daemon, "plugin:me:kept").await;
@@ -106,9 +101,7 @@ async fn quotas_bound_keys_bytes_values_and_rates() {
         .await;
     daemon.serving("me").await;
     daemon.serving("other").await;
-    let set = |key: &str, size: usize| {
-        json!({"op": "set", "key": key, "value": "x".repeat(size)})
-    };
+    let set = |key: &str, size: usize| json!({"op": "set", "key": key, "value": "x".repeat(size)});
     let (kind, text) = refused(&daemon, "me", set("large", 1025)).await;
     assert_eq!(kind, "QuotaExceeded");
     assert!(text.contains("quota.value"), "{text}");
@@ -151,11 +144,29 @@ async fn names_that_are_not_the_plugins_own_are_refused_and_told() {
     daemon.serving("me").await;
     daemon.serving("other").await;
     answer(&daemon, "other", json!({"op": "set", "key": "secret", "value": "theirs"})).await;
-    let foreign = ["plugin:other:secret", "Plugin:other:secret", "plugin/other/secret",
-        "plugin:me:plugin:other:secret", "plugin:other", "PLUGIN:ME:x"];
-    let invalid = ["plugin::secret", "../other/secret", "a//b", "plugin:me:", ":", "a b",
-        "рlugin:other:secret", "plugin\u{ff1a}other:secret", "plugin:\u{200b}other:secret",
-        "x\u{2f}\u{2e}\u{2e}/y", "a\\b", "a\0b", ""];
+    let foreign = [
+        "plugin:other:secret",
+        "Plugin:other:secret",
+        "plugin/other/secret",
+        "plugin:me:plugin:other:secret",
+        "plugin:other",
+        "PLUGIN:ME:x",
+    ];
+    let invalid = [
+        "plugin::secret",
+        "../other/secret",
+        "a//b",
+        "plugin:me:",
+        ":",
+        "a b",
+        "рlugin:other:secret",
+        "plugin\u{ff1a}other:secret",
+        "plugin:\u{200b}other:secret",
+        "x\u{2f}\u{2e}\u{2e}/y",
+        "a\\b",
+        "a\0b",
+        "",
+    ];
     for (kind, names) in [("PermissionDenied", &foreign[..]), ("InvalidArgument", &invalid[..])] {
         for name in names {
             for op in ["get", "set", "delete", "cas", "emit"] {
@@ -169,7 +180,11 @@ async fn names_that_are_not_the_plugins_own_are_refused_and_told() {
     assert_eq!(kind, "PermissionDenied");
     let theirs = answer(&daemon, "other", json!({"op": "get", "key": "secret"})).await;
     assert_eq!(theirs, "theirs");
-    assert_eq!(op(&daemon, "get", "secret", Value::Null).await, Value::Null, "its own is not there");
+    assert_eq!(
+        op(&daemon, "get", "secret", Value::Null).await,
+        Value::Null,
+        "its own is not there"
+    );
     let (_, text, _) = daemon.cli(&["events", "-o", "jsonl"]).await;
     assert!(text.contains("is not in the namespace of plugin 'me'"), "{text}");
     daemon.stop().await;

@@ -47,14 +47,22 @@ async fn the_admin_endpoints_have_the_sources_shapes() {
     let (_, all) = get(&daemon, "/admin/plugins/metrics").await;
     assert_eq!(
         keys(&all["summary"]),
-        ["total_plugins", "total_requests", "total_errors", "overall_error_rate",
-         "unhealthy_plugins", "unhealthy_count"]
+        [
+            "total_plugins",
+            "total_requests",
+            "total_errors",
+            "overall_error_rate",
+            "unhealthy_plugins",
+            "unhealthy_count"
+        ]
     );
     assert_eq!(all["summary"]["unhealthy_plugins"], json!(["b"]));
     let (status, one) = get(&daemon, "/admin/plugins/metrics/b").await;
     assert_eq!(status, 200);
     assert_eq!((&one["requests"]["total"], &one["requests"]["errors"]), (&json!(12), &json!(8)));
-    assert!(one["requests"]["p99"].as_f64() > Some(0.0) && one["requests"]["last_request"].is_string());
+    assert!(
+        one["requests"]["p99"].as_f64() > Some(0.0) && one["requests"]["last_request"].is_string()
+    );
     assert_eq!(keys(&one["health"]), ["is_healthy", "last_check", "recent_errors"]);
     assert_eq!(
         keys(&one["health"]["recent_errors"][0]),
@@ -67,8 +75,14 @@ async fn the_admin_endpoints_have_the_sources_shapes() {
     assert_eq!(health["overall_healthy"], false);
     assert_eq!(
         keys(&health["health_status"]["b"]),
-        ["is_healthy", "last_check", "error_count", "request_error_rate",
-         "condition_failure_rate", "effect_failure_rate"]
+        [
+            "is_healthy",
+            "last_check",
+            "error_count",
+            "request_error_rate",
+            "condition_failure_rate",
+            "effect_failure_rate"
+        ]
     );
     let (_, extensions) = get(&daemon, "/admin/plugins/behavior-extensions").await;
     assert_eq!(extensions["conditions"]["total"], 5);
@@ -78,9 +92,19 @@ async fn the_admin_endpoints_have_the_sources_shapes() {
     );
     let (status, details) = get(&daemon, "/admin/plugins/b/details").await;
     assert_eq!(status, 200);
-    for key in ["plugin_id", "name", "version", "description", "author", "kind", "enabled",
-        "permissions", "dependencies", "metrics", "behavior_extensions"]
-    {
+    for key in [
+        "plugin_id",
+        "name",
+        "version",
+        "description",
+        "author",
+        "kind",
+        "enabled",
+        "permissions",
+        "dependencies",
+        "metrics",
+        "behavior_extensions",
+    ] {
         assert!(details.get(key).is_some(), "{key}: {details}");
     }
     assert_eq!(get(&daemon, "/admin/plugins/x/details").await.0, 404);
@@ -94,7 +118,9 @@ async fn the_admin_endpoints_have_the_sources_shapes() {
     assert!(text.contains("HEALTHY"), "{text}");
     // Not by the port.
     let base = format!("http://{}", daemon.address().await);
-    for path in ["/admin/plugins/list", "/v1/kv/b", "/v1/permissions", "/v1/workspaces", "/v1/provenance"] {
+    for path in
+        ["/admin/plugins/list", "/v1/kv/b", "/v1/permissions", "/v1/workspaces", "/v1/provenance"]
+    {
         assert_eq!(curl(&[&format!("{base}{path}")]).await.0, 403, "{path}");
         assert_eq!(get(&daemon, path).await.0, 200, "{path}");
     }
@@ -109,13 +135,19 @@ async fn a_plugins_own_metrics_are_shown_and_bounded() {
         let args = json!({"op": "counter", "key": name, "value": value});
         daemon.call("m", "host", args).await.unwrap();
     }
-    let third = daemon.call("m", "host", json!({"op": "counter", "key": "third", "value": 1})).await;
+    let third =
+        daemon.call("m", "host", json!({"op": "counter", "key": "third", "value": 1})).await;
     assert_eq!(third.failed().0, "QuotaExceeded");
     assert!(third.error.contains("quota.series"), "{}", third.error);
     let odd = daemon.call("m", "host", json!({"op": "counter", "key": "a b", "value": 1})).await;
     assert_eq!(odd.failed().0, "InvalidArgument");
     let (_, one) = get(&daemon, "/admin/plugins/metrics/m").await;
-    let own: Vec<_> = one["custom"].as_array().expect("list").iter().map(|one| (one["name"].clone(), one["value"].clone())).collect();
+    let own: Vec<_> = one["custom"]
+        .as_array()
+        .expect("list")
+        .iter()
+        .map(|one| (one["name"].clone(), one["value"].clone()))
+        .collect();
     assert_eq!(own, [(json!("plugin_m_other"), json!(1.0)), (json!("plugin_m_seen"), json!(5.0))]);
     daemon.stop().await;
 }

@@ -8,7 +8,8 @@ use crate::actor::{answer, ask, asking, refused};
 
 #[tokio::test]
 async fn a_refusal_looks_as_the_caller_wants_and_always_leaves_a_trace() {
-    let daemon = Options::new().rogue("bare", "").rogue("me", &asking(&["kv:read"], "")).start().await;
+    let daemon =
+        Options::new().rogue("bare", "").rogue("me", &asking(&["kv:read"], "")).start().await;
     daemon.serving("bare").await;
     daemon.serving("me").await;
     let get = |mode: &str| json!({"op": "get", "key": "k", "mode": mode});
@@ -38,7 +39,8 @@ async fn a_refusal_looks_as_the_caller_wants_and_always_leaves_a_trace() {
         assert_eq!(answer(&daemon, "bare", args).await, empty, "{op}");
     }
     // What was not granted was not done either.
-    let (kind, _) = refused(&daemon, "me", json!({"op": "set", "key": "k", "value": 1, "mode": "raise"})).await;
+    let (kind, _) =
+        refused(&daemon, "me", json!({"op": "set", "key": "k", "value": 1, "mode": "raise"})).await;
     assert_eq!(kind, "PermissionDenied");
     assert_eq!(answer(&daemon, "me", get("raise")).await, Value::Null);
     let (_, text, _) = daemon.cli(&["permissions", "bare", "-o", "json"]).await;
@@ -81,10 +83,14 @@ async fn requested_and_allowed_is_granted_and_the_difference_is_shown() {
     assert_eq!(own["capabilities"], json!(["kv.read"]));
     assert_eq!(answer(&daemon, "me", json!({"op": "has", "key": "kv:read"})).await, true);
     assert_eq!(answer(&daemon, "me", json!({"op": "has", "key": "kv:write"})).await, false);
-    let (kind, _) = refused(&daemon, "me", json!({"op": "has", "key": "kv:write", "mode": "raise"})).await;
+    let (kind, _) =
+        refused(&daemon, "me", json!({"op": "has", "key": "kv:write", "mode": "raise"})).await;
     assert_eq!(kind, "PermissionDenied");
     let (_, text, _) = daemon.cli(&["describe", "me"]).await;
-    assert!(text.contains("\"kv:reed\" is unknown and not granted; did you mean `kv:read`?"), "{text}");
+    assert!(
+        text.contains("\"kv:reed\" is unknown and not granted; did you mean `kv:read`?"),
+        "{text}"
+    );
     assert!(text.contains("\"db:write\" is a powerful one"), "{text}");
     let (_, text, _) = daemon.cli(&["permissions"]).await;
     assert!(text.contains("kv:write") && text.contains("denied"), "{text}");
@@ -101,7 +107,8 @@ async fn a_changed_configuration_takes_permissions_away() {
     daemon.reload().await;
     daemon.until("me", |health| health.generation >= 2).await;
     daemon.serving("me").await;
-    let outcome = ask(&daemon, "me", json!({"op": "set", "key": "k", "value": 2, "mode": "raise"})).await;
+    let outcome =
+        ask(&daemon, "me", json!({"op": "set", "key": "k", "value": 2, "mode": "raise"})).await;
     assert_eq!(outcome.failed().0, "PermissionDenied");
     assert_eq!(answer(&daemon, "me", json!({"op": "get", "key": "k"})).await, 1);
     daemon.stop().await;
@@ -110,10 +117,12 @@ async fn a_changed_configuration_takes_permissions_away() {
 #[tokio::test]
 async fn a_list_with_what_is_no_permission_is_a_problem_of_the_configuration() {
     let daemon = Options::new().start().await;
-    let config = "[permissions]\nallow = [\"kv:reed\"]\n[quota]\nkyes = 1\n[remote]\nallow = [\"x\"]\n";
+    let config =
+        "[permissions]\nallow = [\"kv:reed\"]\n[quota]\nkyes = 1\n[remote]\nallow = [\"x\"]\n";
     stockade_tests::write_file(&daemon.root.join("stockade.toml"), config);
     let problems = daemon.reload().await.problems.join("\n");
-    for part in ["\"kv:reed\" is no permission", "did you mean `keys`", "is not like \"127.0.0.1\""] {
+    for part in ["\"kv:reed\" is no permission", "did you mean `keys`", "is not like \"127.0.0.1\""]
+    {
         assert!(problems.contains(part), "{part}: {problems}");
     }
     daemon.stop().await;

@@ -42,7 +42,8 @@ async fn server(language: &str, protocol: &str, port: u16, secret: Option<&str>)
         command
     } else {
         let client = environments("client");
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/python/examples/remote");
+        let example =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/python/examples/remote");
         let mut command = Command::new(client.join("bin/python"));
         command.arg(example.join(format!("{protocol}_server.py"))).arg(port.to_string());
         command.env("PYTHONPATH", path_of(&client.join("generated")));
@@ -121,7 +122,10 @@ async fn a_remote_plugin_is_one_more_plugin_over_every_protocol() {
         let greeted = daemon.call(name, "greet", json!({"name": "Ada"})).await;
         assert_eq!(greeted.unwrap(), "Hello, Ada!", "{name}");
         let failed = daemon.call(name, "greet", json!({"name": ""})).await;
-        assert_eq!((failed.failed().0, failed.error.as_str()), ("ValueError", "nobody has no name"));
+        assert_eq!(
+            (failed.failed().0, failed.error.as_str()),
+            ("ValueError", "nobody has no name")
+        );
         let wrong = daemon.call(name, "greet", json!({"name": 5})).await;
         assert_eq!(wrong.failed().0, "InvalidArguments", "its schema is checked here");
         let id = format!("plugin:{name}:can_access_area");
@@ -208,7 +212,9 @@ fn one_request(listener: &TcpListener) -> Value {
                 let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
                 let length = head
                     .lines()
-                    .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
+                    .find_map(|line| {
+                        line.to_lowercase().strip_prefix("content-length: ")?.parse().ok()
+                    })
                     .unwrap_or(0);
                 if body.len() >= length {
                     break text;
@@ -236,8 +242,7 @@ async fn private_addresses_are_refused_unless_the_operator_allows_them() {
     let server = server("rust", "http", free_port(), None).await;
     let named = manifest("n", "http", server.port, "").replace("127.0.0.1", "localhost");
     let mapped = manifest("m", "http", server.port, "").replace("127.0.0.1", "[::ffff:127.0.0.1]");
-    let plugins =
-        [("r", manifest("r", "http", server.port, "")), ("n", named), ("m", mapped)];
+    let plugins = [("r", manifest("r", "http", server.port, "")), ("n", named), ("m", mapped)];
     let daemon = with(&plugins, "").await;
     for name in ["r", "n", "m"] {
         let health = daemon.until(name, |health| health.reason.is_some()).await;
@@ -260,7 +265,10 @@ async fn a_dead_service_is_a_clear_error_then_failed_then_well_again() {
     for protocol in ["http", "websocket", "grpc"] {
         let port = free_port();
         let first = server("rust", protocol, port, None).await;
-        let toml = format!("{}[restart]\nbackoff_min = \"100ms\"\nbackoff_max = \"200ms\"\n", manifest("r", protocol, port, ""));
+        let toml = format!(
+            "{}[restart]\nbackoff_min = \"100ms\"\nbackoff_max = \"200ms\"\n",
+            manifest("r", protocol, port, "")
+        );
         let daemon = with(&[("r", toml)], ALLOWED).await;
         daemon.serving("r").await;
         daemon.call("r", "greet", json!({"name": "x"})).await.unwrap();
@@ -274,7 +282,9 @@ async fn a_dead_service_is_a_clear_error_then_failed_then_well_again() {
             daemon.call("r", "greet", json!({"name": "x"})).await;
         }
         let health = daemon
-            .until("r", |health| health.reason.as_ref().is_some_and(|why| why.contains("InitError")))
+            .until("r", |health| {
+                health.reason.as_ref().is_some_and(|why| why.contains("InitError"))
+            })
             .await;
         let reason = health.reason.expect("reason");
         assert!(reason.starts_with("InitError: RemoteUnreachable: cannot connect"), "{reason}");
@@ -326,9 +336,13 @@ async fn a_slow_service_is_over_within_its_time_and_a_lying_one_is_checked() {
     assert_eq!(outcome.failed().0, "TimeoutError", "{}", outcome.error);
     let (result, kind, _) = evaluate(&daemon, "plugin:r:odd", json!({})).await;
     assert_eq!((result, kind.as_str()), (false, "InvalidResult"));
-    let request = ApplyEffectRequest { effect_id: "effect:plugin:r:e".into(), ..Default::default() };
+    let request =
+        ApplyEffectRequest { effect_id: "effect:plugin:r:e".into(), ..Default::default() };
     let applied = extensions(&daemon).apply_effect(request).await.expect("reply").into_inner();
-    assert_eq!((&applied.result[..], applied.error_type.as_str()), (&b"null"[..], "InvalidResponse"));
+    assert_eq!(
+        (&applied.result[..], applied.error_type.as_str()),
+        (&b"null"[..], "InvalidResponse")
+    );
     let outcome = daemon.call("r", "t", json!({})).await;
     assert_eq!(outcome.failed().0, "InvalidResponse", "{}", outcome.error);
     daemon.stop().await;
@@ -344,9 +358,12 @@ async fn requests_are_signed_and_held_to_their_rate() {
         for language in ["rust", "python"] {
             let port = free_port();
             let _server = server(language, protocol, port, Some("key")).await;
-            let plugins =
-                [("r", manifest("r", protocol, port, "")), ("w", manifest("w", protocol, port, ""))];
-            let config = format!("{ALLOWED}\nsecret = \"key\"\n[plugin.w.remote]\nsecret = \"other\"");
+            let plugins = [
+                ("r", manifest("r", protocol, port, "")),
+                ("w", manifest("w", protocol, port, "")),
+            ];
+            let config =
+                format!("{ALLOWED}\nsecret = \"key\"\n[plugin.w.remote]\nsecret = \"other\"");
             let daemon = with(&plugins, &config).await;
             daemon.serving("r").await;
             let greeted = daemon.call("r", "greet", json!({"name": "x"})).await;
@@ -378,8 +395,11 @@ async fn the_json_form_of_a_manifest_works_too() {
         r#"{{"kind": "remote_feature", "id": "analytics", "endpoint": "http://127.0.0.1:{port}",
             "permissions": ["npc:read", "group:behavior"], "protocol": "http"}}"#
     );
-    let daemon =
-        Options::new().directory("analytics", &[("manifest.json", &text)]).config(ALLOWED).start().await;
+    let daemon = Options::new()
+        .directory("analytics", &[("manifest.json", &text)])
+        .config(ALLOWED)
+        .start()
+        .await;
     daemon.serving("analytics").await;
     let id = "plugin:analytics:can_access_area";
     assert!(evaluate(&daemon, id, json!({"npc_id": 7})).await.0);

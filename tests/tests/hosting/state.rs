@@ -17,15 +17,29 @@ async fn a_plugin_writes_its_own_parts_and_reads_all() {
     };
     data(&daemon).set_document(set).await.expect("set");
     op(&daemon, "flag", "npc/7", json!({"name": "met", "value": true})).await;
-    op(&daemon, "set_component", "npc/7", json!({"name": "humour", "value": {"a": 1, "b": {"x": 1}}})).await;
-    let merged = op(&daemon, "update_component", "npc/7", json!({"name": "humour.x", "value": {"n": 1}})).await;
+    op(
+        &daemon,
+        "set_component",
+        "npc/7",
+        json!({"name": "humour", "value": {"a": 1, "b": {"x": 1}}}),
+    )
+    .await;
+    let merged =
+        op(&daemon, "update_component", "npc/7", json!({"name": "humour.x", "value": {"n": 1}}))
+            .await;
     assert_eq!(merged, json!({"n": 1}));
-    let (kind, text) =
-        refused(&daemon, "me", json!({"op": "set_component", "key": "npc/7", "value": {"name": "humour ", "value": 1}})).await;
+    let (kind, text) = refused(
+        &daemon,
+        "me",
+        json!({"op": "set_component", "key": "npc/7", "value": {"name": "humour ", "value": 1}}),
+    )
+    .await;
     assert_eq!(kind, "InvalidArgument", "{text}");
     let relation = json!({"name": "npc/8", "value": {"trust": 0.5, "deep": {"a": 1}}});
     op(&daemon, "relationship", "npc/7", relation).await;
-    let patched = op(&daemon, "relationship", "npc/7", json!({"name": "npc/8", "value": {"deep": {"b": 2}}})).await;
+    let patched =
+        op(&daemon, "relationship", "npc/7", json!({"name": "npc/8", "value": {"deep": {"b": 2}}}))
+            .await;
     assert_eq!(patched, json!({"trust": 0.5, "deep": {"b": 2}}), "a shallow merge");
     let document = op(&daemon, "entity", "npc/7", json!("")).await;
     assert_eq!(document["flags"], json!({"host": true, "plugin:me:met": true}));
@@ -33,11 +47,17 @@ async fn a_plugin_writes_its_own_parts_and_reads_all() {
     assert_eq!(op(&daemon, "entity", "npc/7", json!("components.core.hp")).await, 10);
     assert_eq!(op(&daemon, "entity", "npc/7", json!("flags.met")).await, true, "its own");
     assert_eq!(op(&daemon, "entity", "npc/7", json!("components.humour.x.n")).await, 1);
-    assert_eq!(op(&daemon, "delete_component", "npc/7", json!({"name": "humour.x"})).await, Value::Null);
+    assert_eq!(
+        op(&daemon, "delete_component", "npc/7", json!({"name": "humour.x"})).await,
+        Value::Null
+    );
     assert_eq!(op(&daemon, "entity", "npc/7", json!("components.humour.x")).await, Value::Null);
     let records = provenance(&daemon, "/npc/7*").await;
     let did: Vec<&str> = records.iter().map(|record| record.operation.as_str()).collect();
-    assert!(did.contains(&"entity.set_flag") && did.contains(&"entity.delete_component"), "{did:?}");
+    assert!(
+        did.contains(&"entity.set_flag") && did.contains(&"entity.delete_component"),
+        "{did:?}"
+    );
     daemon.stop().await;
 }
 
@@ -50,19 +70,29 @@ async fn protected_components_and_other_plugins_parts_are_refused() {
         .await;
     daemon.serving("me").await;
     daemon.serving("reader").await;
-    let component = |name: &str| {
-        json!({"op": "set_component", "key": "npc/7", "value": {"name": name, "value": {"x": 1}}})
-    };
-    for name in ["core", "romance", "stealth", "mood", "behavior", "interactions", "quests", "Core",
-        "plugin:other:x", "Plugin:other:x", "plugin/other/x"]
-    {
+    let component = |name: &str| json!({"op": "set_component", "key": "npc/7", "value": {"name": name, "value": {"x": 1}}});
+    for name in [
+        "core",
+        "romance",
+        "stealth",
+        "mood",
+        "behavior",
+        "interactions",
+        "quests",
+        "Core",
+        "plugin:other:x",
+        "Plugin:other:x",
+        "plugin/other/x",
+    ] {
         let (kind, text) = refused(&daemon, "me", component(name)).await;
         assert_eq!(kind, "PermissionDenied", "{name}: {text}");
     }
-    let flag = json!({"op": "flag", "key": "npc/7", "value": {"name": "plugin:other:x", "value": 1}});
+    let flag =
+        json!({"op": "flag", "key": "npc/7", "value": {"name": "plugin:other:x", "value": 1}});
     assert_eq!(refused(&daemon, "me", flag).await.0, "PermissionDenied");
     for with in ["plugin:other:x", "../x"] {
-        let args = json!({"op": "relationship", "key": "npc/7", "value": {"name": with, "value": {}}});
+        let args =
+            json!({"op": "relationship", "key": "npc/7", "value": {"name": with, "value": {}}});
         refused(&daemon, "me", args).await;
     }
     for entity in ["npc/", "npc", "thing/1", "npc/../1", "NPC/7"] {
@@ -76,7 +106,8 @@ async fn protected_components_and_other_plugins_parts_are_refused() {
     let (kind, text) = refused(&daemon, "reader", write).await;
     assert_eq!(kind, "PermissionDenied");
     assert!(text.contains("'state.npc.set_component'") && text.contains("'npc:write'"), "{text}");
-    let nothing = answer(&daemon, "reader", json!({"op": "entity", "key": "npc/7", "value": ""})).await;
+    let nothing =
+        answer(&daemon, "reader", json!({"op": "entity", "key": "npc/7", "value": ""})).await;
     assert_eq!(nothing, Value::Null, "nothing was written");
     daemon.stop().await;
 }
@@ -90,7 +121,8 @@ async fn documents_are_of_one_workspace() {
     flag["value"]["value"] = json!("b");
     answer(&daemon, "me", flag).await;
     for (workspace, expected) in [("a", json!("a")), ("b", json!("b")), ("", Value::Null)] {
-        let args = json!({"op": "entity", "key": "npc/7", "value": "flags.met", "workspace": workspace});
+        let args =
+            json!({"op": "entity", "key": "npc/7", "value": "flags.met", "workspace": workspace});
         assert_eq!(answer(&daemon, "me", args).await, expected, "{workspace}");
     }
     let request = GetDocumentRequest { workspace: "a".into(), entity: "npc/7".into() };

@@ -4,7 +4,11 @@ use serde_json::{Value, json};
 use stockade_proto::v1::{CallRequest, EnabledPlugins};
 use stockade_tests::{Client, Options};
 
-async fn call(client: &Client, workspace: &str, only: Option<&[&str]>) -> Result<(), tonic::Status> {
+async fn call(
+    client: &Client,
+    workspace: &str,
+    only: Option<&[&str]>,
+) -> Result<(), tonic::Status> {
     let request = CallRequest {
         plugin: "good".into(),
         tool: "pid".into(),

@@ -190,11 +190,8 @@ async fn a_tool_uses_the_hosts_services() {
 
 async fn emit(client: &Client, name: &str, payload: Value) -> u32 {
     use stockade_proto::v1::{EmitEventRequest, hosting_client::HostingClient};
-    let request = EmitEventRequest {
-        name: name.into(),
-        payload: unwrapped(&payload),
-        workspace: "w".into(),
-    };
+    let request =
+        EmitEventRequest { name: name.into(), payload: unwrapped(&payload), workspace: "w".into() };
     let reply = HostingClient::new(client.channel()).emit_event(request).await.expect("emitted");
     reply.into_inner().subscribers
 }

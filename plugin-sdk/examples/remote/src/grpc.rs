@@ -5,7 +5,9 @@ use std::{error::Error, net::SocketAddr, pin::Pin};
 use futures_util::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use stockade_proto::worker::{
-    self as wire, FromPlugin, ToPlugin, from_plugin, init_update, invoke::Kind, to_plugin,
+    self as wire, FromPlugin, ToPlugin, from_plugin, init_update,
+    invoke::Kind,
+    to_plugin,
     worker_server::{Worker, WorkerServer},
 };
 use tokio::sync::mpsc;

@@ -42,8 +42,6 @@ async fn ask(
     };
     match service.answer(&method, &request) {
         Ok(answer) => Json(answer).into_response(),
-        Err((kind, message)) => {
-            Json(json!({"error": message, "error_type": kind})).into_response()
-        }
+        Err((kind, message)) => Json(json!({"error": message, "error_type": kind})).into_response(),
     }
 }

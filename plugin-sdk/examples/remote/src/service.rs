@@ -68,7 +68,12 @@ impl Service {
     }
 
     /// Applies an effect.
-    pub(crate) fn apply(&self, effect: &str, context: &Value, params: &Value) -> Result<Value, Failure> {
+    pub(crate) fn apply(
+        &self,
+        effect: &str,
+        context: &Value,
+        params: &Value,
+    ) -> Result<Value, Failure> {
         match effect {
             "calm" => Ok(json!({"npc_id": context["npc_id"], "calmed_by": params["amount"]})),
             other => Err(("KeyError", format!("no effect {other}"))),

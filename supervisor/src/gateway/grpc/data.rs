@@ -7,9 +7,9 @@ use futures_util::Stream;
 use stockade_proto::v1::{
     self, DeleteValueRequest, DeleteValueResponse, GetDocumentRequest, GetDocumentResponse,
     GetValueRequest, GetValueResponse, ListDocumentsRequest, ListDocumentsResponse,
-    ListPermissionsRequest, ListPermissionsResponse, ListProvenanceRequest,
-    ListProvenanceResponse, ListValuesRequest, SetDocumentRequest, SetDocumentResponse,
-    SetValueRequest, SetValueResponse, data_server,
+    ListPermissionsRequest, ListPermissionsResponse, ListProvenanceRequest, ListProvenanceResponse,
+    ListValuesRequest, SetDocumentRequest, SetDocumentResponse, SetValueRequest, SetValueResponse,
+    data_server,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -95,8 +95,7 @@ impl Pages {
             return Ok(Vec::new());
         }
         let (plugin, prefix) = (self.plugin.clone(), self.prefix.clone());
-        let rows =
-            self.data.rows(plugin, prefix, self.after.clone(), PAGE, self.values).await?;
+        let rows = self.data.rows(plugin, prefix, self.after.clone(), PAGE, self.values).await?;
         self.over = rows.len() < PAGE as usize;
         if let Some(last) = rows.last() {
             self.after = (last.plugin.clone(), last.key.clone());

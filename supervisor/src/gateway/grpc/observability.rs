@@ -63,8 +63,8 @@ impl Observability for ObservabilityService {
         who(&request)?;
         let plugin = request.into_inner().plugin_id;
         let which = Some(plugin.as_str()).filter(|plugin| !plugin.is_empty());
-        let message = reset(&self.supervisor, which)
-            .ok_or_else(|| Status::not_found(no_metrics(&plugin)))?;
+        let message =
+            reset(&self.supervisor, which).ok_or_else(|| Status::not_found(no_metrics(&plugin)))?;
         Ok(Response::new(ResetMetricsResponse { status: "ok".to_owned(), message }))
     }
 }

@@ -112,9 +112,7 @@ pub(super) async fn get_value(
             let row = Row { plugin: plugin.clone(), key: key.to_owned(), entry };
             Json(report::data::value_json(&report::data::value(row), true)).into_response()
         }
-        Ok(None) => {
-            detail(StatusCode::NOT_FOUND, &format!("Plugin '{plugin}' has no key '{key}'"))
-        }
+        Ok(None) => detail(StatusCode::NOT_FOUND, &format!("Plugin '{plugin}' has no key '{key}'")),
         Err(error) => refused(&error),
     }
 }

@@ -15,8 +15,7 @@ use crate::{
 /// Everything that is registered now.
 pub fn extensions(supervisor: &Supervisor) -> v1::ListExtensionsResponse {
     let services = supervisor.services();
-    let mut list =
-        v1::ListExtensionsResponse { registry_locked: true, ..Default::default() };
+    let mut list = v1::ListExtensionsResponse { registry_locked: true, ..Default::default() };
     for provider in services.server_providers() {
         list.providers.push(provider_info(&provider, provider.name.clone(), "host".to_owned()));
     }
@@ -28,8 +27,7 @@ pub fn extensions(supervisor: &Supervisor) -> v1::ListExtensionsResponse {
 
 /// What one plugin registered.
 pub fn of_plugin(supervisor: &Supervisor, handle: &Handle) -> v1::ListExtensionsResponse {
-    let mut list =
-        v1::ListExtensionsResponse { registry_locked: true, ..Default::default() };
+    let mut list = v1::ListExtensionsResponse { registry_locked: true, ..Default::default() };
     add(&mut list, supervisor.services(), handle);
     list
 }

@@ -131,7 +131,8 @@ pub fn json(of: &v1::PluginMetrics) -> Value {
         });
         if metric.kind == "histogram" {
             value["count"] = json!(metric.count);
-            let buckets = metric.buckets.iter().map(|one| json!({"le": one.le, "count": one.count}));
+            let buckets =
+                metric.buckets.iter().map(|one| json!({"le": one.le, "count": one.count}));
             value["buckets"] = buckets.collect();
         }
         value

@@ -26,9 +26,8 @@ async fn one(supervisor: &Supervisor, handle: &Handle) -> Result<v1::PluginPermi
     let services = supervisor.services();
     let plugin = handle.name();
     let manifest = handle.snapshot().manifest.clone();
-    let (permissions, quota) = manifest
-        .map(|manifest| (manifest.permissions.clone(), manifest.quota))
-        .unwrap_or_default();
+    let (permissions, quota) =
+        manifest.map(|manifest| (manifest.permissions.clone(), manifest.quota)).unwrap_or_default();
     let used = services.permission_use(plugin);
     let usage = services.data().usage(plugin).await?;
     let names: BTreeSet<&String> = permissions

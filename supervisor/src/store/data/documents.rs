@@ -160,12 +160,7 @@ fn find(
     row.optional()
 }
 
-fn put(
-    connection: &Connection,
-    workspace: &str,
-    entity: &str,
-    text: &str,
-) -> rusqlite::Result<()> {
+fn put(connection: &Connection, workspace: &str, entity: &str, text: &str) -> rusqlite::Result<()> {
     let mut upsert = connection.prepare_cached(
         "INSERT INTO document (workspace, entity, text, modified) VALUES (?1, ?2, ?3, ?4) \
          ON CONFLICT (workspace, entity) DO UPDATE SET text = ?3, modified = ?4",

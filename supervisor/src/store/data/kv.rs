@@ -5,11 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{
-    Author, Data, DataError, Usage, now_ms, provenance,
-    usage::Room,
-    writer::Change,
-};
+use super::{Author, Data, DataError, Usage, now_ms, provenance, usage::Room, writer::Change};
 use crate::manifest::Quota;
 
 /// A value.
@@ -67,7 +63,11 @@ impl Data {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn get(self: &Arc<Self>, plugin: &str, key: &str) -> Result<Option<Entry>, DataError> {
+    pub async fn get(
+        self: &Arc<Self>,
+        plugin: &str,
+        key: &str,
+    ) -> Result<Option<Entry>, DataError> {
         if let Some(known) = self.cache.get(plugin, key) {
             return Ok(known);
         }

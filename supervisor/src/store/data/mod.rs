@@ -97,16 +97,16 @@ const SCHEMA: &str = "
         modified INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS provenance (
-        id INTEGER PRIMARY KEY,
-        time INTEGER NOT NULL,
         actor TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        time INTEGER NOT NULL,
         generation INTEGER NOT NULL,
         call TEXT NOT NULL,
         workspace TEXT NOT NULL,
         operation TEXT NOT NULL,
-        key TEXT NOT NULL
-    );
-    CREATE INDEX IF NOT EXISTS provenance_actor ON provenance (actor, id);
+        key TEXT NOT NULL,
+        PRIMARY KEY (actor, id)
+    ) WITHOUT ROWID;
 ";
 
 /// Another process that holds the file is waited for this long.
@@ -159,14 +159,7 @@ impl Data {
                 (Workspaces::default(), Some(text), Writer::none())
             }
         };
-        Data {
-            path: path.to_owned(),
-            writer,
-            readers: Mutex::default(),
-            cache,
-            workspaces,
-            broken,
-        }
+        Data { path: path.to_owned(), writer, readers: Mutex::default(), cache, workspaces, broken }
     }
 
     /// Makes a change; answers once it is on the disk.
@@ -233,7 +226,8 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn reader(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(PATIENCE)?;
     Ok(connection)

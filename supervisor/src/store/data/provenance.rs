@@ -55,11 +55,14 @@ const BETWEEN_CUTS: u32 = 64;
 pub(super) struct Pruner {
     keep: usize,
     since: HashMap<Arc<str>, u32>,
+    /// The number of the last record.
+    last: i64,
 }
 
 impl Pruner {
-    pub(super) fn new(keep: usize) -> Self {
-        Pruner { keep, since: HashMap::new() }
+    pub(super) fn new(connection: &Connection, keep: usize) -> Self {
+        let last = connection.query_row("SELECT max(id) FROM provenance", [], |row| row.get(0));
+        Pruner { keep, since: HashMap::new(), last: last.ok().flatten().unwrap_or(0) }
     }
 }
 
@@ -71,11 +74,13 @@ pub(super) fn record(
     key: &str,
 ) -> Result<(), DataError> {
     let mut insert = change.connection.prepare_cached(
-        "INSERT INTO provenance (time, actor, generation, call, workspace, operation, key) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO provenance (time, actor, generation, call, workspace, operation, key, id) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
     let Author { actor, generation, call, workspace } = author;
-    insert.execute(params![now_ms(), actor, *generation as i64, call, workspace, operation, key])?;
+    change.pruner.last += 1;
+    let (generation, id) = (*generation as i64, change.pruner.last);
+    insert.execute(params![now_ms(), actor, generation, call, workspace, operation, key, id])?;
     let since = change.pruner.since.entry(actor.clone()).or_insert(BETWEEN_CUTS);
     *since += 1;
     if *since > BETWEEN_CUTS {

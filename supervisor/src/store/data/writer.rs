@@ -64,10 +64,11 @@ impl Writer {
     pub(super) fn start(connection: Connection, keep: usize) -> Self {
         let (jobs, inbox) = sync_channel(WAITING);
         let problem: Arc<Mutex<Option<String>>> = Arc::default();
+        let pruner = Pruner::new(&connection, keep);
         let mut thread = Thread {
             connection,
             ledger: Ledger::default(),
-            pruner: Pruner::new(keep),
+            pruner,
             problem: problem.clone(),
             swept: Instant::now(),
         };
@@ -175,8 +176,7 @@ impl Thread {
                 next = inbox.try_recv().ok();
             }
         }
-        let committed =
-            begun.and_then(|()| self.execute("COMMIT").map_err(DataError::from));
+        let committed = begun.and_then(|()| self.execute("COMMIT").map_err(DataError::from));
         if committed.is_err() {
             self.ledger.forget();
             let _ = self.execute("ROLLBACK");

@@ -8,7 +8,8 @@ use std::{
 use hyper_util::rt::TokioIo;
 use stockade::{Config, Supervisor, ToolCall, lifecycle::State, plugin::Command};
 use stockade_proto::v1::{
-    Attachment, CallRequest, CallsRequest, calls_request, tools_client::ToolsClient,
+    Attachment, CallRequest, CallsRequest, EvaluateConditionRequest, calls_request,
+    extensions_client::ExtensionsClient, tools_client::ToolsClient,
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -57,6 +58,26 @@ pub async fn unary(socket: &str, calls: usize) {
         let request = request();
         let begin = Instant::now();
         client.call(request).await.expect("call");
+        if n >= calls / 10 {
+            times.push(begin.elapsed());
+        }
+    }
+    print(times);
+}
+
+/// A condition, one in flight.
+pub async fn condition(socket: &str, calls: usize) {
+    let mut client = ExtensionsClient::new(connect(socket).await);
+    let mut times = Vec::with_capacity(calls);
+    for n in 0..calls + calls / 10 {
+        let request = EvaluateConditionRequest {
+            condition_id: "plugin:minimal:is".into(),
+            context: args().into(),
+            ..EvaluateConditionRequest::default()
+        };
+        let begin = Instant::now();
+        let reply = client.evaluate_condition(request).await.expect("reply").into_inner();
+        assert!(reply.result, "{}", reply.reason);
         if n >= calls / 10 {
             times.push(begin.elapsed());
         }

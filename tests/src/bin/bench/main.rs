@@ -6,6 +6,7 @@ mod clients;
 mod confinement;
 mod deaths;
 mod fleet;
+mod hosting;
 mod python;
 mod report;
 mod setup;
@@ -26,6 +27,8 @@ fn main() {
             "unary" => clients::unary(&arg(1), arg(2).parse().expect("calls")).await,
             "parallel" => clients::parallel(&arg(1), arg(2).parse().expect("calls")).await,
             "multiplexed" => clients::multiplexed(&arg(1), arg(2).parse().expect("calls")).await,
+            "commits" => hosting::bare_commits(&arg(1), arg(2).parse().expect("commits")),
+            "condition" => clients::condition(&arg(1), arg(2).parse().expect("calls")).await,
             "embedded" => clients::embedded(&arg(1), arg(2).parse().expect("calls")).await,
             "attachment" => clients::attachment(&arg(1), arg(2).parse().expect("calls")).await,
             "bare" => clients::bare(&arg(1), arg(2).parse().expect("starts")),
@@ -36,7 +39,7 @@ fn main() {
 }
 
 /// Runs this program in another role and reads the numbers it prints.
-async fn role(pin: Option<&str>, args: &[&str]) -> HashMap<String, f64> {
+pub async fn role(pin: Option<&str>, args: &[&str]) -> HashMap<String, f64> {
     let exe = std::env::current_exe().expect("own path");
     let mut command = match pin {
         Some(cores) => {
@@ -58,7 +61,7 @@ async fn role(pin: Option<&str>, args: &[&str]) -> HashMap<String, f64> {
 }
 
 /// The direct tonic server in a process of its own.
-async fn direct_server(pin: Option<&str>, socket: &str) -> tokio::process::Child {
+pub async fn direct_server(pin: Option<&str>, socket: &str) -> tokio::process::Child {
     let mut command = Command::new("taskset");
     command.args(["-c", pin.unwrap_or("0,1")]).arg(stockade_tests::binary("direct")).arg(socket);
     let child = command.kill_on_drop(true).spawn().expect("server");
@@ -85,6 +88,9 @@ async fn measure(only: &str) {
     }
     if wanted("confinement") {
         confinement::measure(&mut report).await;
+    }
+    if wanted("hosting") {
+        hosting::measure(&mut report).await;
     }
     report.write(only.is_empty());
 }
@@ -147,7 +153,7 @@ async fn calls(report: &mut Report) {
     );
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
