@@ -9,6 +9,7 @@
 //! | [`launch`] | `stockade.launch.v1` | messages on the launch socket |
 
 #![allow(missing_docs, clippy::doc_markdown, unreachable_pub)]
+#![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
 
 /// The public API.
 pub mod v1 {

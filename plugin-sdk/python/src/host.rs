@@ -22,6 +22,9 @@ pub(crate) struct Host {
     workspace: String,
 }
 
+/// A result, and bytes by name.
+type CallParts<'py> = (Bound<'py, PyAny>, BTreeMap<String, Bound<'py, PyBytes>>);
+
 /// JSON text of a value without bytes in it.
 fn json(value: &Bound<'_, PyAny>) -> PyResult<Box<RawValue>> {
     let (text, blobs) = results::write(value)?;
@@ -238,7 +241,7 @@ impl Host {
         plugin: &str,
         tool: &str,
         args: &Bound<'_, PyAny>,
-    ) -> PyResult<(Bound<'py, PyAny>, BTreeMap<String, Bound<'py, PyBytes>>)> {
+    ) -> PyResult<CallParts<'py>> {
         let (text, blobs) = results::write(args)?;
         let args: Value = stockade_plugin_sdk::serde_json::from_slice(&text)
             .map_err(|error| PyTypeError::new_err(error.to_string()))?;

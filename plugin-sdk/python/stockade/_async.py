@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 from stockade import _host
 
-_loop = None
+_loop: "asyncio.AbstractEventLoop" = None  # type: ignore[assignment]
 _lock = threading.Lock()
 
 

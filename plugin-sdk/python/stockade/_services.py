@@ -7,8 +7,6 @@ Without it the answer is the empty value and a line in the plugin's log; with
 said in the log. The operator is told in any case.
 """
 
-from stockade import _host
-
 
 class HostError(Exception):
     """The host could not do what was asked.
@@ -28,15 +26,14 @@ class QuotaExceeded(HostError):
     """More than the operator allows: keys, bytes, or requests per second."""
 
 
-_ERRORS = {"PermissionDenied": PermissionDenied, "QuotaExceeded": QuotaExceeded}
+_ERRORS: "dict[str, type]" = {"PermissionDenied": PermissionDenied, "QuotaExceeded": QuotaExceeded}
 
 
 def error(kind: str, message: str) -> HostError:
     """The exception of an error of the host."""
-    known = _ERRORS.get(kind)
-    if known is None:
-        known = _ERRORS[kind] = type(kind, (HostError,), {"__doc__": None})
-    made = known(message)
+    if kind not in _ERRORS:
+        _ERRORS[kind] = type(kind, (HostError,), {"__doc__": None})
+    made = _ERRORS[kind](message)
     made.kind = kind
     return made
 
@@ -244,7 +241,7 @@ class Services:
 
     __slots__ = ("_host",)
 
-    def __init__(self, host: "_host.Host"):
+    def __init__(self, host):
         self._host = host
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, Optional, TypeVar, overload
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 MARK: str
+EXTENSION_MARK: str
 
 @overload
 def tool(function: _Function) -> _Function: ...

@@ -43,12 +43,12 @@ struct Line {
 
 /// None once the connection is gone.
 #[derive(Default)]
-struct Waiting(Mutex<Option<HashMap<u64, oneshot::Sender<Result<Vec<u8>, Error>>>>>);
+struct Waiting(Mutex<Option<Replies>>);
+
+type Replies = HashMap<u64, oneshot::Sender<Result<Vec<u8>, Error>>>;
 
 impl Waiting {
-    fn lock(
-        &self,
-    ) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Result<Vec<u8>, Error>>>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Replies>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

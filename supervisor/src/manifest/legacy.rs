@@ -174,7 +174,7 @@ impl Reader<'_> {
 
     fn run(&mut self) -> Run {
         if self.object.get("kind").and_then(Value::as_str) == Some("remote_feature") {
-            return Run::Remote(self.remote());
+            return Run::Remote(Box::new(self.remote()));
         }
         let module = self.text("entrypoint").unwrap_or_else(|| "plugin".to_owned());
         let target = if module.contains(':') { module } else { format!("{module}:Plugin") };

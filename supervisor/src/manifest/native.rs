@@ -196,7 +196,7 @@ fn read_what(table: &Table<'_>) -> Option<Run> {
         let message = "`[run]` has both `venv` and `interpreter`";
         table.error_with("interpreter", message, "keep exactly one");
     }
-    let remote = table.table("remote").and_then(read_remote).map(Run::Remote);
+    let remote = table.table("remote").and_then(read_remote).map(Box::new).map(Run::Remote);
     match present.as_slice() {
         [_] => {}
         [] => {

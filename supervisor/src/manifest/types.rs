@@ -94,7 +94,7 @@ pub enum Run {
     /// A shared library, hosted by the launcher.
     Library(PathBuf),
     /// A service somewhere else.
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 /// When a plugin is started.

@@ -61,7 +61,7 @@ pub struct Folders {
 }
 
 enum Request {
-    Reload(Option<Folders>, oneshot::Sender<Reloaded>),
+    Reload(Option<Box<Folders>>, oneshot::Sender<Reloaded>),
     Shutdown(Duration, oneshot::Sender<Vec<String>>),
 }
 
@@ -86,7 +86,7 @@ impl Registry {
     /// Reads every folder again; with `folders`, other ones from now on.
     pub async fn reload(&self, folders: Option<Folders>) -> Reloaded {
         let (reply, answer) = oneshot::channel();
-        let _ = self.requests.send(Request::Reload(folders, reply)).await;
+        let _ = self.requests.send(Request::Reload(folders.map(Box::new), reply)).await;
         answer.await.unwrap_or_default()
     }
 
@@ -144,7 +144,7 @@ impl Actor {
                 request = requests.recv() => match request {
                     Some(Request::Reload(folders, reply)) => {
                         if let Some(folders) = folders {
-                            self.folders = folders;
+                            self.folders = *folders;
                         }
                         let _ = reply.send(self.rescan().await);
                     }

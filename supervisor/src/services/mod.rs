@@ -70,8 +70,11 @@ struct Inner {
     bus: Arc<Bus>,
     providers: Providers,
     /// Queues of registered event handlers: they outlive their processes.
-    handlers: Mutex<HashMap<(Arc<str>, String), Arc<Subscriber>>>,
+    handlers: Mutex<Handlers>,
 }
+
+/// By plugin and handler.
+type Handlers = HashMap<(Arc<str>, String), Arc<Subscriber>>;
 
 impl HostServices {
     /// On the runtime that carries the calls.

@@ -68,6 +68,38 @@ async fn ocr_reads_a_picture_of_text() {
     daemon.stop().await;
 }
 
+#[tokio::test]
+async fn quests_keeps_progress_and_answers_the_server() {
+    use stockade_proto::v1::{EvaluateConditionRequest, extensions_client::ExtensionsClient};
+    python_host();
+    let daemon = Options::new().start().await;
+    install(&daemon, "quests", None);
+    daemon.serving("quests").await;
+    let args = json!({"player": "ada", "quest": "dragon", "steps": 9});
+    assert_eq!(daemon.call("quests", "advance", args).await.unwrap()["progress"], 9);
+    let finished = async || {
+        let context = json!({"player": "ada", "quest": "dragon"}).to_string();
+        let request = EvaluateConditionRequest {
+            condition_id: "plugin:quests:has_finished".into(),
+            context: context.into(),
+            ..Default::default()
+        };
+        let mut extensions = ExtensionsClient::new(daemon.channel());
+        let reply = extensions.evaluate_condition(request).await.expect("reply").into_inner();
+        assert_eq!(reply.reason, "");
+        reply.result
+    };
+    assert!(!finished().await);
+    let args = json!({"player": "ada", "quest": "dragon"});
+    daemon.call("quests", "advance", args).await.unwrap();
+    assert!(finished().await);
+    let all = daemon.call("quests", "quests", json!({"player": "ada"})).await.unwrap();
+    assert_eq!(all, json!({"dragon": 10}));
+    let helped = daemon.call("quests", "help_npc", json!({"player": "ada", "npc": "7"})).await;
+    assert_eq!(helped.unwrap(), json!({"trust": 1.0}));
+    daemon.stop().await;
+}
+
 /// A machine without tesseract: nothing of it is to be seen in this namespace.
 #[test]
 fn without_tesseract_the_reason_has_the_apt_line() {

@@ -17,6 +17,7 @@ from stockade.worker.v1 import worker_pb2_grpc as rpc
 
 
 def text(schema):
+    """A schema as text."""
     return json.dumps(schema) if schema else ""
 
 
@@ -67,21 +68,25 @@ class Worker(rpc.WorkerServicer):
     """Hello, Init, then one stream of calls."""
 
     def check(self, context):
+        """Refuses a connection that is not signed."""
         headers = dict(context.invocation_metadata())
         if not service.signed(headers.get):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the signature is missing or wrong")
 
     def Hello(self, request, context):
+        """Agrees on the protocol."""
         self.check(context)
         return wire.HelloResponse(
             protocol_version=1, supported_versions=[1], nonce=request.nonce, sdk="remote-python/1"
         )
 
     def Init(self, request, context):
+        """Says what there is."""
         self.check(context)
         yield wire.InitUpdate(ready=ready())
 
     def Calls(self, frames, context):
+        """Answers one call after the other."""
         self.check(context)
         for frame in frames:
             kind = frame.WhichOneof("frame")
@@ -91,6 +96,7 @@ class Worker(rpc.WorkerServicer):
                 yield self.answer(frame.invoke)
 
     def answer(self, invoke):
+        """The frame that answers a call."""
         try:
             result = json.dumps(run(invoke)).encode()
         except Exception as error:
@@ -101,6 +107,7 @@ class Worker(rpc.WorkerServicer):
         return wire.FromPlugin(done=wire.Done(call_id=invoke.call_id, result=result))
 
     def Shutdown(self, request, context):
+        """Goes on: other hosts may be served."""
         return wire.ShutdownResponse()
 
 

@@ -1,6 +1,6 @@
 """A remote plugin over HTTP, with nothing but the standard library.
 
-    python http_server.py 8081
+python http_server.py 8081
 """
 
 import json
@@ -16,12 +16,14 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        """Says what there is."""
         if self.path == "/describe":
             self.reply(200, service.OFFER)
         else:
             self.reply(404, {"error": "not found"})
 
     def do_POST(self):
+        """Answers a request."""
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if not service.signed(self.headers.get, body):
             self.reply(401, {"error": "the signature is missing or wrong"})
@@ -32,6 +34,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {"error": str(error), "error_type": type(error).__name__})
 
     def reply(self, status, value):
+        """Sends JSON."""
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -40,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args):
-        pass
+        """Says nothing."""
 
 
 if __name__ == "__main__":

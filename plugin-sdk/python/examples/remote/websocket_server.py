@@ -25,7 +25,9 @@ def talk(socket):
         frame = json.loads(message)
         method = frame["method"].replace("_", "-")
         try:
-            result = service.OFFER if method == "describe" else service.answer(method, frame["params"])
+            result = (
+                service.OFFER if method == "describe" else service.answer(method, frame["params"])
+            )
             reply = {"id": frame.get("id"), "result": result}
         except Exception as error:
             told = {"type": type(error).__name__, "message": str(error)}
