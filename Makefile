@@ -25,11 +25,11 @@ hooks:
 vm-test:
 	@deploy/vm/test
 
-# Ten thousand restarts; nothing may grow. Two hundred deaths of the daemon in the
+# Ten thousand restarts; nothing may grow. Two thousand deaths of the daemon in the
 # middle of writing; nothing acknowledged may be lost.
 soak:
 	cargo build --workspace
-	STOCKADE_KILLS=200 cargo test -p stockade-tests --test hosting -- survive_sigkill --nocapture
+	STOCKADE_KILLS=2000 cargo test -p stockade-tests --test hosting -- survive_sigkill --nocapture
 	STOCKADE_SOAK_RESTARTS=10000 cargo test -p stockade-tests --test faults -- restarts_let_nothing_grow --nocapture
 
 # Fuzzes what outsiders may send, ten minutes for each target.

@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let attachment = parts.next().unwrap_or_default();
     let Ok(schema) = std::str::from_utf8(schema) else { return };
     let spec = ToolSpec { name: "t".into(), input_schema: schema.into(), ..ToolSpec::default() };
-    let ready = InitReady { tools: vec![spec] }.encode_to_vec();
+    let ready = InitReady { tools: vec![spec], ..InitReady::default() }.encode_to_vec();
     let Some(tools) = tools(&ready) else { return };
     for tool in tools.iter() {
         arguments(tool, args, attachment, false);

@@ -1,6 +1,8 @@
 //! The one path of every call, whoever makes it: admission → lease → the
 //! plugin, racing deadline, cancellation and death → [`Outcome`].
 
+mod account;
+mod admission;
 mod arguments;
 mod error;
 #[cfg(fuzzing)]

@@ -12,14 +12,16 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     CallError, Outcome, Success,
+    account::account,
+    admission::admit,
     arguments::{check_extension, check_result, prepare},
 };
 use crate::{
     lifecycle::{State, Substate},
     manifest::Timeouts,
     plugin::{
-        Attachment, Chain, Command, Handle, Invocation, LeaseError, MetricKind, Reply, Running,
-        Session, Snapshot, Update, call_timeout,
+        Attachment, Chain, Command, Handle, Invocation, LeaseError, Reply, Running, Session,
+        Snapshot, Update, call_timeout,
     },
     registry::RegistrySnapshot,
     store::Data,
@@ -78,9 +80,6 @@ pub enum CallEvent {
     /// What came of it.
     Outcome(Box<Outcome>),
 }
-
-/// Calls within calls.
-const MAX_DEPTH: usize = 8;
 
 /// Events that may wait for their reader.
 const WAITING: usize = 16;
@@ -143,39 +142,6 @@ impl Calls {
         receiver
     }
 
-    /// It may run in this workspace, and is not waiting for this very call.
-    fn admit(&self, call: &ToolCall, plugin: &Arc<str>) -> Result<(), CallError> {
-        let enabled = match &call.enabled_plugins {
-            Some(enabled) => enabled.contains(&**plugin),
-            None => self.data.workspaces.allows(&call.workspace, plugin),
-        };
-        if !enabled {
-            return Err(CallError::PermissionDenied(match &call.enabled_plugins {
-                Some(_) => format!("Plugin '{plugin}' is not among the call's enabled_plugins."),
-                None => format!(
-                    "Plugin '{plugin}' is not enabled in workspace '{0}'. Run `stockade workspace \
-                     enable {0} {plugin}`.",
-                    call.workspace
-                ),
-            }));
-        }
-        let way = || call.chain.iter().map(|name| &**name).collect::<Vec<_>>().join(" -> ");
-        if call.chain.contains(plugin) {
-            return Err(CallError::CallCycle(format!(
-                "Plugin '{plugin}' waits for this very call: {} -> {plugin}.",
-                way()
-            )));
-        }
-        if call.chain.len() > MAX_DEPTH {
-            return Err(CallError::CallCycle(format!(
-                "The call is {} plugins deep; {MAX_DEPTH} are allowed: {} -> {plugin}.",
-                call.chain.len(),
-                way()
-            )));
-        }
-        Ok(())
-    }
-
     async fn run_to(&self, mut call: ToolCall, updates: Option<Sink>) -> Outcome {
         let started = Instant::now();
         let plugin: Arc<str> = std::mem::take(&mut call.plugin).into();
@@ -184,7 +150,7 @@ impl Calls {
         let (mut sent, kind) = (Sent::default(), call.kind);
         let result = match &handle {
             None => Err(CallError::PluginNotFound(plugin.to_string())),
-            Some(handle) => match self.admit(&call, &plugin) {
+            Some(handle) => match admit(&self.data, &call, &plugin) {
                 Ok(()) => {
                     let attempt = Attempt { handle, tool: &tool, started, updates };
                     attempt.run(call, self.max_request, &mut sent).await
@@ -201,36 +167,6 @@ impl Calls {
         let Sent { call_id, generation, delivered } = sent;
         Outcome { result, plugin, tool, duration, call_id, generation, delivered }
     }
-}
-
-/// Every outcome of a delivered call is counted, once. Events are counted where they
-/// are sent from; configuration and providers have no counts.
-fn account(
-    handle: &Handle,
-    kind: Kind,
-    tool: &str,
-    result: &Result<Success, CallError>,
-    duration: Duration,
-) {
-    let (metric, word) = match kind {
-        Kind::Tool => (MetricKind::Request, "tool"),
-        Kind::Condition => (MetricKind::Condition, "condition"),
-        Kind::Effect => (MetricKind::Effect, "effect"),
-        Kind::SimulationConfig | Kind::Events | Kind::Provider => return,
-    };
-    let failure = result.as_ref().err().filter(|error| error.counts());
-    let failure =
-        failure.map(|error| (error.error_type(), error.to_string(), format!("{word} {tool}")));
-    handle.metrics().count(metric, duration, failure);
-    if kind != Kind::Tool {
-        return;
-    }
-    match result {
-        Ok(_) => handle.counters().count_success(),
-        Err(error) if error.counts() => handle.counters().count_error(),
-        Err(_) => {}
-    }
-    handle.recent().add(duration);
 }
 
 /// The smallest deadline there is.

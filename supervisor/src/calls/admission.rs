@@ -1,0 +1,42 @@
+//! Who may be called where, and through whom: before anything is sent.
+
+use std::sync::Arc;
+
+use super::{CallError, ToolCall};
+use crate::store::Data;
+
+/// Calls within calls.
+const MAX_DEPTH: usize = 8;
+
+/// It may run in this workspace, and is not waiting for this very call.
+pub(super) fn admit(data: &Data, call: &ToolCall, plugin: &Arc<str>) -> Result<(), CallError> {
+    let enabled = match &call.enabled_plugins {
+        Some(enabled) => enabled.contains(&**plugin),
+        None => data.workspaces.allows(&call.workspace, plugin),
+    };
+    if !enabled {
+        return Err(CallError::PermissionDenied(match &call.enabled_plugins {
+            Some(_) => format!("Plugin '{plugin}' is not among the call's enabled_plugins."),
+            None => format!(
+                "Plugin '{plugin}' is not enabled in workspace '{0}'. Run `stockade workspace \
+                 enable {0} {plugin}`.",
+                call.workspace
+            ),
+        }));
+    }
+    let way = || call.chain.iter().map(|name| &**name).collect::<Vec<_>>().join(" -> ");
+    if call.chain.contains(plugin) {
+        return Err(CallError::CallCycle(format!(
+            "Plugin '{plugin}' waits for this very call: {} -> {plugin}.",
+            way()
+        )));
+    }
+    if call.chain.len() > MAX_DEPTH {
+        return Err(CallError::CallCycle(format!(
+            "The call is {} plugins deep; {MAX_DEPTH} are allowed: {} -> {plugin}.",
+            call.chain.len(),
+            way()
+        )));
+    }
+    Ok(())
+}
