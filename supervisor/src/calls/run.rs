@@ -43,7 +43,7 @@ pub struct ToolCall {
     /// Empty when it has none.
     pub workspace: String,
     /// The plugins that may run, instead of the workspace's own list.
-    pub enabled_plugins: Option<BTreeSet<String>>,
+    pub enabled_plugins: Option<Arc<BTreeSet<String>>>,
     /// A tool's, or of something else that the plugin registered, by that name.
     pub kind: Kind,
     /// For an event handler.
@@ -271,6 +271,7 @@ impl Attempt<'_> {
                 false => call.workspace.as_str().into(),
             },
             chain: call.chain.clone(),
+            enabled: call.enabled_plugins.clone(),
             timeout: timeout.max(LEAST),
         };
         let Ok(running) = lease.invoke(invocation, self.updates.is_some()) else {

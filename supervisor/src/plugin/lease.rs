@@ -113,6 +113,7 @@ impl Lease {
                 deadline: started + call.timeout,
                 workspace: call.workspace.clone(),
                 chain: call.chain,
+                enabled: call.enabled,
                 kind: call.kind,
             },
             _permit: self.permit,

@@ -1,7 +1,7 @@
 //! What a request over the host channel belongs to: a call in flight, its
 //! workspace, its deadline, and the plugins that it came through.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use super::session::Session;
 
@@ -19,6 +19,8 @@ pub struct CallScope {
     pub deadline: Instant,
     /// The plugins through which it came.
     pub chain: Chain,
+    /// The only plugins that may run for it.
+    pub enabled: Option<Arc<BTreeSet<String>>>,
 }
 
 impl Session {
@@ -31,6 +33,7 @@ impl Session {
             workspace: call.workspace.clone(),
             deadline: call.deadline,
             chain: call.chain.clone(),
+            enabled: call.enabled.clone(),
         })
     }
 

@@ -2,7 +2,7 @@
 //! every caller; nothing here waits for lifecycle work.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -83,6 +83,8 @@ pub struct Invocation {
     pub workspace: Arc<str>,
     /// The plugins through which it comes.
     pub chain: Chain,
+    /// The only plugins that may run for it.
+    pub enabled: Option<Arc<BTreeSet<String>>>,
     /// What is left of the deadline.
     pub timeout: Duration,
 }
@@ -130,6 +132,7 @@ pub(super) struct CallInfo {
     pub(super) deadline: Instant,
     pub(super) workspace: Arc<str>,
     pub(super) chain: Chain,
+    pub(super) enabled: Option<Arc<BTreeSet<String>>>,
     pub(super) kind: Kind,
 }
 

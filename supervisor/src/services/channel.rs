@@ -388,6 +388,7 @@ impl Host for Channel {
             timeout: time_left(granted.call.as_ref(), timeout_ms),
             workspace: granted.author.workspace.to_string(),
             chain: self.chain(granted.call.as_ref()),
+            enabled_plugins: granted.call.and_then(|call| call.enabled),
             ..ToolCall::default()
         };
         let outcome = self.host.calls().await.run(call).await;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -56,7 +57,7 @@ pub struct Built {
 }
 
 /// A list of plugins that may run, instead of the workspace's.
-pub(super) type Enabled = Option<BTreeSet<String>>;
+pub(super) type Enabled = Option<Arc<BTreeSet<String>>>;
 
 fn bounded(timeout: Option<Duration>) -> Duration {
     timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(TIMEOUTS.1).clamp(TIMEOUTS.0, TIMEOUTS.1)
@@ -190,7 +191,7 @@ impl HostServices {
             self.data().workspaces.get(workspace).map(|one| one.behavior()).unwrap_or_default()
         });
         let own = enabled_plugins(&base).map_err(|error| error.to_string())?;
-        let enabled = enabled.or(own);
+        let enabled = enabled.or(own.map(Arc::new));
         let user = match base.get("simulationConfig") {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(user)) => user.clone(),

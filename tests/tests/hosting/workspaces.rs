@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use stockade_proto::v1::{CallRequest, EnabledPlugins};
 use stockade_tests::{Client, Options};
 
+use crate::actor::asking;
+
 async fn call(
     client: &Client,
     workspace: &str,
@@ -23,7 +25,7 @@ async fn call(
 
 #[tokio::test]
 async fn a_call_in_a_workspace_needs_the_plugin_enabled_there() {
-    let daemon = Options::new().rogue("x", "").start().await;
+    let daemon = Options::new().rogue("x", &asking(&["plugin:call"], "")).start().await;
     daemon.serving("x").await;
     call(&daemon, "w", None).await.expect("nobody has configured it");
     let (code, _, error) = daemon.cli(&["workspace", "enable", "w", "good"]).await;
@@ -41,6 +43,23 @@ async fn a_call_in_a_workspace_needs_the_plugin_enabled_there() {
     call(&daemon, "w", Some(&["good"])).await.expect("an explicit list has the last word");
     call(&daemon, "other", None).await.expect("another workspace");
     call(&daemon, "", Some(&["x"])).await.unwrap_err();
+    // What is not enabled for a call is not enabled for the calls within it.
+    let inner = json!({"op": "call", "key": "good.pid", "value": {}, "mode": "raise"});
+    let within = async |names: &[&str]| {
+        let request = CallRequest {
+            plugin: "x".into(),
+            tool: "host".into(),
+            args: inner.to_string().into(),
+            enabled_plugins: Some(EnabledPlugins {
+                names: names.iter().map(|name| (*name).to_owned()).collect(),
+            }),
+            ..CallRequest::default()
+        };
+        daemon.tools().call(request).await.map(drop)
+    };
+    within(&["x", "good"]).await.expect("both");
+    let refused = within(&["x"]).await.unwrap_err();
+    assert!(refused.message().contains("not among the call's enabled_plugins"), "{refused}");
     assert_eq!(daemon.cli(&["workspace", "enable", "w", "good"]).await.0, 0);
     call(&daemon, "w", None).await.expect("enabled again");
     daemon.cli(&["workspace", "enable", "w", "x", "--only"]).await;

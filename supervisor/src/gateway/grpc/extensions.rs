@@ -1,6 +1,6 @@
 //! `stockade.v1.Extensions`: conditions, effects, simulation configuration.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -33,8 +33,8 @@ fn object(what: &str, text: &Bytes) -> Result<Map<String, Value>, Status> {
         .map_err(|error| Status::invalid_argument(format!("{what} is no JSON object: {error}")))
 }
 
-fn names(enabled: Option<EnabledPlugins>) -> Option<std::collections::BTreeSet<String>> {
-    enabled.map(|only| only.names.into_iter().collect())
+fn names(enabled: Option<EnabledPlugins>) -> Option<Arc<BTreeSet<String>>> {
+    enabled.map(|only| Arc::new(only.names.into_iter().collect()))
 }
 
 fn timeout(ms: u64) -> Option<Duration> {

@@ -164,7 +164,9 @@ fn to_call(request: CallRequest, header: Option<Duration>) -> ToolCall {
         },
         workspace: request.workspace,
         loose: request.loose,
-        enabled_plugins: request.enabled_plugins.map(|only| only.names.into_iter().collect()),
+        enabled_plugins: request
+            .enabled_plugins
+            .map(|only| Arc::new(only.names.into_iter().collect())),
         ..ToolCall::default()
     }
 }

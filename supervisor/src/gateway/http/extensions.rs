@@ -1,6 +1,6 @@
 //! Conditions, effects, simulation configuration; events of servers.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -28,7 +28,7 @@ struct Evaluate {
     context: Map<String, Value>,
     #[serde(default)]
     workspace: String,
-    enabled_plugins: Option<BTreeSet<String>>,
+    enabled_plugins: Option<Arc<BTreeSet<String>>>,
     timeout_ms: Option<u64>,
 }
 
@@ -66,7 +66,7 @@ struct Apply {
     params: Map<String, Value>,
     #[serde(default)]
     workspace: String,
-    enabled_plugins: Option<BTreeSet<String>>,
+    enabled_plugins: Option<Arc<BTreeSet<String>>>,
     timeout_ms: Option<u64>,
 }
 
@@ -95,7 +95,7 @@ struct Build {
     base: Option<Map<String, Value>>,
     #[serde(default)]
     workspace: String,
-    enabled_plugins: Option<BTreeSet<String>>,
+    enabled_plugins: Option<Arc<BTreeSet<String>>>,
 }
 
 pub(super) async fn build(State(supervisor): State<Supervisor>, text: Bytes) -> Response {

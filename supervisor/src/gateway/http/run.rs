@@ -1,7 +1,7 @@
 //! `POST …/tools/{tool}/run`: JSON, multipart or a raw body in; JSON, the
 //! attachment itself or a stream of lines out.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -28,7 +28,7 @@ struct Body<'b> {
     #[serde(default)]
     workspace: Option<String>,
     #[serde(default)]
-    enabled_plugins: Option<std::collections::BTreeSet<String>>,
+    enabled_plugins: Option<Arc<BTreeSet<String>>>,
 }
 
 pub(super) async fn run(
