@@ -33,7 +33,7 @@
 //!
 //! # The rooms
 //!
-//! Imports run one way, down this list; `tests/tests/rooms.rs` checks it.
+//! Imports run one way, down this list; `tests/tests/e2e/rooms.rs` checks it.
 //!
 //! | room | what it is for |
 //! |---|---|

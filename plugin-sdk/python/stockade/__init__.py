@@ -62,22 +62,19 @@ TYPE_CHECKING = False  # as type checkers read it; `typing` itself is slow to im
 
 __version__ = "0.1.0"
 
+# For `from stockade import *` in a plugin; the client needs httpx and is imported by
+# name.
 __all__ = [
-    "AsyncClient",
     "Blob",
-    "CallFailed",
     "Cancelled",
-    "Client",
     "Context",
     "Event",
     "HostError",
     "Init",
     "Missing",
-    "Outcome",
     "PermissionDenied",
     "QuotaExceeded",
     "Services",
-    "StockadeError",
     "condition",
     "effect",
     "on_event",
@@ -142,8 +139,11 @@ if TYPE_CHECKING:
     from stockade._host import Blob, Cancelled, Context, Init
     from stockade._services import Event, HostError, PermissionDenied, QuotaExceeded, Services
     from stockade._tool import Missing, tool
-    from stockade.client import AsyncClient, Client, Outcome
-    from stockade.errors import CallFailed, StockadeError
+    from stockade.client import AsyncClient as AsyncClient
+    from stockade.client import Client as Client
+    from stockade.client import Outcome as Outcome
+    from stockade.errors import CallFailed as CallFailed
+    from stockade.errors import StockadeError as StockadeError
 
 
 def __getattr__(name: str) -> object:

@@ -13,6 +13,9 @@ from stockade._tool import EXTENSION_MARK as MARK
 _registered: dict = {}
 _locked = False
 
+# What names are made of.
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
+
 
 def condition(function=None, *, name=None, requires=(), description=None):
     """Makes a function a condition, known as ``plugin:<id>:<name>``: it takes the
@@ -20,7 +23,7 @@ def condition(function=None, *, name=None, requires=(), description=None):
 
     :param requires: keys that the context must have; without them it is false.
     """
-    return _mark(function, "condition", name, description, {"required": list(requires)})
+    return _mark(function, "condition", name, description, {"required": _keys(requires)})
 
 
 def effect(function=None, *, name=None, params=None, description=None):
@@ -63,7 +66,7 @@ def provider(permission, *, name=None, description=None, request_schema=None, re
 def register_condition(name, function, requires=(), description=None) -> bool:
     """As `condition`, by hand. False when there is one of the name or the plugin has
     loaded: the first stays."""
-    return _register("condition", name, function, description, {"required": list(requires)})
+    return _register("condition", name, function, description, {"required": _keys(requires)})
 
 
 def register_effect(name, function, params=None, description=None) -> bool:
@@ -91,6 +94,7 @@ def _mark(function, kind, name, description, details):
 
 
 def _register(kind, name, function, description, details) -> bool:
+    _check(kind, name, details)
     if _locked or (kind, name) in _registered:
         return False
     if description is None:
@@ -99,6 +103,35 @@ def _register(kind, name, function, description, details) -> bool:
     run = _runner(kind, function)
     _registered[kind, name] = (kind, name, description, _host.to_json(details), run)
     return True
+
+
+def _check(kind, name, details) -> None:
+    """What cannot be registered is said where it is written."""
+
+    def is_fine(text):
+        return isinstance(text, str) and 0 < len(text) <= 128 and not set(text) - _NAME
+
+    def texts(values):
+        return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+    what = kind.replace("_", " ")
+    if not is_fine(name):
+        raise ValueError(f"{what} {name!r}: a name has 1 to 128 letters, digits, _, - and .")
+    for key in ("required", "patterns"):
+        if key in details and not texts(details[key]):
+            raise TypeError(f"{what} {name}: {key} must be texts")
+    if details.get("patterns", True) == []:
+        raise TypeError(f"{what} {name}: it needs the events' names")
+    if not isinstance(details.get("params", {}), dict):
+        raise TypeError(f"{what} {name}: params must be a dictionary")
+    priority = details.get("priority", 0)
+    if not isinstance(priority, int) or abs(priority) >= 2**31:
+        raise TypeError(f"{what} {name}: priority must be a whole number below 2**31")
+
+
+def _keys(requires) -> list:
+    """One key, or several."""
+    return [requires] if isinstance(requires, str) else list(requires)
 
 
 def collect(plugin, module) -> list:

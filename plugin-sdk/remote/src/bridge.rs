@@ -10,7 +10,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 use stockade_plugin_sdk::{
     Error,
-    guest::{Call, CallKind, EventBatch, Failure, Guest, InitReady, Kind, Parts, Pong, Start},
+    guest::{
+        self, Call, CallKind, EventBatch, Failure, Guest, InitReady, Kind, Parts, Pong, Start,
+    },
 };
 use tokio::sync::oneshot;
 
@@ -26,6 +28,12 @@ use crate::{
 const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1)];
 /// A start may take longer than a call.
 const START: Duration = Duration::from_secs(10);
+
+/// Between looks whether the service is there, and misses that end this process.
+const LOOK: Duration = Duration::from_secs(5);
+const MISSES: u32 = 2;
+/// The exit code, as sysexits.h has it.
+const EX_UNAVAILABLE: i32 = 69;
 
 /// The service of this process.
 pub(crate) struct Bridge {
@@ -78,11 +86,48 @@ impl Link {
     }
 
     /// One attempt to deliver events.
-    async fn deliver(&self, call: &Call, timeout_ms: u64) -> Result<(), Error> {
+    async fn deliver(&self, call: &Call, timeout_ms: u64) -> Result<Parts, Error> {
+        let well = || (b"{\"failed\":0}".to_vec(), Vec::new());
         match self {
-            Link::Grpc(grpc) => grpc.call(call, timeout_ms).await.map(drop),
-            Link::Http(http) => http.post("events", &events(call)).await.map(drop),
-            Link::WebSocket(socket) => socket.tell("events", &events(call)).await,
+            Link::Grpc(grpc) => grpc.call(call, timeout_ms).await,
+            Link::Http(http) => {
+                let answer = http.post("events", &events(call)).await?;
+                // Any answer will do that is not an error.
+                match read_answer(&answer) {
+                    Err(error) if error.kind() != "InvalidResponse" => Err(error),
+                    _ => Ok(well()),
+                }
+            }
+            Link::WebSocket(socket) => socket.tell("events", &events(call)).await.map(|()| well()),
+        }
+    }
+}
+
+/// Looks whether the service is still there. A process whose service is gone ends:
+/// its start is tried again, and says what is wrong.
+async fn watch(link: Arc<Link>) {
+    let mut missed = 0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let reached = async {
+            match &*link {
+                Link::Http(http) => http.reach().await,
+                Link::WebSocket(socket) => socket.reach().await,
+                Link::Grpc(grpc) => grpc.reach().await,
+            }
+        };
+        let why = match tokio::time::timeout(LOOK, reached).await {
+            Ok(Ok(())) => {
+                missed = 0;
+                continue;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it does not answer".to_owned(),
+        };
+        missed += 1;
+        if missed == MISSES {
+            eprintln!("<3>the remote plugin is gone: {why}");
+            guest::exit_now(EX_UNAVAILABLE);
         }
     }
 }
@@ -160,7 +205,7 @@ async fn run(link: &Link, call: &Call, timeout: Duration) -> Result<Parts, Error
     for pause in PAUSES {
         tokio::time::sleep(pause).await;
         match tokio::time::timeout(timeout, link.deliver(call, timeout_ms)).await {
-            Ok(Ok(())) => return Ok((b"{\"failed\":0}".to_vec(), Vec::new())),
+            Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => last = error,
             Err(_) => last = late(),
         }
@@ -183,7 +228,9 @@ impl Guest for Bridge {
             };
             match described.await {
                 Ok((link, ready)) => {
-                    let _ = bridge.link.set(Arc::new(link));
+                    let link = Arc::new(link);
+                    tokio::spawn(watch(link.clone()));
+                    let _ = bridge.link.set(link);
                     start.ready(ready);
                 }
                 Err(error) => {

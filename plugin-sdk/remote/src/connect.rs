@@ -73,7 +73,7 @@ impl Place {
         let mut last = unreachable(format!("{host} has no address"));
         for address in found {
             if let Err(why) = self.may(address.ip()) {
-                last = Error::new("RemoteRefused", why);
+                last = why;
                 continue;
             }
             match self.open(address).await {
@@ -96,16 +96,14 @@ impl Place {
     }
 
     /// Public addresses, and those that the operator allows.
-    fn may(&self, address: IpAddr) -> Result<(), String> {
+    fn may(&self, address: IpAddr) -> Result<(), Error> {
         let address = address.to_canonical();
         if is_public(address) || self.allow.iter().any(|network| network.holds(address)) {
             return Ok(());
         }
-        Err(format!(
-            "{} is {address}, a private address; allow it with `[remote] allow = [\"{address}\"]` \
-             in stockade.toml",
-            self.host
-        ))
+        let what = format!("leave to connect to {} ({address}, a private address)", self.host);
+        let fix = format!("allow it with `[remote] allow = [\"{address}\"]` in stockade.toml");
+        Err(Error::missing(what, fix))
     }
 }
 

@@ -19,7 +19,7 @@ use stockade_proto::{
     inherited::{Channel, MAX_MESSAGE},
     worker::{self as wire, FromPlugin, ToPlugin, worker_client::WorkerClient},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, metadata::MetadataMap};
 
@@ -49,8 +49,14 @@ struct Line {
 
 type Answer = Result<Parts, Error>;
 
+/// What comes of a call, in order.
+enum Step {
+    Item(Parts),
+    Answer(Answer),
+}
+
 struct Pending {
-    reply: oneshot::Sender<Answer>,
+    steps: mpsc::UnboundedSender<Step>,
     context: Context,
 }
 
@@ -88,10 +94,10 @@ impl Grpc {
     pub(crate) async fn call(&self, call: &Call, timeout_ms: u64) -> Answer {
         let line = self.line().await?;
         let call_id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (reply, answer) = oneshot::channel();
+        let (steps, mut taken) = mpsc::unbounded_channel();
         match line.waiting.lock().as_mut() {
             Some(waiting) => {
-                waiting.insert(call_id, Pending { reply, context: call.context.clone() });
+                waiting.insert(call_id, Pending { steps, context: call.context.clone() });
             }
             None => return Err(gone()),
         }
@@ -115,9 +121,29 @@ impl Grpc {
         };
         let frame = ToPlugin { frame: Some(wire::to_plugin::Frame::Invoke(invoke)) };
         line.frames.send(frame).await.map_err(|_| gone())?;
-        let answer = answer.await.map_err(|_| gone())?;
-        drop(cancels);
-        answer
+        while let Some(step) = taken.recv().await {
+            match step {
+                Step::Item(parts) => {
+                    // It waits for its client; the service may send the next after it.
+                    let context = call.context.clone();
+                    let emitted = tokio::task::spawn_blocking(move || context.emit_parts(parts));
+                    emitted.await.map_err(|_| gone())??;
+                    let credit = wire::Credit { call_id, items: 1 };
+                    let frame = wire::to_plugin::Frame::Credit(credit);
+                    let _ = line.frames.send(ToPlugin { frame: Some(frame) }).await;
+                }
+                Step::Answer(answer) => {
+                    drop(cancels);
+                    return answer;
+                }
+            }
+        }
+        Err(gone())
+    }
+
+    /// It can be reached.
+    pub(crate) async fn reach(&self) -> Result<(), Error> {
+        self.line().await.map(drop)
     }
 
     async fn line(&self) -> Result<Line, Error> {
@@ -170,12 +196,11 @@ impl Grpc {
         let calls = self.signed(ReceiverStream::new(outgoing));
         let waiting = Arc::new(Waiting(Mutex::new(Some(HashMap::new()))));
         let line = Line { frames, waiting: waiting.clone() };
-        let back = line.frames.downgrade();
         tokio::spawn(async move {
             // Not waited for before the first call: a server may send its headers
             // with its first answer.
             if let Ok(incoming) = client.calls(calls).await {
-                listen(incoming.into_inner(), &waiting, &back).await;
+                listen(incoming.into_inner(), &waiting).await;
             }
             // Whoever waits hears that it is gone.
             waiting.lock().take();
@@ -206,19 +231,10 @@ impl Grpc {
 }
 
 /// Reads answers until the connection ends.
-async fn listen(
-    mut incoming: Streaming<FromPlugin>,
-    waiting: &Waiting,
-    back: &mpsc::WeakSender<ToPlugin>,
-) {
+async fn listen(mut incoming: Streaming<FromPlugin>, waiting: &Waiting) {
     while let Ok(Some(FromPlugin { frame })) = incoming.message().await {
-        let Some(frame) = frame else { continue };
-        if let Some(item) = take(waiting, frame)
-            && let Some(frames) = back.upgrade()
-        {
-            let credit = wire::Credit { call_id: item, items: 1 };
-            let frame = wire::to_plugin::Frame::Credit(credit);
-            let _ = frames.send(ToPlugin { frame: Some(frame) }).await;
+        if let Some(frame) = frame {
+            take(waiting, frame);
         }
     }
 }
@@ -253,35 +269,36 @@ fn blobs(attachments: Vec<wire::Attachment>) -> Vec<(String, Blob)> {
     blobs.map(|one| (one.name, Blob::typed(one.data, one.content_type))).collect()
 }
 
-/// One frame of the service; the call that may send one more item after it.
-fn take(waiting: &Waiting, frame: wire::from_plugin::Frame) -> Option<u64> {
+/// One frame of the service.
+fn take(waiting: &Waiting, frame: wire::from_plugin::Frame) {
     use wire::from_plugin::Frame;
-    let remove = |id: u64| waiting.lock().as_mut().and_then(|all| all.remove(&id));
-    let context = |id: u64| {
-        let all = waiting.lock();
-        all.as_ref().and_then(|all| all.get(&id)).map(|pending| pending.context.clone())
+    let answer = |id: u64, answer: Answer| {
+        let pending = waiting.lock().as_mut().and_then(|all| all.remove(&id));
+        if let Some(pending) = pending {
+            let _ = pending.steps.send(Step::Answer(answer));
+        }
     };
     match frame {
         Frame::Done(done) => {
-            let pending = remove(done.call_id)?;
-            let _ = pending.reply.send(Ok((done.result.to_vec(), blobs(done.attachments))));
+            answer(done.call_id, Ok((done.result.to_vec(), blobs(done.attachments))));
         }
         Frame::Failed(failed) => {
-            let pending = remove(failed.call_id)?;
             let error = Error::new(failed.error_type, failed.message);
-            let _ = pending.reply.send(Err(error.with_traceback(failed.traceback)));
+            answer(failed.call_id, Err(error.with_traceback(failed.traceback)));
         }
         Frame::Progress(progress) => {
-            context(progress.call_id)?.progress(progress.fraction, &progress.message);
+            if let Some(pending) =
+                waiting.lock().as_ref().and_then(|all| all.get(&progress.call_id))
+            {
+                pending.context.progress(progress.fraction, &progress.message);
+            }
         }
         Frame::Item(item) => {
-            let (id, context) = (item.call_id, context(item.call_id)?);
-            let parts = (item.value.to_vec(), blobs(item.attachments));
-            // It may wait for its client; other calls do not wait for that.
-            tokio::task::spawn_blocking(move || context.emit_parts(parts));
-            return Some(id);
+            if let Some(pending) = waiting.lock().as_ref().and_then(|all| all.get(&item.call_id)) {
+                let parts = (item.value.to_vec(), blobs(item.attachments));
+                let _ = pending.steps.send(Step::Item(parts));
+            }
         }
         Frame::Pong(_) => {}
     }
-    None
 }

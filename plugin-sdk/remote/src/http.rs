@@ -49,6 +49,11 @@ impl Http {
         }
     }
 
+    /// It can be reached.
+    pub(crate) async fn reach(&self) -> Result<(), Error> {
+        self.place.connect().await.map(drop)
+    }
+
     /// Asks; the answer's body.
     pub(crate) async fn post(&self, path: &str, request: &Value) -> Result<Bytes, Error> {
         let text = Bytes::from(request.to_string());
@@ -65,13 +70,19 @@ impl Http {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Error> {
-        // A kept connection may have been closed meanwhile: then a new one is made.
-        if let Some(mut kept) = self.kept() {
+        // A kept connection may have been closed meanwhile. What was never sent goes
+        // again on a new one; what was sent does not: it may have been received.
+        if let Some(mut kept) = self.kept()
+            && kept.ready().await.is_ok()
+        {
             let request = self.request(method.clone(), path, body.clone())?;
-            if kept.ready().await.is_ok()
-                && let Ok(response) = kept.send_request(request).await
-            {
-                return self.read(response, kept).await;
+            match kept.try_send_request(request).await {
+                Ok(response) => return self.read(response, kept).await,
+                Err(mut failed) => {
+                    if failed.take_message().is_none() {
+                        return Err(unreachable(failed.into_error()));
+                    }
+                }
             }
         }
         let stream = self.place.connect().await?;

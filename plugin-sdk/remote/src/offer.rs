@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use stockade_plugin_sdk::{
     Blob, Error,
@@ -128,7 +128,7 @@ pub(crate) struct WireBlob {
 /// An answer over HTTP or WebSocket.
 #[derive(Debug, Deserialize)]
 struct Answer {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "there")]
     result: Option<Value>,
     #[serde(default)]
     attachments: BTreeMap<String, WireBlob>,
@@ -136,6 +136,13 @@ struct Answer {
     error: Option<Value>,
     #[serde(default)]
     error_type: Option<String>,
+}
+
+/// What is there, null too.
+pub(crate) fn there<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 /// The result of an answer, or the error that it tells.
@@ -180,6 +187,7 @@ mod tests {
         .unwrap();
         assert_eq!((&result[..], &blobs[0].1[..]), (&b"{\"x\":1}"[..], &[1u8, 2][..]));
         assert_eq!(read_answer(b"{\"result\": false}").unwrap().0, b"false");
+        assert_eq!(read_answer(b"{\"result\": null}").unwrap().0, b"null");
         let error = read_answer(br#"{"error": "no", "error_type": "ValueError"}"#).unwrap_err();
         assert_eq!((error.kind(), error.message()), ("ValueError", "no"));
         let error = read_answer(br#"{"error": {"type": "KeyError", "message": "x"}}"#).unwrap_err();

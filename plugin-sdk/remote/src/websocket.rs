@@ -22,7 +22,7 @@ use crate::{
     config::Config,
     connect::{Place, unreachable},
     http::MOST,
-    offer::{Offer, told},
+    offer::{Offer, there, told},
     sign,
 };
 
@@ -57,7 +57,7 @@ impl Waiting {
 #[derive(Deserialize)]
 struct Frame<'f> {
     id: Option<u64>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "there")]
     result: Option<&'f RawValue>,
     #[serde(default)]
     error: Option<Value>,
@@ -103,6 +103,11 @@ impl WebSocket {
         let line = self.line().await?;
         let frame = json!({ "method": method, "params": params }).to_string();
         line.frames.send(Message::text(frame)).await.map_err(|_| gone())
+    }
+
+    /// It can be reached.
+    pub(crate) async fn reach(&self) -> Result<(), Error> {
+        self.line().await.map(drop)
     }
 
     /// The connection that there is, or a new one.

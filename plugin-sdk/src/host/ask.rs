@@ -97,6 +97,9 @@ impl<T: Send + 'static> Ask<T> {
     /// The host refuses, or this is an async tool's thread (use `.await`).
     pub fn wait(self) -> Result<T> {
         let Some(link) = self.host.link.clone() else { return Err(no_host()) };
+        if link.process != std::process::id() {
+            return Err(Error::new("HostError", "a forked child has no host; ask in the plugin"));
+        }
         if tokio::runtime::Handle::try_current().is_ok() {
             return Err(Error::new("HostError", "in an async tool use `.await`, not `.wait()`"));
         }

@@ -121,11 +121,13 @@ pub struct Host {
 pub(crate) struct Link {
     client: Arc<OnceCell<HostClient<Channel>>>,
     runtime: Handle,
+    /// The process that it belongs to; a forked child has none.
+    process: u32,
 }
 
 impl Link {
     pub(crate) fn new(runtime: Handle) -> Self {
-        Link { client: Arc::default(), runtime }
+        Link { client: Arc::default(), runtime, process: std::process::id() }
     }
 
     async fn client(&self) -> Result<HostClient<Channel>> {
@@ -248,7 +250,8 @@ pub(crate) fn error_of(status: &tonic::Status) -> Error {
     use tonic::Code;
     let kind = match status.code() {
         Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "QuotaExceeded",
+        // A message beyond what the channel takes is one, too.
+        Code::ResourceExhausted | Code::OutOfRange => "QuotaExceeded",
         Code::InvalidArgument => "InvalidArgument",
         Code::NotFound => "NotFound",
         Code::DeadlineExceeded => "TimeoutError",

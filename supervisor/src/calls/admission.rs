@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use super::{CallError, ToolCall};
-use crate::store::Data;
+use crate::store::{Data, check_workspace};
 
 /// Calls within calls.
 const MAX_DEPTH: usize = 8;
 
 /// It may run in this workspace, and is not waiting for this very call.
 pub(super) fn admit(data: &Data, call: &ToolCall, plugin: &Arc<str>) -> Result<(), CallError> {
+    if !call.workspace.is_empty() {
+        check_workspace(&call.workspace)
+            .map_err(|error| CallError::InvalidArguments(error.to_string()))?;
+    }
     let enabled = match &call.enabled_plugins {
         Some(enabled) => enabled.contains(&**plugin),
         None => data.workspaces.allows(&call.workspace, plugin),

@@ -94,8 +94,6 @@ causes! {
     Exhausted = "exhausted", Failed;
     /// The manifest cannot be used.
     ManifestError = "manifest_error", Unavailable;
-    /// The kind of plugin is not built into this release.
-    Unsupported = "unsupported", Unavailable;
 }
 
 impl fmt::Display for CauseCode {

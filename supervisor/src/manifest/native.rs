@@ -156,6 +156,10 @@ fn read_run(table: Table<'_>) -> Option<RunTable> {
         table.error_with("instances", message, "use run.concurrency for calls in parallel");
     }
     let remote = matches!(run, Some(Run::Remote(_)));
+    // Its process is ours, with the machine's network: nothing of the author runs in it.
+    for key in ["args", "env"].into_iter().filter(|key| remote && table.has(key)) {
+        table.error(key, format!("`run.{key}` cannot be used with [run.remote]"));
+    }
     let usual = if remote { REMOTE_CONCURRENCY } else { 1 };
     let concurrency = table.integer("concurrency", 1..=4096).map_or(usual, |n| n as u32);
     let mut queue = Queue { size: 64, timeout: Duration::from_secs(5) };

@@ -50,7 +50,7 @@ pub struct Remote {
     /// Private addresses that it may have: numbers, or networks (`10.0.0.0/8`).
     /// The operator's.
     pub allow: Vec<String>,
-    /// Signs the events that are sent to it. The operator's.
+    /// Signs the requests that are sent to it. The operator's.
     #[serde(skip)]
     pub secret: Option<String>,
     /// Certificates (PEM) that are trusted besides the public ones. The operator's.
@@ -175,6 +175,9 @@ impl RemoteRules {
             secret: table.text("secret"),
             ca: table.path("ca"),
         };
+        if rules.ca.as_ref().is_some_and(|path| !path.is_absolute()) {
+            table.error("ca", "`remote.ca` must be an absolute path");
+        }
         for text in rules.allow.iter().flatten() {
             if parse_network(text).is_none() {
                 let message = format!(

@@ -156,6 +156,15 @@ impl Drop for Process {
     }
 }
 
+/// A task that ends with its handle.
+pub(super) struct Ending(pub(super) AbortHandle);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 pub(super) struct Actor {
     pub(super) name: Arc<str>,
     pub(super) context: Context,
@@ -176,6 +185,8 @@ pub(super) struct Actor {
     pub(super) token: Option<OwnedSemaphorePermit>,
     pub(super) token_request: Option<AbortHandle>,
     pub(super) checks: u64,
+    /// Waits for the plugins that this one requires.
+    pub(super) check: Option<Ending>,
     pub(super) requests: u64,
     /// A process that was told to end before it was there.
     pub(super) doomed: Option<u64>,
@@ -256,6 +267,7 @@ pub fn spawn(
         token: None,
         token_request: None,
         checks: 0,
+        check: None,
         requests: 0,
         doomed: None,
         timers: [None, None],

@@ -10,7 +10,7 @@ use stockade_proto::{launch::launch_report::Report, worker::ShutdownRequest};
 use tracing::{error, info, warn};
 
 use super::{
-    actor::{Actor, Process},
+    actor::{Actor, Ending, Process},
     death,
     guard::{Sample, Tree},
     handshake::{self, Handshake},
@@ -119,7 +119,7 @@ impl Actor {
             Ok(manifest) => {
                 let (manifest, around) = (manifest.clone(), self.context.surroundings.clone());
                 let peers = self.context.peers.clone();
-                tokio::spawn(async move {
+                let check = tokio::spawn(async move {
                     let required = &manifest.requires.plugins;
                     if !required.is_empty()
                         && let Standing::Blocked(cause, other) =
@@ -141,6 +141,7 @@ impl Actor {
                     })
                     .await;
                 });
+                self.check = Some(Ending(check.abort_handle()));
             }
         }
     }

@@ -202,7 +202,7 @@ async fn shake(
     };
     // A service elsewhere has no host channel; its process is ours.
     if manifest.remote().is_none() {
-        serve_host(&data, host, host_handler.clone(), caller.clone());
+        serve_host(&data, host, host_handler.clone(), caller.clone(), events.clone());
     }
     let mut client = connect(&data, calls).await.map_err(|e| breach("connect", e))?;
     let _ = hand_out.send(client.clone());
@@ -367,12 +367,26 @@ fn refused(failed: InitFailed, absent: Option<&Absent>) -> StartFailure {
     StartFailure { traceback, ..Cause::new(code, reason).into() }
 }
 
-/// Serves fd 4, once the plugin says something.
-fn serve_host(data: &Runtime, host: StdStream, handler: Arc<dyn HostHandler>, caller: Caller) {
+/// Serves fd 4, once the plugin says something. That it has broken it while it goes
+/// on is told: nothing of the host is left to it.
+fn serve_host(
+    data: &Runtime,
+    host: StdStream,
+    handler: Arc<dyn HostHandler>,
+    caller: Caller,
+    events: Sink,
+) {
     data.spawn(async move {
         let Ok(channel) = UnixStream::from_std(host) else { return };
-        if channel.readable().await.is_ok() {
-            handler.serve(channel, caller).await;
+        if channel.readable().await.is_err() {
+            return;
+        }
+        handler.serve(channel, caller.clone()).await;
+        tokio::time::sleep(HANGUP_GRACE).await;
+        if caller.session().is_some_and(|session| session.closed().is_none()) {
+            let text = "It has broken its host channel: host services are gone until it is \
+                        restarted.";
+            events.tell(Internal::Warned(caller.generation, text.to_owned()));
         }
     });
 }

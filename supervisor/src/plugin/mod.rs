@@ -5,6 +5,7 @@
 //! the [`Session`] that the snapshot holds.
 
 mod actor;
+mod attachment;
 mod death;
 mod effects;
 #[cfg(fuzzing)]
@@ -38,6 +39,7 @@ pub use handshake::{Caller, GpuTokens, HostChannel, HostHandler};
 pub use journal::{Event, EventKind, Journal};
 pub(crate) use reports::call_timeout;
 
+pub use attachment::Attachment;
 pub use lease::{Lease, LeaseError, Running};
 pub use logs::{LogLine, Logs, Stream};
 pub use mailbox::{Command, Handle, MailboxError};
@@ -49,7 +51,7 @@ pub use peers::{Peers, in_order_of_end};
 pub use rate::Rate;
 pub use registered::{Effect, Provider, Refused, Registered};
 pub use scope::{CallScope, Chain};
-pub use session::{Attachment, Invocation, Reply, Session, Update};
+pub use session::{Invocation, Reply, Session, Update};
 pub use snapshot::{LastExit, Recent, Snapshot};
 pub use spawner::Spawner;
 pub use tool::{Binary, Tool, Tools};

@@ -90,9 +90,9 @@ fn of(name: &str, other: &str, snapshot: &Snapshot) -> Standing {
         (State::Initialized | State::Running, _) | (_, Substate::OnDemand) => Standing::Ready,
         (_, Substate::Disabled) => depends("disabled"),
         (_, Substate::Stopped) => depends("stopped"),
-        (State::Unavailable, _) if !snapshot.checking => {
+        (state @ (State::Unavailable | State::Failed), _) if !snapshot.checking => {
             let why = snapshot.cause.as_ref().map(|cause| cause.reason.as_str());
-            depends(&format!("UNAVAILABLE: {}", why.unwrap_or_default()))
+            depends(&format!("{state}: {}", why.unwrap_or_default()))
         }
         _ => Standing::Coming,
     }

@@ -12,6 +12,10 @@ use crate::manifest::{Permissions, known_permission};
 
 /// Registrations of one kind.
 const MOST: usize = 1000;
+/// Event handlers: each has a queue.
+const MOST_HANDLERS: usize = 16;
+/// Patterns of one.
+const MOST_PATTERNS: usize = 64;
 
 /// What one process registered.
 #[derive(Debug, Default)]
@@ -158,9 +162,10 @@ impl Registered {
             Some("event:subscribe"),
             std::mem::take(&mut ready.event_handlers),
             |one| &one.name,
-            |one| match one.patterns.is_empty() {
-                true => Err("it names no events".to_owned()),
-                false => Ok(one),
+            |one| match one.patterns.len() {
+                0 => Err("it names no events".to_owned()),
+                1..=MOST_PATTERNS => Ok(one),
+                n => Err(format!("it has {n} patterns; {MOST_PATTERNS} are allowed")),
             },
         );
         let providers = list.take(
@@ -224,14 +229,15 @@ impl Acceptance<'_> {
         make: impl Fn(W) -> Result<T, String>,
     ) -> Vec<T> {
         let missing = permission.filter(|permission| !self.permissions.has(permission));
+        let most = if kind == "event handler" { MOST_HANDLERS } else { MOST };
         let mut seen = HashSet::new();
         let mut taken = Vec::new();
         for one in offered {
             let name = name(&one).clone();
             let made = if let Some(missing) = missing {
                 Err(format!("it needs the permission '{missing}'"))
-            } else if taken.len() == MOST {
-                Err(format!("{MOST} are allowed"))
+            } else if taken.len() == most {
+                Err(format!("{most} are allowed"))
             } else if !valid_name(&name) {
                 Err("a name has 1 to 128 letters, digits, `_`, `-` and `.`".to_owned())
             } else if !seen.insert(name.clone()) {

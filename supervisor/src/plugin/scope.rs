@@ -37,6 +37,17 @@ impl Session {
         })
     }
 
+    /// The plugins that may run for every one of its calls; None = all.
+    pub fn enabled(&self) -> Option<Arc<BTreeSet<String>>> {
+        let pending = self.pending();
+        let mut lists = pending.values().filter_map(|one| one.call.enabled.as_ref());
+        let first = lists.next()?.as_ref().clone();
+        let both = |left: BTreeSet<String>, right: &Arc<BTreeSet<String>>| {
+            left.intersection(right).cloned().collect()
+        };
+        Some(Arc::new(lists.fold(first, both)))
+    }
+
     /// Every plugin through which one of its calls came: a request that belongs
     /// to no call may belong to any.
     pub fn chains(&self) -> Vec<Chain> {

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{
+    attachment::{Attachment, convert},
     guard::Activity,
     handshake,
     mailbox::{Internal, Sink},
@@ -38,33 +39,6 @@ const PROGRESS_WAITING: u32 = 64;
 
 /// A service elsewhere that does not answer any more.
 const UNREACHABLE: &str = "RemoteUnreachable";
-
-/// A binary argument or result.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Attachment {
-    /// Name of the property.
-    pub name: String,
-    /// Empty when unknown.
-    pub content_type: String,
-    /// The bytes.
-    pub data: Bytes,
-}
-
-impl From<wire::Attachment> for Attachment {
-    fn from(wire: wire::Attachment) -> Self {
-        Attachment { name: wire.name, content_type: wire.content_type, data: wire.data }
-    }
-}
-
-impl From<Attachment> for wire::Attachment {
-    fn from(attachment: Attachment) -> Self {
-        wire::Attachment {
-            name: attachment.name,
-            content_type: attachment.content_type,
-            data: attachment.data,
-        }
-    }
-}
 
 /// A call that is about to be sent.
 #[derive(Debug)]
@@ -352,11 +326,15 @@ impl Session {
                 let reply = Reply::Failed(failed.error_type.clone(), failed.message.clone());
                 // The caller first: what follows may end the process.
                 let known = self.finish(failed.call_id, reply);
-                let kind = call.as_ref().map(|call| call.kind);
+                // What else was registered may fail as it likes, its answer is none; and no
+                // plugin makes another one FAILED by what it asks of it.
+                let own = call
+                    .as_ref()
+                    .is_some_and(|call| call.kind == Kind::Tool && call.chain.is_empty());
                 let tool = call.map(|call| call.tool).unwrap_or_default();
                 self.keep_traceback(&failed, &tool);
-                // What else was registered may fail as it likes: its answer is none.
-                if kind == Some(Kind::Tool) || failed.error_type == UNREACHABLE {
+                let remote = self.manifest.remote().is_some();
+                if own || (remote && failed.error_type == UNREACHABLE) {
                     self.count_error(&failed, &tool);
                 }
                 Ok(known)
@@ -512,8 +490,4 @@ impl Session {
 /// The last 16 KiB of a text: of a traceback the end tells most.
 fn last_part(text: &str) -> &str {
     &text[text.ceil_char_boundary(text.len().saturating_sub(16 * 1024))..]
-}
-
-fn convert(attachments: Vec<wire::Attachment>) -> Vec<Attachment> {
-    attachments.into_iter().map(Attachment::from).collect()
 }

@@ -209,7 +209,7 @@ impl Actor {
             found.fingerprint ^= overlay.fingerprint(&manifest.name);
         }
         if manifest.remote().is_some() {
-            // Its process is ours, and speaks to its endpoint only.
+            // Its process is ours and looks at each address; nothing of the author runs in it.
             manifest.sandbox.net = Net::Host;
         }
     }

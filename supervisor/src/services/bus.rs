@@ -18,7 +18,7 @@ use super::names;
 /// Events that may wait for a subscriber.
 const WAITING: usize = 10_000;
 /// Their bytes.
-const WAITING_BYTES: usize = 16 << 20;
+const WAITING_BYTES: usize = 8 << 20;
 /// Events of one batch, and their bytes.
 const BATCH: (usize, usize) = (256, 1 << 20);
 
@@ -276,11 +276,11 @@ mod tests {
             assert_eq!(wanted, 1);
         }
         assert_eq!(own.counts(), (0, 0));
-        assert_eq!(other.counts(), (16, 4));
+        assert_eq!(other.counts(), (8, 12));
         let batch = other.take();
         assert_eq!(batch.events.len(), 1);
         other.put_back(batch);
-        assert_eq!(other.counts(), (16, 4));
+        assert_eq!(other.counts(), (8, 12));
         bus.unsubscribe(&other);
         assert_eq!(bus.emit("plugin:b".into(), "plugin:a:x", payload, "".into(), |_, _| true).1, 1);
     }

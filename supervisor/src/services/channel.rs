@@ -1,6 +1,7 @@
 //! `stockade.host.v1.Host` of one process: who asks is whose channel it is.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -217,6 +218,14 @@ impl Channel {
         }
     }
 
+    /// The plugins that may run for a call that this one makes.
+    fn enabled(&self, call: Option<&CallScope>) -> Option<Arc<BTreeSet<String>>> {
+        match call {
+            Some(call) => call.enabled.clone(),
+            None => self.caller.session()?.enabled(),
+        }
+    }
+
     /// The plugins through which a call comes that this one makes. One that
     /// belongs to no call in flight may come through any of them.
     fn chain(&self, call: Option<&CallScope>) -> Chain {
@@ -237,6 +246,123 @@ impl Channel {
 
     pub(super) fn valid_json(text: bytes::Bytes) -> Result<bytes::Bytes, Status> {
         check_json(text).map_err(Status::invalid_argument)
+    }
+
+    async fn answer_check_permission(
+        &self,
+        request: wire::CheckPermissionRequest,
+    ) -> Reply<wire::CheckPermissionResponse> {
+        let wire::CheckPermissionRequest { scope, permission } = request;
+        self.within(&self.requests, "requests")?;
+        let granted = self.has(&permission);
+        let raise = scope.unwrap_or_default().on_denied() == OnDenied::Raise;
+        if !granted && raise {
+            let known = known_permission(&permission);
+            let permission = if known { &permission } else { "(unknown)" };
+            self.refuse("require_permission", permission, OnDenied::Raise)?;
+        }
+        Ok(Response::new(wire::CheckPermissionResponse { granted }))
+    }
+
+    async fn answer_call_tool(
+        &self,
+        request: wire::CallToolRequest,
+    ) -> Reply<wire::CallToolResponse> {
+        let wire::CallToolRequest { scope, plugin, tool, args, attachments, timeout_ms } = request;
+        let permission = format!("plugin:call:{plugin}");
+        let Some(granted) = self.ask("plugin.call", &[&permission], scope)? else {
+            let denied = wire::CallToolResponse { denied: true, ..Default::default() };
+            return Ok(Response::new(denied));
+        };
+        let attachments = attachments.into_iter().map(|one| Attachment {
+            name: one.name,
+            content_type: one.content_type,
+            data: one.data,
+        });
+        let call = ToolCall {
+            plugin,
+            tool,
+            args,
+            attachments: attachments.collect(),
+            timeout: time_left(granted.call.as_ref(), timeout_ms),
+            workspace: granted.author.workspace.to_string(),
+            chain: self.chain(granted.call.as_ref()),
+            enabled_plugins: self.enabled(granted.call.as_ref()),
+            ..ToolCall::default()
+        };
+        let outcome = self.host.calls().await.run(call).await;
+        let call_id = outcome.call_id.to_string();
+        let answer = match outcome.result {
+            Ok(success) => wire::CallToolResponse {
+                ok: true,
+                result: success.result,
+                attachments: success
+                    .attachments
+                    .into_iter()
+                    .map(|one| wire::Attachment {
+                        name: one.name,
+                        content_type: one.content_type,
+                        data: one.data,
+                    })
+                    .collect(),
+                call_id,
+                ..Default::default()
+            },
+            Err(error) => wire::CallToolResponse {
+                error: error.to_string(),
+                error_type: error.error_type().to_owned(),
+                call_id,
+                ..Default::default()
+            },
+        };
+        Ok(Response::new(answer))
+    }
+
+    async fn answer_call_provider(
+        &self,
+        request: wire::CallProviderRequest,
+    ) -> Reply<wire::CallProviderResponse> {
+        let wire::CallProviderRequest { scope, name, request, timeout_ms } = request;
+        self.within(&self.requests, "requests")?;
+        let call = scope.as_ref().and_then(|scope| self.caller.session()?.scope(scope.call_id));
+        let patience = time_left(call.as_ref(), timeout_ms);
+        let Some(permission) = providers::permission(&self.host, &name, patience).await else {
+            return Err(Status::not_found(format!("there is no provider {name:?} now")));
+        };
+        let capability = format!("provider.{name}");
+        let Some(granted) = self.ask(&capability, &[&permission], scope)? else {
+            let denied = wire::CallProviderResponse {
+                response: bytes::Bytes::from_static(b"null"),
+                denied: true,
+            };
+            return Ok(Response::new(denied));
+        };
+        let asked = providers::Asked {
+            plugin: self.name.clone(),
+            workspace: granted.author.workspace,
+            call_id: granted.author.call,
+            timeout: time_left(granted.call.as_ref(), timeout_ms),
+            chain: self.chain(granted.call.as_ref()),
+            enabled: self.enabled(granted.call.as_ref()),
+            request: Self::valid_json(request)?,
+        };
+        let response = providers::call(&self.host, &name, asked).await?;
+        Ok(Response::new(wire::CallProviderResponse { response, denied: false }))
+    }
+}
+
+/// Bytes of a message: it travels in a header, whose size is bounded.
+const MESSAGE: usize = 1024;
+
+/// A message that fits.
+fn cut(status: Status) -> Status {
+    match status.message().len() > MESSAGE {
+        true => {
+            let text = status.message();
+            let text = &text[..text.floor_char_boundary(MESSAGE)];
+            Status::new(status.code(), format!("{text}…"))
+        }
+        false => status,
     }
 }
 
@@ -279,144 +405,87 @@ impl Host for Channel {
         &self,
         request: Request<wire::CheckPermissionRequest>,
     ) -> Reply<wire::CheckPermissionResponse> {
-        let wire::CheckPermissionRequest { scope, permission } = request.into_inner();
-        self.within(&self.requests, "requests")?;
-        let granted = self.has(&permission);
-        let raise = scope.unwrap_or_default().on_denied() == OnDenied::Raise;
-        if !granted && raise {
-            let known = known_permission(&permission);
-            let permission = if known { &permission } else { "(unknown)" };
-            self.refuse("require_permission", permission, OnDenied::Raise)?;
-        }
-        Ok(Response::new(wire::CheckPermissionResponse { granted }))
+        self.answer_check_permission(request.into_inner()).await.map_err(cut)
     }
 
     async fn kv_get(&self, request: Request<wire::KvGetRequest>) -> Reply<wire::KvGetResponse> {
-        self.get_value(request.into_inner()).await
+        self.get_value(request.into_inner()).await.map_err(cut)
     }
 
     async fn kv_set(&self, request: Request<wire::KvSetRequest>) -> Reply<wire::KvSetResponse> {
-        self.set_value(request.into_inner()).await
+        self.set_value(request.into_inner()).await.map_err(cut)
     }
 
     async fn kv_delete(
         &self,
         request: Request<wire::KvDeleteRequest>,
     ) -> Reply<wire::KvDeleteResponse> {
-        self.delete_value(request.into_inner()).await
+        self.delete_value(request.into_inner()).await.map_err(cut)
     }
 
     async fn kv_list(&self, request: Request<wire::KvListRequest>) -> Reply<wire::KvListResponse> {
-        self.list_values(request.into_inner()).await
+        self.list_values(request.into_inner()).await.map_err(cut)
     }
 
     async fn kv_compare_and_set(
         &self,
         request: Request<wire::KvCompareAndSetRequest>,
     ) -> Reply<wire::KvCompareAndSetResponse> {
-        self.compare_and_set_value(request.into_inner()).await
+        self.compare_and_set_value(request.into_inner()).await.map_err(cut)
     }
 
     async fn get_entity(
         &self,
         request: Request<wire::GetEntityRequest>,
     ) -> Reply<wire::GetEntityResponse> {
-        self.read_entity(request.into_inner()).await
+        self.read_entity(request.into_inner()).await.map_err(cut)
     }
 
     async fn set_flag(
         &self,
         request: Request<wire::SetFlagRequest>,
     ) -> Reply<wire::ChangeResponse> {
-        self.write_flag(request.into_inner()).await
+        self.write_flag(request.into_inner()).await.map_err(cut)
     }
 
     async fn update_relationship(
         &self,
         request: Request<wire::UpdateRelationshipRequest>,
     ) -> Reply<wire::ChangeResponse> {
-        self.write_relationship(request.into_inner()).await
+        self.write_relationship(request.into_inner()).await.map_err(cut)
     }
 
     async fn change_component(
         &self,
         request: Request<wire::ChangeComponentRequest>,
     ) -> Reply<wire::ChangeResponse> {
-        self.write_component(request.into_inner()).await
+        self.write_component(request.into_inner()).await.map_err(cut)
     }
 
     async fn emit(&self, request: Request<wire::EmitRequest>) -> Reply<wire::EmitResponse> {
-        self.emit_event(request.into_inner())
+        self.emit_event(request.into_inner()).map_err(cut)
     }
 
     async fn subscribe(
         &self,
         request: Request<wire::SubscribeRequest>,
     ) -> Reply<Self::SubscribeStream> {
-        self.hear(request.into_inner())
+        self.hear(request.into_inner()).map_err(cut)
     }
 
     async fn log(&self, request: Request<wire::LogRequest>) -> Reply<wire::LogResponse> {
-        self.write_log(request.into_inner())
+        self.write_log(request.into_inner()).map_err(cut)
     }
 
     async fn record(&self, request: Request<wire::RecordRequest>) -> Reply<wire::RecordResponse> {
-        self.record_metric(request.into_inner())
+        self.record_metric(request.into_inner()).map_err(cut)
     }
 
     async fn call_tool(
         &self,
         request: Request<wire::CallToolRequest>,
     ) -> Reply<wire::CallToolResponse> {
-        let wire::CallToolRequest { scope, plugin, tool, args, attachments, timeout_ms } =
-            request.into_inner();
-        let permission = format!("plugin:call:{plugin}");
-        let Some(granted) = self.ask("plugin.call", &[&permission], scope)? else {
-            let denied = wire::CallToolResponse { denied: true, ..Default::default() };
-            return Ok(Response::new(denied));
-        };
-        let attachments = attachments.into_iter().map(|one| Attachment {
-            name: one.name,
-            content_type: one.content_type,
-            data: one.data,
-        });
-        let call = ToolCall {
-            plugin,
-            tool,
-            args,
-            attachments: attachments.collect(),
-            timeout: time_left(granted.call.as_ref(), timeout_ms),
-            workspace: granted.author.workspace.to_string(),
-            chain: self.chain(granted.call.as_ref()),
-            enabled_plugins: granted.call.and_then(|call| call.enabled),
-            ..ToolCall::default()
-        };
-        let outcome = self.host.calls().await.run(call).await;
-        let call_id = outcome.call_id.to_string();
-        let answer = match outcome.result {
-            Ok(success) => wire::CallToolResponse {
-                ok: true,
-                result: success.result,
-                attachments: success
-                    .attachments
-                    .into_iter()
-                    .map(|one| wire::Attachment {
-                        name: one.name,
-                        content_type: one.content_type,
-                        data: one.data,
-                    })
-                    .collect(),
-                call_id,
-                ..Default::default()
-            },
-            Err(error) => wire::CallToolResponse {
-                error: error.to_string(),
-                error_type: error.error_type().to_owned(),
-                call_id,
-                ..Default::default()
-            },
-        };
-        Ok(Response::new(answer))
+        self.answer_call_tool(request.into_inner()).await.map_err(cut)
     }
 
     async fn list_providers(
@@ -435,30 +504,6 @@ impl Host for Channel {
         &self,
         request: Request<wire::CallProviderRequest>,
     ) -> Reply<wire::CallProviderResponse> {
-        let wire::CallProviderRequest { scope, name, request, timeout_ms } = request.into_inner();
-        self.within(&self.requests, "requests")?;
-        let call = scope.as_ref().and_then(|scope| self.caller.session()?.scope(scope.call_id));
-        let patience = time_left(call.as_ref(), timeout_ms);
-        let Some(permission) = providers::permission(&self.host, &name, patience).await else {
-            return Err(Status::not_found(format!("there is no provider {name:?} now")));
-        };
-        let capability = format!("provider.{name}");
-        let Some(granted) = self.ask(&capability, &[&permission], scope)? else {
-            let denied = wire::CallProviderResponse {
-                response: bytes::Bytes::from_static(b"null"),
-                denied: true,
-            };
-            return Ok(Response::new(denied));
-        };
-        let asked = providers::Asked {
-            plugin: self.name.clone(),
-            workspace: granted.author.workspace,
-            call_id: granted.author.call,
-            timeout: time_left(granted.call.as_ref(), timeout_ms),
-            chain: self.chain(granted.call.as_ref()),
-            request: Self::valid_json(request)?,
-        };
-        let response = providers::call(&self.host, &name, asked).await?;
-        Ok(Response::new(wire::CallProviderResponse { response, denied: false }))
+        self.answer_call_provider(request.into_inner()).await.map_err(cut)
     }
 }

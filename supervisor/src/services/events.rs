@@ -31,6 +31,10 @@ impl Channel {
         };
         self.within(&self.events, "events")?;
         let own = names::own(&self.name, &name).map_err(|error| self.name_error(error))?;
+        if own.contains('*') {
+            let text = format!("{name:?} is no event's name: `*` stands for names in patterns");
+            return Err(Status::invalid_argument(text));
+        }
         let payload = Self::valid_json(payload)?;
         if payload.len() as u64 > self.caller.manifest.quota.value {
             return Err(Status::resource_exhausted("the event is larger than quota.value"));

@@ -15,7 +15,7 @@ use super::{HostServices, filter};
 use crate::{
     calls::{CallError, Calls, ToolCall},
     manifest::Manifest,
-    store::enabled_plugins,
+    store::{check_workspace, enabled_plugins},
 };
 
 /// Before the names of conditions, providers and configurations.
@@ -86,6 +86,11 @@ fn call(id: (&str, &str), kind: Kind, args: Bytes, workspace: &str, timeout: Dur
 impl HostServices {
     /// The plugin may run here; else why not.
     fn disabled(&self, plugin: &str, workspace: &str, enabled: &Enabled) -> Option<String> {
+        if !workspace.is_empty()
+            && let Err(error) = check_workspace(workspace)
+        {
+            return Some(error.to_string());
+        }
         let fine = match enabled {
             Some(enabled) => enabled.contains(plugin),
             None => self.data().workspaces.allows(workspace, plugin),
@@ -166,6 +171,9 @@ impl HostServices {
         let mut call = call((plugin, name), Kind::Effect, args, workspace, left);
         call.enabled_plugins = enabled;
         match calls.run(call).await.result {
+            Ok(success) if !success.attachments.is_empty() => {
+                Answer::none("InvalidResult", "the effect returned bytes; it must be JSON")
+            }
             Ok(success) => Answer {
                 result: serde_json::from_slice(&success.result).unwrap_or_default(),
                 why: None,

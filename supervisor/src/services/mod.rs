@@ -183,12 +183,16 @@ impl HostServices {
             stays
         });
         for handler in &session.registered.event_handlers {
-            let patterns: Vec<String> = handler
-                .patterns
-                .iter()
-                .filter(|pattern| names::pattern(pattern).is_ok())
-                .cloned()
-                .collect();
+            let mut patterns = Vec::new();
+            for pattern in &handler.patterns {
+                match names::pattern(pattern) {
+                    Ok(()) => patterns.push(pattern.clone()),
+                    Err(why) => {
+                        let text = format!("event handler {:?}: {}", handler.name, name_text(why));
+                        self.inner.journal.say(plugin, EventKind::Warning, text);
+                    }
+                }
+            }
             let key = (plugin.clone(), handler.name.clone());
             if let Some(known) = handlers.get(&key) {
                 known.set_patterns(patterns);
@@ -245,7 +249,8 @@ fn check_json(text: bytes::Bytes) -> Result<bytes::Bytes, String> {
     if text.is_empty() {
         return Ok(bytes::Bytes::from_static(b"null"));
     }
-    match serde_json::from_slice::<serde::de::IgnoredAny>(&text) {
+    // As a value: what nobody could read again is refused here.
+    match serde_json::from_slice::<serde_json::Value>(&text) {
         Ok(_) => Ok(text),
         Err(error) => Err(format!("the value is not JSON: {error}")),
     }

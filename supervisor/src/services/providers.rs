@@ -2,7 +2,7 @@
 //! each request and response checked against its schema.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -131,6 +131,7 @@ pub(super) struct Asked {
     pub(super) call_id: Arc<str>,
     pub(super) timeout: Option<Duration>,
     pub(super) chain: Chain,
+    pub(super) enabled: Option<Arc<BTreeSet<String>>>,
     pub(super) request: Bytes,
 }
 
@@ -256,6 +257,7 @@ async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result
         timeout: Some(asked.timeout.unwrap_or(PATIENCE)),
         workspace: asked.workspace.to_string(),
         chain: asked.chain,
+        enabled_plugins: asked.enabled,
         ..ToolCall::default()
     };
     let success = calls.run(call).await.result.map_err(|error| {
@@ -267,6 +269,9 @@ async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result
             _ => Status::unknown(text),
         }
     })?;
+    if !success.attachments.is_empty() {
+        return Err(bad_response(name, "the response has bytes in it; it must be JSON"));
+    }
     provider.check_response(&success.result).map_err(|why| bad_response(name, &why))?;
     Ok(success.result)
 }

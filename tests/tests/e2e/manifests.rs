@@ -162,6 +162,12 @@ fn what_is_not_built_yet_says_so() {
         assert!(told.contains(&format!("`{key}`")), "{key}\n{told}");
     }
     assert_eq!(told.matches("not supported by this release yet").count(), 5, "{told}");
+    let remote = "name = \"x\"\n[run]\nenv = { LD_PRELOAD = \"x.so\" }\nargs = [\"y\"]\n\
+                  [run.remote]\nendpoint = \"https://plugins.example\"\n";
+    let told = problems(&read("plugin.toml", remote)).join("\n");
+    for key in ["run.env", "run.args"] {
+        assert!(told.contains(&format!("`{key}` cannot be used with [run.remote]")), "{told}");
+    }
     let gpu = "name = \"x\"\n[run]\nbinary = \"b\"\n[requires]\ngpu = true\n[limits]\naddress_space = \"1GiB\"\n";
     let told = problems(&read("plugin.toml", gpu)).join("\n");
     assert!(told.contains("cannot be used with a GPU: CUDA reserves twice the card"), "{told}");

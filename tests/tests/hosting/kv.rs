@@ -242,3 +242,28 @@ async fn records_of_changes_are_bounded() {
     assert!((20..=90).contains(&records.len()), "{}", records.len());
     daemon.stop().await;
 }
+
+/// A message travels in a header: a long one must not cost the channel.
+#[tokio::test]
+async fn long_names_and_what_nobody_can_read_again_are_refused_and_nothing_else_breaks() {
+    let daemon = with_me().await;
+    let (kind, text) =
+        refused(&daemon, "me", json!({"op": "get", "key": "a".repeat(200_000)})).await;
+    assert_eq!(kind, "InvalidArgument");
+    assert!(text.len() < 1100, "{}", text.len());
+    let (kind, _) = refused(&daemon, "me", json!({"op": "get", "key": "é".repeat(100_000)})).await;
+    assert_eq!(kind, "InvalidArgument");
+    op(&daemon, "set", "still", json!("there")).await;
+    assert_eq!(op(&daemon, "get", "still", Value::Null).await, "there");
+    let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    for value in ["1e999", &deep] {
+        let (code, _, error) = daemon.cli(&["kv", "set", "me", "odd", value, "--binary"]).await;
+        assert_eq!(code, 0, "bytes are bytes: {error}");
+        let url = "http://localhost/v1/kv/me/odd";
+        let socket = daemon.socket.display().to_string();
+        let (status, _) =
+            stockade_tests::curl(&["-X", "PUT", "-d", value, "--unix-socket", &socket, url]).await;
+        assert_eq!(status, 422);
+    }
+    daemon.stop().await;
+}

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 use stockade_proto::v1::{
-    ApplyEffectRequest, BuildSimulationConfigRequest, EvaluateConditionRequest,
+    ApplyEffectRequest, BuildSimulationConfigRequest, EvaluateConditionRequest, PluginState,
 };
 use stockade_tests::{Client, Daemon, Options, binary, environments, eventually};
 
@@ -246,9 +246,11 @@ async fn private_addresses_are_refused_unless_the_operator_allows_them() {
     let daemon = with(&plugins, "").await;
     for name in ["r", "n", "m"] {
         let health = daemon.until(name, |health| health.reason.is_some()).await;
+        assert_eq!(health.state(), PluginState::Unavailable, "{name}");
         let reason = health.reason.expect("reason");
         assert!(
-            reason.contains("RemoteRefused") && reason.contains("a private address; allow it with"),
+            reason.starts_with("Missing dependencies: leave to connect to ")
+                && reason.contains("a private address). To fix: allow it with"),
             "{name}: {reason}"
         );
     }

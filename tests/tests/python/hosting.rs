@@ -87,8 +87,34 @@ class Plugin:
                 "about": ctx.about()["plugin"]}
 
     @tool
+    def odd(self, ctx: Context) -> dict:
+        import os
+
+        told = {}
+        for name, value in (("huge", 10**400), ("nan", float("nan"))):
+            try:
+                ctx.kv.set("odd", value)
+                told[name] = "stored"
+            except (HostError, ValueError, TypeError) as error:
+                told[name] = type(error).__name__
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                ctx.kv.set("forked", 1)
+                text = "stored"
+            except HostError as error:
+                text = str(error)
+            os.write(writer, text.encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        told["child"] = os.read(reader, 1000).decode()
+        ctx.kv.set("after", 1)
+        return told
+
+    @tool
     def listen(self, ctx: Context) -> list:
-        heard = ctx.events.subscribe("plugin:good:*", "session.*:x", "tick:*")
+        heard = ctx.events.subscribe("plugin:good:*", "session.started", "tick:*")
         ctx.progress(0.5, "listening")
         event = heard.next(timeout=20)
         return [event.name, event.payload, event.source, heard.dropped]
@@ -179,6 +205,9 @@ async fn a_tool_uses_the_hosts_services() {
     assert_eq!(got["silent"], Value::Null);
     assert!(got["required"].as_str().expect("text").contains("'db:read'"), "{got}");
     assert_eq!(got["has"], json!([true, false]));
+    let got = daemon.call("p", "odd", json!({})).await.unwrap();
+    assert_ne!(got["huge"], "stored", "{got}");
+    assert!(got["child"].as_str().expect("text").contains("forked child has no host"), "{got}");
     let got = daemon.call("p", "calls", json!({})).await.unwrap();
     assert_eq!(
         got,

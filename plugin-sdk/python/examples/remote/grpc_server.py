@@ -1,9 +1,9 @@
 """A remote plugin over gRPC: ``stockade.worker.v1.Worker``, as local plugins speak it.
 
     pip install grpcio grpcio-tools
-    python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. \
-        proto/stockade/worker/v1/worker.proto
-    python grpc_server.py 8083
+    python -m grpc_tools.protoc -I proto --python_out=target/stubs \
+        --grpc_python_out=target/stubs proto/stockade/worker/v1/worker.proto
+    PYTHONPATH=target/stubs python grpc_server.py 8083
 """
 
 import json

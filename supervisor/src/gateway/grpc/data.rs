@@ -266,7 +266,7 @@ impl data_server::Data for DataService {
 }
 
 fn json_text(text: Bytes) -> Result<Bytes, Status> {
-    match serde_json::from_slice::<serde::de::IgnoredAny>(&text) {
+    match serde_json::from_slice::<serde_json::Value>(&text) {
         Ok(_) => Ok(text),
         Err(error) => Err(Status::invalid_argument(format!("the value is not JSON: {error}"))),
     }

@@ -64,6 +64,7 @@ pub(super) async fn details(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Which {
     plugin_id: Option<String>,
 }

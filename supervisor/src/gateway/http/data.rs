@@ -67,6 +67,7 @@ async fn permissions_of(plugin: &str, supervisor: &Supervisor) -> Response {
 // ── keys and values ─────────────────────────────────────────────────────────
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Listing {
     #[serde(default)]
     prefix: String,
@@ -118,6 +119,7 @@ pub(super) async fn get_value(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Setting {
     ttl_ms: Option<u64>,
 }
@@ -167,6 +169,7 @@ pub(super) async fn delete_value(
 // ── provenance ──────────────────────────────────────────────────────────────
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Records {
     #[serde(default)]
     plugin: String,

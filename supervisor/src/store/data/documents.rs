@@ -182,6 +182,10 @@ fn share(
     )?;
     let place = params![plugin, author.workspace, entity];
     let before: Option<i64> = select.query_row(place, |row| row.get(0)).optional()?;
+    // Whoever makes it smaller has no part in it.
+    if before.is_none() && grown <= 0 {
+        return Ok(());
+    }
     let after = (before.unwrap_or(0) + grown).max(0);
     let mut upsert = change.connection.prepare_cached(
         "INSERT INTO share (plugin, workspace, entity, bytes) VALUES (?1, ?2, ?3, ?4) \
