@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// After a hang-up the evidence of a death is waited for this long.
-pub(super) const HANGUP_GRACE: Duration = Duration::from_millis(500);
+pub(super) const HANGUP_GRACE: Duration = Duration::from_secs(1);
 
 /// What all actors share.
 #[derive(Clone)]
