@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
 use jsonschema::Validator;
 use serde_json::{Map, Value};
 use stockade_proto::worker as wire;
@@ -203,15 +202,6 @@ fn effect(wire: wire::Effect) -> Result<Effect, String> {
             .map_err(|error| format!("its default parameters are no JSON object: {error}"))?,
     };
     Ok(Effect { name: wire.name, description: wire.description, default_params })
-}
-
-impl Effect {
-    /// The default parameters under the given ones.
-    pub fn params(&self, given: Map<String, Value>) -> Bytes {
-        let mut params = self.default_params.clone();
-        params.extend(given);
-        serde_json::to_vec(&params).unwrap_or_default().into()
-    }
 }
 
 struct Acceptance<'p> {
