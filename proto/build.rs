@@ -1,5 +1,7 @@
 //! Compiles the .proto files with protox (no protoc needed) into `OUT_DIR`.
 
+mod gates;
+
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
@@ -30,13 +32,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             .collect(),
     };
     fs::write(out.join("descriptors.bin"), public.encode_to_vec())?;
+    fs::write(out.join("gates.rs"), gates::generate(&set))?;
     let grpc = env::var_os("CARGO_FEATURE_GRPC").is_some();
     tonic_prost_build::configure()
         .build_client(grpc)
         .build_server(grpc)
         .build_transport(false)
+        .codec_path("crate::gate::GatedCodec")
         .bytes(".")
         .compile_fds(set)?;
     println!("cargo:rerun-if-changed=stockade");
+    println!("cargo:rerun-if-changed=gates.rs");
     Ok(())
 }

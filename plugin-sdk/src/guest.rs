@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use stockade_proto::limits;
 use stockade_proto::{
     inherited,
     worker::{self as wire, FromPlugin, from_plugin, init_update, worker_server::WorkerServer},
@@ -25,7 +26,7 @@ use crate::{
 
 pub use crate::{
     adopt::{close_forked, close_on_exec},
-    blob::attach,
+    blob::{ESCAPED, attach},
     fatal::{during_call, exit_now, install as install_fatal_handler, raise_if_handled},
 };
 pub use crate::{log::write as log, pool::Pool};
@@ -94,11 +95,11 @@ impl Start {
         let kind = if error.missing_things().is_empty() { kind } else { Kind::Missing };
         let _ = self.updates.send(init_update::Update::Failed(wire::InitFailed {
             kind: kind as i32,
-            error_type: error.kind().to_owned(),
-            message: error.message().to_owned(),
-            missing: error.missing_things().to_vec(),
-            traceback: error.traceback().to_owned(),
-            watch,
+            error_type: limits::cut(error.kind(), limits::NAME),
+            message: limits::cut(error.message(), limits::ERROR_TEXT),
+            missing: error.missing_things().iter().take(limits::LIST).cloned().collect(),
+            traceback: limits::cut(error.traceback(), limits::TRACEBACK),
+            watch: watch.into_iter().take(limits::LIST).collect(),
         }));
     }
 }
@@ -171,9 +172,9 @@ impl Reply {
             }),
             Err(error) => from_plugin::Frame::Failed(wire::Failed {
                 call_id,
-                error_type: error.kind().to_owned(),
-                message: error.message().to_owned(),
-                traceback: error.traceback().to_owned(),
+                error_type: limits::cut(error.kind(), limits::NAME),
+                message: limits::cut(error.message(), limits::ERROR_TEXT),
+                traceback: limits::cut(error.traceback(), limits::TRACEBACK),
             }),
         };
         let _ = self.outbox.send(FromPlugin { frame: Some(frame) });

@@ -1,5 +1,5 @@
 //! The wire of Stockade: generated code for the `.proto` files beside this
-//! crate, and nothing else.
+//! crate, and how large its messages may be.
 //!
 //! | module | package | who serves it |
 //! |---|---|---|
@@ -7,6 +7,8 @@
 //! | [`worker`] | `stockade.worker.v1` | the plugin, to the supervisor (fd 3) |
 //! | [`host`] | `stockade.host.v1` | the supervisor, to the plugin (fd 4) |
 //! | [`launch`] | `stockade.launch.v1` | messages on the launch socket |
+//!
+//! [`limits`] bounds what comes over it, [`gate`] looks before anything is decoded.
 
 #![allow(missing_docs, clippy::doc_markdown, unreachable_pub)]
 #![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
@@ -61,5 +63,18 @@ pub mod notice {
     pub const BYTES: usize = WORDS * 8;
 }
 
+pub mod limits;
+
+#[cfg(feature = "grpc")]
+pub mod gate;
 #[cfg(feature = "grpc")]
 pub mod inherited;
+
+#[cfg(feature = "grpc")]
+mod gates {
+    use crate::{
+        gate::{Field, Gate, Gated, Kind},
+        limits,
+    };
+    include!(concat!(env!("OUT_DIR"), "/gates.rs"));
+}

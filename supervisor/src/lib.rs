@@ -47,6 +47,7 @@
 //! | [`store`] | what survives the daemon |
 //! | [`manifest`], [`machine`], [`config`] | what people wrote, what there is |
 //! | [`document`] | text files read into checked values |
+//! | [`capacity`] | bytes and threads for what outsiders choose, and its bounds |
 //!
 //! # The three journeys
 //!
@@ -59,6 +60,7 @@
 //!   restart or not → health.
 
 pub mod calls;
+pub mod capacity;
 pub mod config;
 pub mod document;
 pub mod gateway;

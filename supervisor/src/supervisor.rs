@@ -16,7 +16,9 @@ use tokio::{
 
 use crate::{
     calls::Calls,
+    capacity::{Budget, Crew},
     config::Config,
+    gateway::report::health,
     lifecycle::State,
     machine::{Cgroups, Gpus, LayerProbe, OomWatch, Tracer},
     manifest::Restrictions,
@@ -77,9 +79,12 @@ struct Inner {
     registry: Registry,
     calls: Calls,
     services: HostServices,
+    budget: Budget,
     started: Timestamp,
     /// Ends the control thread when dropped.
     _control: oneshot::Sender<()>,
+    /// Ends the thread that reads output when dropped.
+    _output: oneshot::Sender<()>,
 }
 
 impl Supervisor {
@@ -129,9 +134,12 @@ impl Supervisor {
             crash_records: config.crash_records,
             provenance_records: config.provenance_records,
         };
+        let crew = Crew::computing()?;
+        let budget = Budget::new(config.max_buffered);
         let store = Store::open(&config.state_dir, keep)?;
         let journal = Arc::new(Journal::default());
         let services = HostServices::new(store.data.clone(), journal.clone());
+        let (output_end, output) = output_thread()?;
         let context = Context {
             store: store.clone(),
             spawner: Spawner::start()?,
@@ -158,6 +166,10 @@ impl Supervisor {
             host: Arc::new(services.clone()),
             gpu_tokens: Default::default(),
             data: Runtime::current(),
+            output,
+            crew: crew.clone(),
+            budget: budget.clone(),
+            render: |snapshot| drop(health::portrait(snapshot)),
             worker: config.worker.clone(),
             max_result: config.max_result,
             log_lines: config.log_lines,
@@ -165,7 +177,7 @@ impl Supervisor {
             epoch: Instant::now(),
         };
         let (control, registry) = control_thread(context, folders(&config), config.watch)?;
-        let calls = Calls::new(registry.watch(), config.max_request, store.data.clone());
+        let calls = Calls::new(registry.watch(), config.max_request, store.data.clone(), crew);
         services.open(calls.clone());
         let mut scanned = registry.watch();
         let _ = scanned.wait_for(|list| list.scanned).await;
@@ -178,8 +190,10 @@ impl Supervisor {
                 registry,
                 calls,
                 services,
+                budget,
                 started: Timestamp::now(),
                 _control: control,
+                _output: output_end,
             }),
         })
     }
@@ -212,6 +226,11 @@ impl Supervisor {
     /// Crash records, counters.
     pub fn store(&self) -> &Arc<Store> {
         &self.inner.store
+    }
+
+    /// Bytes that are held for others.
+    pub fn budget(&self) -> &Budget {
+        &self.inner.budget
     }
 
     /// When it was started.
@@ -262,7 +281,11 @@ impl Supervisor {
     pub async fn reload_all(&self) -> Reloaded {
         let config = self.config();
         let Some(source) = config.source.clone() else { return self.reload().await };
-        match source.load() {
+        // Away from the thread of all calls: a disk may not answer.
+        let Ok(loaded) = tokio::task::spawn_blocking(move || source.load()).await else {
+            return self.reload().await;
+        };
+        match loaded {
             Ok(fresh) => self.reconfigure(fresh).await,
             Err(problems) => {
                 let mut reloaded = self.reload().await;
@@ -307,7 +330,8 @@ impl Supervisor {
     /// is killed with this process; its names are returned.
     pub async fn shutdown(&self) -> Vec<String> {
         let left = self.inner.registry.shutdown(self.config().shutdown_timeout).await;
-        self.inner.store.database.flush();
+        let store = self.inner.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.database.flush()).await;
         left
     }
 }
@@ -343,6 +367,18 @@ fn restrictions(config: &Config) -> Restrictions {
     restrictions.allow_unsandboxed.get_or_insert(config.allow_unsandboxed);
     restrictions.allow_degraded.get_or_insert(degraded);
     restrictions
+}
+
+/// The thread that reads what plugins print: however much that is, nobody else waits
+/// for it.
+fn output_thread() -> io::Result<(oneshot::Sender<()>, Runtime)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let (end, ended) = oneshot::channel::<()>();
+    std::thread::Builder::new().name("output".into()).spawn(move || {
+        let _ = runtime.block_on(ended);
+    })?;
+    Ok((end, handle))
 }
 
 /// The thread of all actors: lifecycle work never waits for a call, nor a call

@@ -1,53 +1,42 @@
 //! Somebody who calls a good plugin all the time and asks for health: neither
-//! may ever fail, whatever another plugin does.
+//! may ever fail or take long, whatever another plugin does.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
-};
+use std::time::Duration;
 
-use serde_json::json;
-
-use crate::Daemon;
+use crate::{Bounds, Client, Clock, Daemon, Report, clock};
 
 /// Runs until [`Bystander::check`].
 pub struct Bystander {
-    stop: Arc<AtomicBool>,
-    calls: Arc<AtomicU64>,
-    task: tokio::task::JoinHandle<Result<(), String>>,
+    clock: Clock,
+    bounds: Bounds,
 }
 
 impl Bystander {
     /// Starts calling the plugin `good`.
     pub fn start(daemon: &Daemon) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let calls = Arc::new(AtomicU64::new(0));
-        let (daemon, stopped, counted) = (daemon.client(), stop.clone(), calls.clone());
-        let task = tokio::spawn(async move {
-            while !stopped.load(Ordering::Relaxed) {
-                let outcome = daemon.call("good", "ping", json!({"text": "x"})).await;
-                if !outcome.ok || outcome.result != "x" {
-                    return Err(format!("a bystander's call failed: {outcome:?}"));
-                }
-                let list = daemon.list().await;
-                if list.total == 0 || list.plugins.len() as u32 != list.total {
-                    return Err(format!("health is wrong: {list:?}"));
-                }
-                counted.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
-            }
-            Ok(())
-        });
-        Bystander { stop, calls, task }
+        Bystander { clock: Clock::start(daemon, None), bounds: Bounds::LENIENT }
+    }
+
+    /// Its calls may take so long.
+    #[must_use]
+    pub fn allowing(mut self, call: Duration) -> Self {
+        self.bounds.call = call;
+        self
+    }
+
+    /// Restarts a plugin of this daemon and says how long it took.
+    pub async fn restart_other(daemon: &Client, name: &str) -> Duration {
+        clock::restart(daemon, name).await
     }
 
     /// Ends it.
     ///
     /// # Panics
-    /// A call or a question failed, or none was made.
-    pub async fn check(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.expect("bystander").unwrap_or_else(|what| panic!("{what}"));
-        assert!(self.calls.load(Ordering::Relaxed) > 0, "the bystander never called");
+    /// A call or a question failed, took too long, or none was made.
+    pub async fn check(self) -> Report {
+        let report = self.clock.report().await;
+        assert!(report.samples > 0, "the bystander never asked");
+        report.check(&self.bounds).unwrap_or_else(|what| panic!("{what}"));
+        report
     }
 }

@@ -6,7 +6,7 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Once,
+    sync::{Mutex, MutexGuard, Once, PoisonError},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Bystander, Outcome, PATIENCE, eventually, wait_gone};
+use crate::{Bystander, Family, Outcome, PATIENCE, eventually};
 
 /// The folder that cargo builds into.
 pub fn target_dir() -> PathBuf {
@@ -239,8 +239,9 @@ impl Options {
             .kill_on_drop(true)
             .spawn()
             .expect("stockade");
+        let family = Mutex::new(Family::of(child.id().expect("running"), &root));
         let client = Client { socket: root.join("s.sock"), root, channel: None };
-        let mut daemon = Daemon { client, child, folder: Some(folder), bystander: None };
+        let mut daemon = Daemon { client, child, family, folder: Some(folder), bystander: None };
         daemon.client.channel = Some(daemon.connect().await);
         if self.good {
             daemon.serving("good").await;
@@ -351,6 +352,7 @@ pub struct Client {
 pub struct Daemon {
     client: Client,
     child: Child,
+    family: Mutex<Family>,
     folder: Option<TempDir>,
     bystander: Option<Bystander>,
 }
@@ -386,15 +388,45 @@ impl Daemon {
         panic!("the daemon never answered: {}", self.client.log());
     }
 
-    /// Sends a signal to the daemon.
+    /// Sends a signal to the daemon. Before one that ends it, its family is looked at:
+    /// who is there now may be an orphan later.
     pub fn signal(&self, signal: i32) {
+        if [libc::SIGTERM, libc::SIGKILL].contains(&signal) {
+            self.family().look();
+        }
         unsafe { libc::kill(self.pid() as i32, signal) };
     }
 
-    /// Waits for its end; the exit code, None after a signal.
+    fn family(&self) -> MutexGuard<'_, Family> {
+        self.family.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for its end; the exit code, None after a signal. Until then its family is
+    /// looked at now and then.
     pub async fn ended(&mut self) -> Option<i32> {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        status.expect("the daemon ends").expect("wait").code()
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            self.family().look();
+            let pause = Duration::from_millis(50);
+            match tokio::time::timeout(pause, self.child.wait()).await {
+                Ok(status) => return status.expect("wait").code(),
+                Err(_) => assert!(tokio::time::Instant::now() < deadline, "the daemon ends"),
+            }
+        }
+    }
+
+    /// Its processes that live, itself included while it does, as `PID NAME`: its
+    /// launchers, the inits of namespaces, plugins and what those started.
+    pub fn left(&self) -> Vec<String> {
+        self.family().left()
+    }
+
+    /// Waits until nothing of it is left.
+    ///
+    /// # Panics
+    /// Something lives a minute later.
+    pub fn wait_gone(&self) {
+        self.family().wait_gone();
     }
 
     /// SIGTERM; it must end in order and leave nothing behind. The bystander,
@@ -406,15 +438,17 @@ impl Daemon {
         self.signal(libc::SIGTERM);
         let code = self.ended().await;
         assert_eq!(code, Some(0), "{}", self.log());
-        wait_gone(&self.root);
+        self.wait_gone();
         assert!(!self.socket.exists(), "the socket is left behind");
     }
 
     /// SIGKILL; the folder stays, for the next daemon. Nothing may survive.
     pub async fn kill(mut self) -> TempDir {
+        // Held for a moment, so that nothing is born between the look and the end.
+        self.signal(libc::SIGSTOP);
         self.signal(libc::SIGKILL);
         self.ended().await;
-        wait_gone(&self.root);
+        self.wait_gone();
         self.folder.take().expect("folder")
     }
 }
@@ -439,6 +473,12 @@ async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
 const MAX: usize = 512 << 20;
 
 impl Client {
+    /// The same over a connection of its own, which the asking runtime drives.
+    pub async fn apart(&self) -> Client {
+        let channel = connect(&self.socket).await.expect("connect");
+        Client { channel: Some(channel), ..self.clone() }
+    }
+
     /// The gRPC channel.
     pub fn channel(&self) -> Channel {
         self.channel.clone().expect("connected")

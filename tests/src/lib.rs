@@ -1,21 +1,29 @@
 //! The test harness: real daemons in temporary folders, asked from outside.
 
 mod bystander;
+mod clock;
 mod curl;
 mod daemon;
+mod http;
 mod interpreters;
 mod outcome;
 mod processes;
+mod report;
+mod skip;
 
 pub use bystander::Bystander;
+pub use clock::{Clock, resident, restart};
 pub use curl::curl;
 pub use daemon::{
     Client, Daemon, Options, as_test_user, binary, environments, give_to_test_user, manifest,
     python_host, target_dir, test_user, write_file,
 };
+pub use http::{Http, Reply};
 pub use interpreters::interpreters;
 pub use outcome::Outcome;
-pub use processes::{left_in, open_files, wait_gone};
+pub use processes::{Family, ancestor, left_in, open_files};
+pub use report::{Bounds, Report};
+pub use skip::{SmallDisk, skipped, small_disk};
 
 use std::{future::Future, time::Duration};
 

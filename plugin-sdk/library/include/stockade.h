@@ -58,7 +58,8 @@ typedef struct stockade_host {
     stockade_bytes (*attachment)(const stockade_call *call, const char *name);
     /* The outcome: JSON text. The last one counts; without any it is null. */
     void (*result)(stockade_call *call, const char *json, size_t size);
-    /* Bytes of the result, which names them as "attachment:NAME". */
+    /* Bytes of the result, which names them as "attachment:NAME". Text that begins so
+     * and names none is to be written with an escape: "attachment\u003a...". */
     void (*attach)(stockade_call *call, const char *name, const char *content_type,
                    const void *data, size_t size);
     /* The call (or the start) failed: a type such as "ValueError", and why. */

@@ -7,7 +7,7 @@ use pyo3::{
     pybacked::PyBackedBytes,
     types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
 };
-use stockade_plugin_sdk::guest::{Parts, attach};
+use stockade_plugin_sdk::guest::{ESCAPED, Parts, attach};
 
 /// Deeper than any result that is meant; a result that contains itself is.
 const MAX_DEPTH: usize = 100;
@@ -168,8 +168,14 @@ impl Writer {
             let place = self.place();
             PyValueError::new_err(format!("{place} is text with a lone surrogate: no Unicode"))
         })?;
+        let start = self.text.len();
         serde_json::to_writer(&mut self.text, &*text)
-            .map_err(|error| PyValueError::new_err(error.to_string()))
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        // Text that only looks like a reference to an attachment.
+        if text.starts_with("attachment:") {
+            self.text.splice(start + 1..start + 12, ESCAPED.iter().copied());
+        }
+        Ok(())
     }
 
     fn dict(&mut self, dict: &Bound<'_, PyDict>) -> PyResult<()> {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
@@ -179,7 +180,7 @@ def outcome(response: httpx.Response) -> Outcome:
     kind = response.headers.get("content-type", "")
     if kind.startswith(_PARTS):
         first, parts = _parts(response.content, kind)
-        read = json.loads(first)
+        read = json.loads(_marked(first))
         read["result"] = _fill(read["result"], parts)
     else:
         read = _body(response)
@@ -230,14 +231,28 @@ _ESCAPES = (("%22", '"'), ("%0D", "\r"), ("%0A", "\n"))
 
 def _fill(value: Any, parts: dict) -> Any:
     """Puts attachments where the result names them."""
-    if isinstance(value, str) and value.startswith("attachment:"):
-        part = parts.get(value[len("attachment:") :])
-        return value if part is None else _attached(*part)
+    if isinstance(value, str) and value.startswith(_MARK):
+        part = parts.get(value[len(_MARK) :])
+        return value[1:] if part is None else _attached(*part)
     if isinstance(value, list):
         return [_fill(item, parts) for item in value]
     if isinstance(value, dict):
-        return {key: _fill(item, parts) for key, item in value.items()}
+        return {_key(key): _fill(item, parts) for key, item in value.items()}
     return value
+
+
+# A reference to an attachment, told apart from text that says the same: the daemon
+# writes that text with an escape in it.
+_MARK = "\0attachment:"
+
+
+def _marked(text: bytes) -> bytes:
+    # Not behind a backslash: there it is within a text.
+    return re.sub(rb'(?<!\\)"attachment:', rb'"\\u0000attachment:', text)
+
+
+def _key(key: str) -> str:
+    return key[1:] if key.startswith(_MARK) else key
 
 
 def _attached(data: bytes, kind: str) -> Any:

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use super::{CallError, ToolCall};
-use crate::store::{Data, check_workspace};
+use crate::{
+    capacity::limits,
+    store::{Data, check_workspace},
+};
 
 /// Calls within calls.
-const MAX_DEPTH: usize = 8;
+const MAX_DEPTH: usize = limits::CALL_DEPTH;
 
 /// It may run in this workspace, and is not waiting for this very call.
 pub(super) fn admit(data: &Data, call: &ToolCall, plugin: &Arc<str>) -> Result<(), CallError> {
@@ -21,6 +24,9 @@ pub(super) fn admit(data: &Data, call: &ToolCall, plugin: &Arc<str>) -> Result<(
     if !enabled {
         return Err(CallError::PermissionDenied(match &call.enabled_plugins {
             Some(_) => format!("Plugin '{plugin}' is not among the call's enabled_plugins."),
+            None if let Some(why) = data.workspaces.why_closed(&call.workspace) => {
+                format!("Plugin '{plugin}' is not run in workspace '{}': {why}.", call.workspace)
+            }
             None => format!(
                 "Plugin '{plugin}' is not enabled in workspace '{0}'. Run `stockade workspace \
                  enable {0} {plugin}`.",

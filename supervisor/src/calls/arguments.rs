@@ -1,5 +1,6 @@
 //! Arguments are checked against the tool's schema before the plugin sees
-//! them; binary ones leave the JSON here and travel as bytes.
+//! them; binary ones leave the JSON here and travel as bytes. What is small is
+//! done at once, the rest by the crew.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -7,24 +8,59 @@ use serde_json::{Map, Value};
 use stockade_proto::worker::invoke::Kind;
 
 use super::CallError;
-use crate::plugin::{Attachment, Binary, Tool};
+use crate::{
+    capacity::{Account, Charge, Weight, limits, weigh},
+    plugin::{Attachment, Binary, Schema, Tool, Verdict},
+};
 
 /// Problems that are told at once.
 const TOLD: usize = 5;
 
+/// Arguments as they came.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Given {
+    pub(super) args: Bytes,
+    pub(super) attachments: Vec<Attachment>,
+    pub(super) loose: bool,
+}
+
 /// Checked arguments: JSON text without binary properties, and those.
 pub(super) type Prepared = (Bytes, Vec<Attachment>);
 
+/// The text may be read and checked on a thread that others need.
+pub(super) fn is_quick(schema: Option<&Schema>, text: &[u8]) -> bool {
+    text.len() <= limits::STEP && schema.is_none_or(|schema| schema.is_quick(weigh(text).values))
+}
+
+/// What a text becomes when it is read, if the account has room for it.
+fn room(text: &[u8], account: &Account) -> Result<(Weight, Option<Charge>), CallError> {
+    let weight = weigh(text);
+    if weight.values > limits::JSON_VALUES {
+        return Err(CallError::PayloadTooLarge(format!(
+            "The JSON has {} values; {} are allowed. Send large data as an attachment.",
+            weight.values,
+            limits::JSON_VALUES
+        )));
+    }
+    if text.len() <= limits::STEP {
+        return Ok((weight, None));
+    }
+    let charge = account.charge(weight.bytes).map_err(|why| {
+        CallError::Overloaded(format!(
+            "There is no room to read {} bytes of JSON: {why}.",
+            text.len()
+        ))
+    })?;
+    Ok((weight, Some(charge)))
+}
+
 /// Checks a call's arguments. The text is read once and passed on as it came
 /// unless it held base64.
-pub(super) fn prepare(
-    tool: &Tool,
-    args: Bytes,
-    mut attachments: Vec<Attachment>,
-    loose: bool,
-) -> Result<Prepared, CallError> {
+pub(super) fn prepare(tool: &Tool, given: Given, account: &Account) -> Result<Prepared, CallError> {
+    let Given { args, mut attachments, loose } = given;
     let invalid = |message: String| Err(CallError::InvalidArguments(message));
     let args = if args.is_empty() { Bytes::from_static(b"{}") } else { args };
+    let (weight, _held) = room(&args, account)?;
     let mut object = match serde_json::from_slice::<Value>(&args) {
         Ok(Value::Object(object)) => object,
         Ok(other) => {
@@ -37,19 +73,16 @@ pub(super) fn prepare(
     let taken = take_base64(&tool.binary, &mut object, &mut attachments, &mut problems);
     check_attachments(tool, &attachments, &mut problems);
     let value = Value::Object(object);
-    if let Some(input) = &tool.input
-        && (!problems.is_empty() || !input.is_valid(&value))
-    {
-        problems.extend(input.iter_errors(&value).take(TOLD).map(|error| {
-            match error.instance_path().as_str() {
-                "" => error.to_string(),
-                path => format!("{}: {error}", path.trim_start_matches('/')),
-            }
-        }));
+    match tool.input.as_ref().map_or(Verdict::Fits, |input| input.check(&value, weight.values)) {
+        Verdict::Fits => {}
+        Verdict::Wrong(why) => problems.extend(why),
+        Verdict::TooMuch => problems.push(
+            "the arguments take too many steps to check against the tool's schema".to_owned(),
+        ),
     }
     if !problems.is_empty() {
         problems.truncate(TOLD);
-        return invalid(problems.join("; "));
+        return invalid(limits::cut(&problems.join("; "), limits::ERROR_TEXT));
     }
     let text = match taken || loosened {
         true => serde_json::to_vec(&value).unwrap_or_default().into(),
@@ -65,16 +98,11 @@ fn loosen(tool: &Tool, object: &mut Map<String, Value>, attachments: &mut [Attac
             blob.name.clone_from(&only.name);
         }
     }
-    let schema: Value = serde_json::from_str(&tool.spec.input_schema).unwrap_or_default();
     for (name, value) in object.iter_mut() {
         let Value::String(text) = &*value else { continue };
-        let property = schema.pointer(&format!("/properties/{name}"));
-        let wants_text = property.is_some_and(|property| match &property["type"] {
-            Value::String(kind) => kind == "string",
-            Value::Array(kinds) => kinds.iter().any(|kind| kind == "string"),
-            _ => false,
-        });
-        if !wants_text && let Ok(read) = serde_json::from_str::<Value>(text) {
+        if !tool.texts.contains(name)
+            && let Ok(read) = serde_json::from_str::<Value>(text)
+        {
             *value = read;
         }
     }
@@ -108,6 +136,15 @@ fn take_base64(
             Value::Array(items) if property.many => items,
             single => vec![single],
         };
+        if texts.len() > limits::ATTACHMENTS {
+            problems.push(format!(
+                "{}: {} entries; {} are allowed",
+                property.name,
+                texts.len(),
+                limits::ATTACHMENTS
+            ));
+            continue;
+        }
         for text in texts {
             let decoded = text.as_str().and_then(|text| {
                 // "data:image/jpeg;base64,…" names its type.
@@ -120,11 +157,12 @@ fn take_base64(
             match decoded {
                 Some((content_type, data)) => attachments.push(Attachment {
                     name: property.name.clone(),
-                    content_type,
+                    content_type: limits::cut(&content_type, limits::CONTENT_TYPE),
                     data: data.into(),
                 }),
-                None => problems
+                None if problems.len() < TOLD => problems
                     .push(format!("{}: must be base64 text or an attachment", property.name)),
+                None => {}
             }
         }
     }
@@ -132,6 +170,14 @@ fn take_base64(
 }
 
 fn check_attachments(tool: &Tool, attachments: &[Attachment], problems: &mut Vec<String>) {
+    if attachments.len() > limits::ATTACHMENTS {
+        problems.push(format!(
+            "{} attachments; {} are allowed",
+            attachments.len(),
+            limits::ATTACHMENTS
+        ));
+        return;
+    }
     for property in &tool.binary {
         let given = attachments.iter().filter(|blob| blob.name == property.name).count();
         if given == 0 && property.required && !property.many {
@@ -143,7 +189,8 @@ fn check_attachments(tool: &Tool, attachments: &[Attachment], problems: &mut Vec
     }
     let known = |name: &str| tool.binary.iter().any(|property| property.name == name);
     // A tool without a schema takes what comes.
-    for blob in attachments.iter().filter(|blob| tool.input.is_some() && !known(&blob.name)) {
+    let foreign = attachments.iter().filter(|blob| tool.input.is_some() && !known(&blob.name));
+    for blob in foreign.take(TOLD) {
         let names: Vec<_> = tool.binary.iter().map(|property| property.name.as_str()).collect();
         problems.push(match names.as_slice() {
             [] => format!(
@@ -159,7 +206,12 @@ fn check_attachments(tool: &Tool, attachments: &[Attachment], problems: &mut Vec
 }
 
 /// A condition says true or false, a configuration is an object, and all is JSON.
-pub(super) fn check_extension(kind: Kind, name: &str, result: &[u8]) -> Result<(), CallError> {
+pub(super) fn check_extension(
+    kind: Kind,
+    name: &str,
+    result: &[u8],
+    account: &Account,
+) -> Result<(), CallError> {
     let fine = match kind {
         Kind::Condition => matches!(result, b"true" | b"false"),
         Kind::SimulationConfig => result.first() == Some(&b'{'),
@@ -169,29 +221,43 @@ pub(super) fn check_extension(kind: Kind, name: &str, result: &[u8]) -> Result<(
         let wanted = if kind == Kind::Condition { "true or false" } else { "an object" };
         return Err(CallError::InvalidResult(format!("{name} did not return {wanted}")));
     }
-    check_json(name, result)
+    check_json(name, result, account)
 }
 
-/// The result of anything is JSON.
-fn check_json(name: &str, result: &[u8]) -> Result<(), CallError> {
+/// The result of anything is JSON that others can read.
+fn check_json(name: &str, result: &[u8], account: &Account) -> Result<(), CallError> {
+    room_for_result(name, result, account)?;
     serde_json::from_slice::<serde::de::IgnoredAny>(result).map(drop).map_err(|error| {
         CallError::InvalidResult(format!("Tool {name} returned what is not JSON: {error}"))
     })
 }
 
+fn room_for_result(
+    name: &str,
+    result: &[u8],
+    account: &Account,
+) -> Result<(Weight, Option<Charge>), CallError> {
+    room(result, account).map_err(|error| match error {
+        CallError::PayloadTooLarge(why) => {
+            CallError::InvalidResult(format!("Tool {name} returned too much: {why}"))
+        }
+        other => other,
+    })
+}
+
 /// Checks a tool's result. Bytes in, the same bytes on.
-pub(super) fn check_result(tool: &Tool, result: &[u8]) -> Result<(), CallError> {
+pub(super) fn check_result(tool: &Tool, result: &[u8], account: &Account) -> Result<(), CallError> {
     let name = &tool.spec.name;
-    let Some(output) = &tool.output else { return check_json(name, result) };
+    let Some(output) = &tool.output else { return check_json(name, result, account) };
+    let (weight, _held) = room_for_result(name, result, account)?;
     let value: Value = serde_json::from_slice(result).map_err(|error| {
         CallError::InvalidResult(format!("Tool {name} returned what is not JSON: {error}"))
     })?;
-    if output.is_valid(&value) {
-        return Ok(());
-    }
-    let errors: Vec<String> =
-        output.iter_errors(&value).take(TOLD).map(|e| e.to_string()).collect();
-    let message =
-        format!("Tool {name} returned what its output schema forbids: {}", errors.join("; "));
-    Err(CallError::InvalidResult(message))
+    let why = match output.check(&value, weight.values) {
+        Verdict::Fits => return Ok(()),
+        Verdict::Wrong(why) => why.join("; "),
+        Verdict::TooMuch => "it takes too many steps to check".to_owned(),
+    };
+    let message = format!("Tool {name} returned what its output schema forbids: {why}");
+    Err(CallError::InvalidResult(limits::cut(&message, limits::ERROR_TEXT)))
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::lifecycle::{Cause, CauseCode, State};
+use crate::{
+    capacity::Overloaded,
+    lifecycle::{Cause, CauseCode, State},
+};
 
 /// A call that did not succeed. `Display` is the outcome's `error`.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -36,6 +39,9 @@ pub enum CallError {
     /// As many calls wait as may.
     #[error("{0}")]
     QueueFull(String),
+    /// The daemon has as much to do, or holds as many bytes, as it may.
+    #[error("{0}")]
+    Overloaded(String),
     /// The deadline passed.
     #[error("{message}")]
     Timeout {
@@ -75,6 +81,12 @@ pub enum CallError {
     },
 }
 
+impl From<Overloaded> for CallError {
+    fn from(overloaded: Overloaded) -> Self {
+        CallError::Overloaded(format!("Not now: {overloaded}."))
+    }
+}
+
 impl CallError {
     /// The cause of a death, as the caller of a call in flight sees it.
     pub(super) fn of_death(cause: Cause) -> Self {
@@ -94,6 +106,7 @@ impl CallError {
             CallError::ToolNotFound { .. } => "ToolNotFound",
             CallError::InvalidArguments(_) => "InvalidArguments",
             CallError::QueueFull(_) => "QueueFull",
+            CallError::Overloaded(_) => "Overloaded",
             CallError::Timeout { .. } => "TimeoutError",
             CallError::Cancelled => "Cancelled",
             CallError::MemoryLimitExceeded(_) => "MemoryLimitExceeded",
@@ -119,7 +132,7 @@ impl CallError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             CallError::PluginUnavailable { retry_after, .. } => *retry_after,
-            CallError::QueueFull(_) => Some(Duration::from_secs(1)),
+            CallError::QueueFull(_) | CallError::Overloaded(_) => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -137,6 +150,7 @@ impl CallError {
             | CallError::ToolNotFound { .. }
             | CallError::InvalidArguments(_)
             | CallError::QueueFull(_)
+            | CallError::Overloaded(_)
             | CallError::Cancelled
             | CallError::PermissionDenied(_)
             | CallError::CallCycle(_)

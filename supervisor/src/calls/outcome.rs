@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::CallError;
-use crate::plugin::Attachment;
+use crate::{capacity::Held, plugin::Attachment};
 
 /// A result: JSON text and attachments. In the text an attachment stands as
 /// `"attachment:NAME"`.
@@ -15,6 +15,8 @@ pub struct Success {
     pub result: Bytes,
     /// Bytes by name.
     pub attachments: Vec<Attachment>,
+    /// What they take of the daemon's budget, until they have been written.
+    pub held: Held,
 }
 
 /// What came of a call.

@@ -14,14 +14,15 @@ use super::{
     CallError, Outcome, Success,
     account::account,
     admission::admit,
-    arguments::{check_extension, check_result, prepare},
+    arguments::{Given, Prepared, check_extension, check_result, is_quick, prepare},
 };
 use crate::{
+    capacity::{Crew, Held, limits},
     lifecycle::{State, Substate},
     manifest::Timeouts,
     plugin::{
-        Attachment, Chain, Command, Handle, Invocation, LeaseError, Reply, Running, Session,
-        Snapshot, Update, call_timeout,
+        Attachment, Chain, Handle, Invocation, LeaseError, Reply, Running, Session, Snapshot,
+        Update, call_timeout,
     },
     registry::RegistrySnapshot,
     store::Data,
@@ -54,6 +55,8 @@ pub struct ToolCall {
     /// query parameters and command lines. An attachment without a name is the
     /// tool's only binary argument.
     pub loose: bool,
+    /// What it takes of the daemon's budget.
+    pub held: Held,
 }
 
 /// Makes calls. Cheap to clone.
@@ -62,6 +65,7 @@ pub struct Calls {
     registry: watch::Receiver<Arc<RegistrySnapshot>>,
     max_request: usize,
     data: Arc<Data>,
+    crew: Crew,
 }
 
 /// What is known of a call once it has been sent.
@@ -91,8 +95,14 @@ impl Calls {
         registry: watch::Receiver<Arc<RegistrySnapshot>>,
         max_request: usize,
         data: Arc<Data>,
+        crew: Crew,
     ) -> Self {
-        Calls { registry, max_request, data }
+        Calls { registry, max_request, data, crew }
+    }
+
+    /// Does what is too large to be done where others wait.
+    pub fn crew(&self) -> &Crew {
+        &self.crew
     }
 
     /// The list of plugins now.
@@ -117,7 +127,8 @@ impl Calls {
         }
         let started = Instant::now();
         let tool: Arc<str> = Arc::default();
-        let attempt = Attempt { handle: &handle, tool: &tool, started, updates: None };
+        let attempt =
+            Attempt { handle: &handle, tool: &tool, started, updates: None, crew: &self.crew };
         attempt.session(Some(started + patience)).await
     }
 
@@ -144,6 +155,9 @@ impl Calls {
 
     async fn run_to(&self, mut call: ToolCall, updates: Option<Sink>) -> Outcome {
         let started = Instant::now();
+        // A name that has to be cut is nobody's.
+        limits::cut_to(&mut call.plugin, limits::NAME);
+        limits::cut_to(&mut call.tool, limits::NAME);
         let plugin: Arc<str> = std::mem::take(&mut call.plugin).into();
         let tool: Arc<str> = std::mem::take(&mut call.tool).into();
         let handle = self.registry.borrow().get(&plugin).cloned();
@@ -152,7 +166,8 @@ impl Calls {
             None => Err(CallError::PluginNotFound(plugin.to_string())),
             Some(handle) => match admit(&self.data, &call, &plugin) {
                 Ok(()) => {
-                    let attempt = Attempt { handle, tool: &tool, started, updates };
+                    let attempt =
+                        Attempt { handle, tool: &tool, started, updates, crew: &self.crew };
                     attempt.run(call, self.max_request, &mut sent).await
                 }
                 Err(error) => Err(error),
@@ -177,6 +192,7 @@ struct Attempt<'c> {
     tool: &'c Arc<str>,
     started: Instant,
     updates: Option<Sink>,
+    crew: &'c Crew,
 }
 
 impl Attempt<'_> {
@@ -209,12 +225,40 @@ impl Attempt<'_> {
             delivered: true,
         };
         self.handle.counters().touch(unix_ms());
-        let (result, attachments) = self.finish(running, &session, deadline, own).await?;
-        match session.tools.get(self.tool).filter(|_| kind == Kind::Tool) {
-            Some(tool) => check_result(tool, &result)?,
-            None => check_extension(kind, self.tool, &result)?,
+        let success = self.finish(running, &session, deadline, own).await?;
+        let tool = session.tools.get(self.tool).filter(|_| kind == Kind::Tool);
+        let schema = tool.and_then(|tool| tool.output.as_ref());
+        match is_quick(schema, &success.result) {
+            true => check(&session, self.tool, kind, &success.result)?,
+            false => Box::pin(self.check_aside(&session, kind, success.result.clone())).await?,
         }
-        Ok(Success { result, attachments })
+        Ok(success)
+    }
+
+    /// By the crew, in the plugin's turn.
+    async fn check_aside(
+        &self,
+        session: &Arc<Session>,
+        kind: Kind,
+        result: Bytes,
+    ) -> Result<(), CallError> {
+        let (session, tool) = (session.clone(), self.tool.clone());
+        let check = move || check(&session, &tool, kind, &result);
+        self.crew.run(self.handle.name(), check).await?
+    }
+
+    /// By the crew, in the plugin's turn.
+    async fn prepare_aside(
+        &self,
+        session: &Arc<Session>,
+        given: Given,
+    ) -> Result<Prepared, CallError> {
+        let (session, name) = (session.clone(), self.tool.clone());
+        let prepare = move || match session.tools.get(&name) {
+            Some(tool) => prepare(tool, given, &session.account),
+            None => Ok((given.args, given.attachments)),
+        };
+        self.crew.run(self.handle.name(), prepare).await?
     }
 
     /// Admission and the frame to the plugin; None when the session was closed
@@ -238,7 +282,15 @@ impl Attempt<'_> {
                         available: session.tools.names(),
                     });
                 };
-                prepare(tool, call.args.clone(), call.attachments.clone(), call.loose)?
+                let given = Given {
+                    args: call.args.clone(),
+                    attachments: call.attachments.clone(),
+                    loose: call.loose,
+                };
+                match is_quick(tool.input.as_ref(), &call.args) {
+                    true => prepare(tool, given, &session.account)?,
+                    false => Box::pin(self.prepare_aside(&session, given)).await?,
+                }
             }
             _ => (call.args.clone(), Vec::new()),
         };
@@ -273,6 +325,7 @@ impl Attempt<'_> {
             chain: call.chain.clone(),
             enabled: call.enabled_plugins.clone(),
             timeout: timeout.max(LEAST),
+            held: call.held.clone(),
         };
         let Ok(running) = lease.invoke(invocation, self.updates.is_some()) else {
             return Ok(None);
@@ -318,7 +371,10 @@ impl Attempt<'_> {
     /// It will serve (or be said to fail) without anybody doing anything.
     fn on_its_way(&self, snapshot: &Snapshot) -> bool {
         match snapshot.substate {
-            Substate::OnDemand => self.handle.command(Command::Needed).is_ok(),
+            Substate::OnDemand => {
+                self.handle.needed();
+                true
+            }
             // Its process has just gone; the next snapshot says so.
             _ if snapshot.session.as_ref().is_some_and(|session| session.closed().is_some()) => {
                 true
@@ -379,20 +435,19 @@ impl Attempt<'_> {
         mut running: Running,
         session: &Session,
         deadline: Option<Instant>,
-        own: Instant,
-    ) -> Result<(Bytes, Vec<Attachment>), CallError> {
-        let first = deadline.unwrap_or(own).min(own);
-        let waited = tokio::time::timeout_at(first.into(), self.reply(&mut running)).await;
+        mut own: Instant,
+    ) -> Result<Success, CallError> {
+        let reply = self.reply(&mut running, deadline, &mut own).await?;
         let timeouts = session.manifest.timeouts;
-        match waited {
-            Ok(reply) => return self.judge(reply?),
-            Err(_) if deadline.is_some_and(|deadline| deadline < own) => {
+        match reply {
+            Some(reply) => return self.judge(reply),
+            None if deadline.is_some_and(|deadline| deadline < own) => {
                 // Dropping it cancels it; the slot stays the tool's.
                 let message =
                     format!("Tool {} did not answer within the caller's deadline.", self.tool);
                 return Err(CallError::Timeout { message, cause: None });
             }
-            Err(_) => running.time_is_up(timeouts.cancel_grace),
+            None => running.time_is_up(timeouts.cancel_grace),
         }
         Box::pin(self.overrun(running, timeouts, own)).await
     }
@@ -403,7 +458,7 @@ impl Attempt<'_> {
         mut running: Running,
         timeouts: Timeouts,
         own: Instant,
-    ) -> Result<(Bytes, Vec<Attachment>), CallError> {
+    ) -> Result<Success, CallError> {
         let grace = own + timeouts.cancel_grace;
         match tokio::time::timeout_at(grace.into(), running.reply()).await {
             Ok(Reply::Closed(cause)) => Err(CallError::of_death(cause)),
@@ -429,19 +484,32 @@ impl Attempt<'_> {
         }
     }
 
-    /// Passes updates on until the reply is there.
-    async fn reply(&self, running: &mut Running) -> Result<Reply, CallError> {
-        let Some(updates) = &self.updates else { return Ok(running.reply().await) };
+    /// Passes updates on until the reply is there; None when a deadline has passed.
+    /// What the client takes its time for is not the tool's: `own` moves on by it.
+    async fn reply(
+        &self,
+        running: &mut Running,
+        deadline: Option<Instant>,
+        own: &mut Instant,
+    ) -> Result<Option<Reply>, CallError> {
         loop {
+            let first = deadline.unwrap_or(*own).min(*own);
+            let Some(updates) = &self.updates else {
+                return Ok(tokio::time::timeout_at(first.into(), running.reply()).await.ok());
+            };
             // The stream of updates ends when the call has its reply (its entry
             // goes, and the sender with it), so nothing is left behind.
-            match running.update().await {
-                Some(update) => {
-                    if updates.send(CallEvent::Update(update)).await.is_err() {
-                        return Err(CallError::Cancelled);
-                    }
-                }
-                None => return Ok(running.reply().await),
+            let update = match tokio::time::timeout_at(first.into(), running.update()).await {
+                Ok(Some(update)) => update,
+                Ok(None) => return Ok(Some(running.reply().await)),
+                Err(_) => return Ok(None),
+            };
+            let begun = Instant::now();
+            let sent = updates.send(CallEvent::Update(update));
+            match tokio::time::timeout(limits::WRITE_PAUSE, sent).await {
+                Ok(Ok(())) => *own += begun.elapsed(),
+                // Nobody reads any more.
+                Ok(Err(_)) | Err(_) => return Err(CallError::Cancelled),
             }
         }
     }
@@ -451,9 +519,13 @@ impl Attempt<'_> {
         snapshot.manifest.as_ref().is_some_and(|manifest| manifest.remote().is_some())
     }
 
-    fn judge(&self, reply: Reply) -> Result<(Bytes, Vec<Attachment>), CallError> {
+    fn judge(&self, reply: Reply) -> Result<Success, CallError> {
         match reply {
-            Reply::Done(result, attachments) => Ok((result, attachments)),
+            Reply::Done(result, attachments, held) => Ok(Success { result, attachments, held }),
+            Reply::NoRoom(why) => Err(CallError::Overloaded(format!(
+                "The result of tool {} was dropped: {why}.",
+                self.tool
+            ))),
             Reply::Failed(kind, _) if kind == "Cancelled" => Err(CallError::Cancelled),
             // A service elsewhere that is late: its process here says so.
             Reply::Failed(kind, message) if kind == "TimeoutError" && self.is_remote() => {
@@ -466,6 +538,14 @@ impl Attempt<'_> {
             ))),
             Reply::Closed(cause) => Err(CallError::of_death(cause)),
         }
+    }
+}
+
+/// The result is JSON, and what its schema says.
+fn check(session: &Session, name: &str, kind: Kind, result: &Bytes) -> Result<(), CallError> {
+    match session.tools.get(name).filter(|_| kind == Kind::Tool) {
+        Some(tool) => check_result(tool, result, &session.account),
+        None => check_extension(kind, name, result, &session.account),
     }
 }
 

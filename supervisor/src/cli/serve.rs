@@ -6,11 +6,16 @@ use stockade::{
     config::Source,
     gateway::{self, Doors},
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use super::{Place, failure::Failure, systemd};
+use super::{
+    Place,
+    failure::Failure,
+    signals::{self, Asked, Signals},
+    stderr::Stderr,
+    systemd,
+};
 
 /// Run the daemon
 #[derive(Args)]
@@ -66,18 +71,28 @@ pub(super) fn run(serve: Serve, place: Place) -> Result<(), Failure> {
     flags.extend(serve.dev.then(|| ("dev", "true".to_owned())));
     let source = Source { file: place.config, flags };
     let config = source.load().map_err(|problems| Failure::problems(&problems))?;
-    start_log(&config);
+    // Before there is a second thread.
+    let failed = |error: &std::io::Error| Failure::failed(format!("cannot start: {error}"));
+    signals::block().map_err(|error| failed(&error))?;
+    let log = Stderr::start().map_err(|error| failed(&error))?;
+    start_log(&config, log.clone());
     raise_descriptor_limit();
     // One thread carries all calls: a hand-over between threads costs more
     // than a call. Actors, checks and the store have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
-    let done = runtime.block_on(daemon(config));
+    let done = runtime.block_on(daemon(config, &log));
     runtime.shutdown_background();
+    log.flush(LAST_LINES);
     done
 }
 
-fn start_log(config: &Config) {
+/// For the last lines of the log.
+const LAST_LINES: std::time::Duration = std::time::Duration::from_secs(1);
+
+fn start_log(config: &Config, writer: Stderr) {
+    // A panic is a line of the log like any other: it waits for nobody.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     let filter = match (config.dev, config.log.as_str()) {
         (true, "info") => "stockade=debug,info",
         (_, filter) => filter,
@@ -87,7 +102,7 @@ fn start_log(config: &Config) {
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !no_color;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(colours)
         .with_target(false);
     let _ = match config.log_json {
@@ -106,32 +121,10 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// The signals that end the daemon.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn end(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
-async fn daemon(config: Config) -> Result<(), Failure> {
+async fn daemon(config: Config, log: &Stderr) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
-    let mut signals = Signals::new().map_err(|error| failed(&error))?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(|error| failed(&error))?;
+    let signals = Signals::start(config.shutdown_timeout, config.socket.clone(), log.clone());
+    let mut signals = signals.map_err(|error| failed(&error))?;
     let supervisor = Supervisor::start_daemon(config).await.map_err(|error| failed(&error))?;
     let doors = match gateway::open(&supervisor).await {
         Ok(doors) => doors,
@@ -141,34 +134,24 @@ async fn daemon(config: Config) -> Result<(), Failure> {
         }
     };
     greet(&supervisor, &doors);
-    let service = systemd::Service::start(&supervisor, &doors.socket);
+    let service = systemd::Service::start(&supervisor, &doors);
     loop {
-        tokio::select! {
-            name = signals.end() => {
+        match signals.next().await {
+            Asked::End(name) => {
                 info!("{name}: stopping every plugin");
                 break;
             }
-            _ = hang_up.recv() => {
+            Asked::Reload => {
                 info!("SIGHUP: reloading");
-                service.reloading();
-                let reloaded = supervisor.reload_all().await;
-                for problem in &reloaded.problems {
-                    warn!("{problem}");
-                }
-                service.ready();
+                service.reload();
             }
         }
     }
     service.stopping();
-    let ended = tokio::select! {
-        left = supervisor.shutdown() => Some(left),
-        name = signals.end() => {
-            warn!("{name} again: killing what is left");
-            None
-        }
-    };
+    // A second signal, or the end of the time, ends the process from another thread.
+    let left = supervisor.shutdown().await;
     // What is still there is killed with its launcher, which sees us go.
-    if let Some(left) = ended.filter(|left| !left.is_empty()) {
+    if !left.is_empty() {
         warn!("killed with the daemon, still there at the end: {}", left.join(", "));
     }
     drop(doors);

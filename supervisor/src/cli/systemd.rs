@@ -1,14 +1,18 @@
 //! What systemd is told: ready, status, watchdog. Without systemd, nothing.
 
-use std::{path::Path, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
-use stockade::{Supervisor, gateway::report::health};
+use stockade::{
+    Supervisor,
+    gateway::{Doors, Within, report::health},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::UnixStream,
+    sync::Mutex,
     task::JoinHandle,
 };
+use tracing::warn;
 
 /// Between looks at the status text.
 const STATUS: Duration = Duration::from_secs(1);
@@ -26,6 +30,7 @@ fn tell(states: &[NotifyState<'_>]) {
 pub(super) struct Service {
     tasks: Vec<JoinHandle<()>>,
     supervisor: Supervisor,
+    reloading: Arc<Mutex<()>>,
 }
 
 impl Drop for Service {
@@ -38,14 +43,18 @@ impl Drop for Service {
 
 impl Service {
     /// Says READY and keeps status and watchdog going.
-    pub(super) fn start(supervisor: &Supervisor, socket: &Path) -> Self {
-        let mut service = Service { tasks: Vec::new(), supervisor: supervisor.clone() };
+    pub(super) fn start(supervisor: &Supervisor, doors: &Doors) -> Self {
+        let mut service = Service {
+            tasks: Vec::new(),
+            supervisor: supervisor.clone(),
+            reloading: Arc::default(),
+        };
         service.ready();
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             service.tasks.push(tokio::spawn(report_status(supervisor.clone())));
         }
         if let Some(period) = sd_notify::watchdog_enabled() {
-            service.tasks.push(tokio::spawn(feed_watchdog(period / 2, socket.to_owned())));
+            service.tasks.push(tokio::spawn(feed_watchdog(period / 2, doors.within())));
         }
         service
     }
@@ -54,8 +63,18 @@ impl Service {
         tell(&[NotifyState::Ready, NotifyState::Status(&status(&self.supervisor))]);
     }
 
-    pub(super) fn reloading(&self) {
-        tell(&[NotifyState::Reloading, NotifyState::Status("reloading")]);
+    /// Reloads, one after the other, while signals are listened to.
+    pub(super) fn reload(&self) {
+        let (supervisor, reloading) = (self.supervisor.clone(), self.reloading.clone());
+        tokio::spawn(async move {
+            let _turn = reloading.lock().await;
+            tell(&[NotifyState::Reloading, NotifyState::Status("reloading")]);
+            let reloaded = supervisor.reload_all().await;
+            for problem in &reloaded.problems {
+                warn!("{problem}");
+            }
+            tell(&[NotifyState::Ready, NotifyState::Status(&status(&supervisor))]);
+        });
     }
 
     pub(super) fn stopping(&self) {
@@ -92,11 +111,11 @@ async fn report_status(supervisor: Supervisor) {
     }
 }
 
-/// Fed only when a request through the socket has been answered: by the same
-/// listener, the same runtime and the same routes as everybody's.
-async fn feed_watchdog(period: Duration, socket: std::path::PathBuf) {
+/// Fed only when a request has been answered: by the same runtime and the same routes as
+/// everybody's, but in nobody's queue.
+async fn feed_watchdog(period: Duration, within: Within) {
     loop {
-        let asked = tokio::time::timeout(period, ask(&socket)).await;
+        let asked = tokio::time::timeout(period, ask(&within)).await;
         if matches!(asked, Ok(Ok(true))) {
             tell(&[NotifyState::Watchdog]);
         }
@@ -104,8 +123,8 @@ async fn feed_watchdog(period: Duration, socket: std::path::PathBuf) {
     }
 }
 
-async fn ask(socket: &Path) -> std::io::Result<bool> {
-    let mut stream = UnixStream::connect(socket).await?;
+async fn ask(within: &Within) -> std::io::Result<bool> {
+    let mut stream = within.connect()?;
     stream
         .write_all(b"GET /v1/plugins HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .await?;

@@ -13,6 +13,7 @@ use super::{
     tokens,
 };
 use crate::{
+    capacity::{Budget, limits},
     document::{
         Bytes, Problem, Problems, Severity, Table, parse_bytes, parse_duration, parse_toml,
     },
@@ -144,7 +145,7 @@ fn with_drop_ins(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Every key of stockade.toml but `plugin`.
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 31] = [
     "plugins",
     "state_dir",
     "listen",
@@ -157,6 +158,7 @@ const KEYS: [&str; 30] = [
     "max_starting",
     "shutdown_timeout",
     "max_request",
+    "max_buffered",
     "python",
     "python_host",
     "library_host",
@@ -370,13 +372,35 @@ impl Loader {
                 |duration| humantime::format_duration(*duration).to_string(),
                 |raw| parse_duration(&text(raw)?),
             ),
-            max_request: self.take(&mut s, "max_request", "a size", 64 << 20, show_size, size),
-            max_result: self.take(&mut s, "max_result", "a size", 32 << 20, show_size, size),
+            max_request: self.take(
+                &mut s,
+                "max_request",
+                "a size",
+                limits::MAX_REQUEST,
+                show_size,
+                size,
+            ),
+            max_result: self.take(
+                &mut s,
+                "max_result",
+                "a size",
+                limits::MAX_RESULT,
+                show_size,
+                size,
+            ),
+            max_buffered: self.take(
+                &mut s,
+                "max_buffered",
+                "a size of 16 MiB or more",
+                Budget::usual(),
+                show_size,
+                |raw| size(raw).filter(|bytes| *bytes >= 16 << 20),
+            ),
             max_connections: self.take(
                 &mut s,
                 "max_connections",
                 "a number",
-                1024,
+                limits::CONNECTIONS,
                 usize::to_string,
                 number,
             ),

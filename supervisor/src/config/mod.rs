@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration,
 };
 
+use crate::capacity::{Budget, limits};
 use crate::manifest::{PermissionLists, Quota, RemoteRules, Restrictions};
 pub use load::{Layer, Setting, Source};
 pub use overlay::Overlay;
@@ -47,6 +48,8 @@ pub struct Config {
     pub max_request: usize,
     /// Largest result.
     pub max_result: usize,
+    /// Bytes that are held for others: bodies, arguments, results.
+    pub max_buffered: usize,
     /// Connections at once.
     pub max_connections: usize,
     /// Captured log lines kept per plugin.
@@ -119,10 +122,11 @@ impl Config {
             log_json: false,
             max_starting: 4,
             shutdown_timeout: Duration::from_secs(30),
-            max_request: 64 << 20,
-            max_result: 32 << 20,
-            max_connections: 1024,
-            log_lines: 1000,
+            max_request: limits::MAX_REQUEST,
+            max_result: limits::MAX_RESULT,
+            max_buffered: Budget::usual(),
+            max_connections: limits::CONNECTIONS,
+            log_lines: limits::LOG_LINES,
             crash_records: 50,
             watch: true,
             nvml: None,

@@ -2,6 +2,8 @@
 //! HTTP. Requests come in, become calls or questions, and go out as answers;
 //! nothing is decided here.
 
+mod body;
+mod connection;
 mod door;
 mod grpc;
 mod http;
@@ -9,5 +11,6 @@ pub mod report;
 mod server;
 mod status;
 mod tls;
+mod watch;
 
-pub use server::{Doors, open};
+pub use server::{Doors, Within, open};

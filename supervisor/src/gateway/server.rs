@@ -6,12 +6,15 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::http::{Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use axum::http::{Method, Request, Response, StatusCode, header};
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -20,7 +23,6 @@ use stockade_proto::v1::tools_server::ToolsServer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_rustls::TlsAcceptor;
 use tonic::{body::Body, service::Routes};
@@ -28,18 +30,23 @@ use tower::{Service as _, ServiceExt as _};
 use tracing::{debug, warn};
 
 use super::{
+    body::{self, Form},
+    connection::{Active, Counted, Place, Places, Verdict},
     door::{self, Caller, NoToken},
     grpc::{self, ToolsService},
     http, tls,
+    watch::Watch,
 };
-use crate::{Supervisor, config::Token};
+use crate::{
+    Supervisor,
+    capacity::{Account, Budget, limits},
+    config::Token,
+};
 
-/// A client has this long to send its request's head.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent HTTP/2 peer is asked, and dropped when it does not answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
-/// Calls at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 1024;
+/// A connection that has to go may finish what it writes.
+const LEAVING: Duration = Duration::from_secs(1);
 /// Where the path of calls begins.
 const TOOLS: &str = "/stockade.v1.Tools/";
 
@@ -50,7 +57,41 @@ pub struct Doors {
     pub address: Option<SocketAddr>,
     /// The socket.
     pub socket: PathBuf,
+    house: House,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for House {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("House")
+    }
+}
+
+impl Doors {
+    /// A way for the daemon to ask itself.
+    pub fn within(&self) -> Within {
+        Within(self.house.clone())
+    }
+}
+
+/// Connects the daemon to itself: by the same runtime and the same routes as everybody's,
+/// in nobody's queue.
+#[derive(Debug)]
+pub struct Within(House);
+
+impl Within {
+    /// A connection.
+    ///
+    /// # Errors
+    /// The system refuses a pair of sockets.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let caller = Caller::Socket("the daemon itself".into());
+        if let Some(place) = Places::new(1, 0).take() {
+            serve(theirs, self.0.clone(), caller, place);
+        }
+        Ok(ours)
+    }
 }
 
 impl Drop for Doors {
@@ -69,17 +110,21 @@ impl Drop for Doors {
 /// An address is in use or not ours, or the socket's folder cannot be made.
 pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
     let config = supervisor.config();
+    let watch = Watch::new(supervisor);
     let house = House {
         tools: grpc::tools(supervisor),
-        grpc: grpc::routes(supervisor),
-        http: http::router(supervisor),
+        grpc: grpc::routes(supervisor, &watch),
+        http: http::router(supervisor, &watch),
         allowed_hosts: config.allowed_hosts.clone().into(),
         tokens: config.tokens.clone().into(),
-        connections: Arc::new(Semaphore::new(config.max_connections)),
+        budget: supervisor.budget().clone(),
+        max_request: config.max_request,
     };
     let mut tasks = Vec::new();
     let socket = bind_socket(&config.socket).await?;
-    tasks.push(tokio::spawn(serve_socket(socket, house.clone())));
+    // Counted apart: whoever fills the port shuts out no operator.
+    let places = Places::new(limits::SOCKET_CONNECTIONS, 0);
+    tasks.push(tokio::spawn(serve_socket(socket, house.clone(), places)));
     let mut address = None;
     let tls = tls::acceptor(&config)?;
     if let Some(wanted) = config.listen {
@@ -88,9 +133,10 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
             io::Error::new(error.kind(), text)
         })?;
         address = Some(listener.local_addr()?);
-        tasks.push(tokio::spawn(serve_port(listener, house, tls)));
+        let places = Places::new(config.max_connections, limits::HEALTH_CONNECTIONS);
+        tasks.push(tokio::spawn(serve_port(listener, house.clone(), tls, places)));
     }
-    Ok(Doors { address, socket: config.socket.clone(), tasks })
+    Ok(Doors { address, socket: config.socket.clone(), house, tasks })
 }
 
 /// Mode 0600. The file of a daemon that is gone is replaced; one that answers
@@ -141,25 +187,34 @@ struct House {
     http: axum::Router,
     allowed_hosts: Arc<[String]>,
     tokens: Arc<[Token]>,
-    connections: Arc<Semaphore>,
+    budget: Budget,
+    max_request: usize,
 }
 
-impl House {
-    /// Room for one more connection.
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
-        let place = self.connections.clone().try_acquire_owned().ok();
-        if place.is_none() {
-            debug!("too many connections: one was closed");
-        }
-        place
-    }
+/// What one connection is to the house.
+#[derive(Clone)]
+struct Guest {
+    caller: Caller,
+    account: Account,
+    /// It is answered health only.
+    reserve: bool,
+}
 
-    async fn answer(self, mut request: Request<Incoming>, caller: Caller) -> Response<Body> {
+/// Streams whose messages come when they come.
+const STREAMS: [&str; 2] = ["/stockade.v1.Tools/Calls", "/stockade.v1.Hosting/ServeProviders"];
+
+impl House {
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+        guest: Guest,
+        active: Active,
+    ) -> Response<Body> {
         let is_grpc = request
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        let mut caller = caller;
+        let mut caller = guest.caller;
         if matches!(caller, Caller::Port) {
             if let Err(refused) = door::check(&request, &self.allowed_hosts) {
                 return refuse(is_grpc, StatusCode::FORBIDDEN, &refused.0);
@@ -174,7 +229,34 @@ impl House {
                 }
             };
         }
-        if is_grpc && request.uri().path().starts_with(TOOLS) {
+        if guest.reserve && !asks_for_health(&request) {
+            let why = "there are as many connections as may be (max_connections); only health is \
+                       answered now";
+            return refuse(is_grpc, StatusCode::SERVICE_UNAVAILABLE, why);
+        }
+        let path = request.uri().path();
+        let is_call = path.starts_with(TOOLS) || path.ends_with("/run");
+        let (form, most) = match (is_grpc, is_call) {
+            // A third of base64 on top of the payload.
+            (false, true) => (Form::Plain, self.max_request / 3 * 4 + (1 << 20)),
+            (false, false) => (Form::Plain, limits::SMALL_BODY),
+            (true, true) if path == STREAMS[0] => (Form::Messages, self.max_request + (1 << 20)),
+            (true, true) => (Form::Message, self.max_request + (1 << 20)),
+            (true, false) if path == STREAMS[1] => (Form::Messages, 2 * limits::SMALL_BODY),
+            (true, false) => (Form::Message, 2 * limits::SMALL_BODY),
+        };
+        let is_tools = is_grpc && path.starts_with(TOOLS);
+        let (parts, incoming) = request.into_parts();
+        let counting = Counting { inner: incoming, connection: active.connection().clone() };
+        let (counted, reservation) = match body::Counted::new(counting, &guest.account, form, most)
+        {
+            Ok(counted) => counted,
+            Err(status) if is_grpc => return status.into_http(),
+            Err(status) => return http::refused_body(&status).map(Body::new),
+        };
+        let mut request = Request::from_parts(parts, counted);
+        request.extensions_mut().insert(reservation);
+        if is_tools {
             return or_never(self.tools.oneshot(request).await);
         }
         request.extensions_mut().insert(caller);
@@ -183,6 +265,73 @@ impl House {
         }
         let mut http = self.http;
         or_never(http.call(request.map(axum::body::Body::new)).await).map(Body::new)
+    }
+}
+
+/// What is answered when there is no room for anything else.
+fn asks_for_health<B>(request: &Request<B>) -> bool {
+    let path = request.uri().path();
+    let grpc = ["/grpc.health.v1.Health/Check", "/stockade.v1.Plugins/ListPlugins"];
+    let http = path == "/healthz"
+        || path == "/readyz"
+        || path == "/v1/plugins"
+        || (path.starts_with("/v1/plugins/") && path.ends_with("/health"));
+    grpc.contains(&path) || (http && request.method() == Method::GET)
+}
+
+/// Tells the connection how much of what it read was a body.
+struct Counting {
+    inner: Incoming,
+    connection: Arc<super::connection::Connection>,
+}
+
+impl HttpBody for Counting {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            self.connection.body(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// An answer's body: the request is over when it has been written.
+struct Answer {
+    inner: Body,
+    _active: Active,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        Pin::new(&mut self.inner).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 
@@ -197,6 +346,7 @@ fn refuse(is_grpc: bool, status: StatusCode, why: &str) -> Response<Body> {
     if is_grpc {
         let refused = match status {
             StatusCode::UNAUTHORIZED => tonic::Status::unauthenticated(why),
+            StatusCode::SERVICE_UNAVAILABLE => tonic::Status::resource_exhausted(why),
             _ => tonic::Status::permission_denied(why),
         };
         return refused.into_http();
@@ -213,21 +363,34 @@ fn refuse(is_grpc: bool, status: StatusCode, why: &str) -> Response<Body> {
     response
 }
 
-async fn serve_port(listener: TcpListener, house: House, tls: Option<TlsAcceptor>) {
+async fn serve_port(
+    listener: TcpListener,
+    house: House,
+    tls: Option<TlsAcceptor>,
+    places: Arc<Places>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let _ = stream.set_nodelay(true);
-                let Some(place) = house.place() else { continue };
+                let Some(place) = places.take() else {
+                    debug!("too many connections: one was closed");
+                    continue;
+                };
                 match &tls {
                     None => serve(stream, house.clone(), Caller::Port, place),
                     Some(tls) => {
                         let (shaking, house) = (tls.accept(stream), house.clone());
                         tokio::spawn(async move {
-                            match tokio::time::timeout(HEADER_TIMEOUT, shaking).await {
-                                Ok(Ok(stream)) => serve(stream, house, Caller::Port, place),
-                                Ok(Err(error)) => debug!("no TLS: {error}"),
-                                Err(_) => debug!("a TLS handshake took too long"),
+                            tokio::select! {
+                                shaken = shaking => match shaken {
+                                    Ok(stream) => serve(stream, house, Caller::Port, place),
+                                    Err(error) => debug!("no TLS: {error}"),
+                                },
+                                () = tokio::time::sleep(limits::FIRST_BYTE) => {
+                                    debug!("a TLS handshake took too long");
+                                }
+                                () = place.connection.left() => {}
                             }
                         });
                     }
@@ -238,12 +401,12 @@ async fn serve_port(listener: TcpListener, house: House, tls: Option<TlsAcceptor
     }
 }
 
-async fn serve_socket(listener: UnixListener, house: House) {
+async fn serve_socket(listener: UnixListener, house: House, places: Arc<Places>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let caller = Caller::Socket(peer(&stream).into());
-                if let Some(place) = house.place() {
+                if let Some(place) = places.take() {
                     serve(stream, house.clone(), caller, place);
                 }
             }
@@ -270,35 +433,79 @@ fn peer(stream: &UnixStream) -> String {
 }
 
 /// One connection, HTTP/1 or HTTP/2.
-fn serve<I>(stream: I, house: House, caller: Caller, place: OwnedSemaphorePermit)
+fn serve<I>(stream: I, house: House, caller: Caller, place: Place)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // A peer on the socket hangs up when it is gone; one on the port may vanish.
-    let keep_alive = matches!(caller, Caller::Port).then_some(KEEP_ALIVE.0);
+    let is_port = matches!(caller, Caller::Port);
+    let keep_alive = is_port.then_some(KEEP_ALIVE.0);
+    let account = match is_port {
+        true => house.budget.of_connection(),
+        false => house.budget.of_operator(),
+    };
+    let guest = Guest { caller, account, reserve: place.reserve };
     tokio::spawn(async move {
-        let _place = place;
+        let connection = place.connection.clone();
+        let io = Counted::new(stream, connection.clone());
+        let counted = connection.clone();
         let service = hyper::service::service_fn(move |request| {
-            let (house, caller) = (house.clone(), caller.clone());
+            let (house, guest, active) = (house.clone(), guest.clone(), counted.request());
+            let over = Active::of(&active);
             // Boxed: hyper moves the future several times, and it is large.
-            Box::pin(async move { Ok::<_, Infallible>(house.answer(request, caller).await) })
+            Box::pin(async move {
+                let answer = house.answer(request, guest, active).await;
+                let answer = answer.map(|inner| Body::new(Answer { inner, _active: over }));
+                Ok::<_, Infallible>(answer)
+            })
         });
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            // The connection keeps its own times.
+            .header_read_timeout(None)
+            .max_headers(limits::HEADER_LINES)
+            .max_buf_size(limits::STEP);
         builder
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_pending_accept_reset_streams(64)
+            .max_concurrent_streams(limits::STREAMS as u32)
+            .max_pending_accept_reset_streams(limits::RESETS)
+            .max_header_list_size(limits::HEADERS as u32)
             .keep_alive_interval(keep_alive)
             // gRPC has no use for it, and a call's head is half its bytes.
             .auto_date_header(false)
             .keep_alive_timeout(KEEP_ALIVE.1)
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(16 << 20)
+            .initial_stream_window_size(limits::WINDOW as u32)
+            .initial_connection_window_size(limits::WINDOW as u32)
             .max_frame_size(256 << 10);
-        if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-            debug!("a connection ended: {error}");
+        let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+        let mut served = std::pin::pin!(std::future::poll_fn(|context| {
+            connection.next_turn();
+            serving.as_mut().poll(context)
+        }));
+        let verdict = loop {
+            let due = match connection.judge() {
+                Verdict::Later(due) => due,
+                verdict => break verdict,
+            };
+            tokio::select! {
+                ended = &mut served => {
+                    if let Err(error) = ended {
+                        debug!("a connection ended: {error}");
+                    }
+                    return;
+                }
+                () = connection.left() => break Verdict::Idle,
+                () = tokio::time::sleep_until(due.into()) => {}
+            }
+        };
+        if verdict == Verdict::Idle {
+            // HTTP/2 says good-bye, so that no request is lost.
+            serving.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LEAVING, serving).await;
         }
+        drop(place);
     });
 }

@@ -26,6 +26,7 @@ fn table(error: &CallError) -> (StatusCode, Code) {
         CallError::InvalidArguments(_) => (StatusCode::UNPROCESSABLE_ENTITY, Code::InvalidArgument),
         CallError::PluginUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
         CallError::QueueFull(_) => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted),
+        CallError::Overloaded(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::ResourceExhausted),
         CallError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded),
         CallError::MemoryLimitExceeded(_) | CallError::WorkerCrashed(_) => {
             (StatusCode::BAD_GATEWAY, Code::Aborted)
@@ -90,6 +91,7 @@ mod tests {
             (CallError::InvalidArguments(x()), 422, Code::InvalidArgument, "InvalidArguments"),
             (unavailable, 503, Code::Unavailable, "PluginUnavailable"),
             (CallError::QueueFull(x()), 429, Code::ResourceExhausted, "QueueFull"),
+            (CallError::Overloaded(x()), 503, Code::ResourceExhausted, "Overloaded"),
             (
                 CallError::Timeout { message: x(), cause: None },
                 504,

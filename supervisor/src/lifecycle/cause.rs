@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::capacity::limits;
+
 /// What a cause makes of the plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -112,9 +114,11 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// A cause with its sentence.
+    /// A cause with its sentence. What is in it of others' making is cut here.
     pub fn new(code: CauseCode, reason: impl Into<String>) -> Self {
-        Cause { code, reason: reason.into() }
+        let mut reason = reason.into();
+        limits::cut_to(&mut reason, limits::ERROR_TEXT);
+        Cause { code, reason }
     }
 
     /// What it makes of the plugin.

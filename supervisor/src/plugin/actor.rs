@@ -22,7 +22,7 @@ use super::{
     handshake::{Client, GpuTokens, HostHandler},
     journal::{EventKind, Journal},
     logs::{Drain, Logs},
-    mailbox::{Command, Ends, Handle, Internal, Order, Sink, Usable},
+    mailbox::{Command, Ends, Handle, Inbox, Order, Sink, Usable},
     metrics::Metrics,
     notice::{Notice, Stacks},
     peers::Peers,
@@ -31,11 +31,12 @@ use super::{
     spawner::Spawner,
 };
 use crate::{
+    capacity::{Account, Budget, Crew, limits},
     lifecycle::{Cause, CauseCode, Event, Machine, Policy, State, Wanted},
     machine::{Cgroups, Leaf, OomWatch},
     manifest::{Activation, Exhausted, Found, Manifest, OnError},
     preflight::{LaunchPlan, Surroundings},
-    store::{Counters, Remembered, Store},
+    store::{Counters, CrashRecord, Remembered, Store},
 };
 
 /// After a hang-up the evidence of a death is waited for this long.
@@ -68,6 +69,14 @@ pub struct Context {
     pub gpu_tokens: GpuTokens,
     /// Where calls are carried.
     pub data: Runtime,
+    /// Reads what plugins print.
+    pub output: Runtime,
+    /// Does what is too large to be done where others wait.
+    pub crew: Crew,
+    /// Bytes that may be held.
+    pub budget: Budget,
+    /// Renders each snapshot before anybody asks for it.
+    pub render: fn(&Snapshot),
     /// The launcher's program.
     pub worker: PathBuf,
     /// Largest result.
@@ -103,7 +112,12 @@ pub(super) struct Process {
     pub(super) spawned: Instant,
     pub(super) greeted: bool,
     pub(super) asked: bool,
+    /// The kernel's word is there; the cause is being found out.
     pub(super) died: bool,
+    /// The cause is known.
+    pub(super) examined: bool,
+    /// What came of its tree meanwhile.
+    pub(super) after: Option<After>,
     pub(super) drains: Vec<Drain>,
     pub(super) watching: Watching,
     /// Its cgroup.
@@ -113,26 +127,29 @@ pub(super) struct Process {
     pub(super) tasks: Vec<AbortHandle>,
 }
 
-impl Process {
-    /// Reads what the pipes hold, so that the last words are known.
-    pub(super) async fn drain_logs(&self) {
-        for drain in &self.drains {
-            let (done, drained) = oneshot::channel();
-            if drain.send(done).is_ok() {
-                let _ = tokio::time::timeout(Duration::from_millis(50), drained).await;
-            }
-        }
-    }
+/// What is known of a tree whose main process has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// It is gone.
+    Gone,
+    /// Some of it survives SIGKILL.
+    Stuck,
+    /// Its launcher was killed.
+    Lost,
+}
 
-    /// Where it was when it died, in its own language: stacks that it printed at
-    /// its death, else where its start or its last call failed.
-    pub(super) fn last_traceback(&self) -> String {
-        let stacks = self.stacks.text();
-        if !stacks.is_empty() {
-            return stacks;
+impl Process {
+    /// Has the pipes read to what they hold now, so that the last words are known.
+    /// All of them have one deadline.
+    pub(super) fn last_words(&self) -> impl Future<Output = ()> + use<> {
+        let asked = self.drains.iter().filter_map(|drain| {
+            let (done, drained) = oneshot::channel();
+            drain.send(done).is_ok().then_some(drained)
+        });
+        let heard = futures_util::future::join_all(asked.collect::<Vec<_>>());
+        async move {
+            let _ = tokio::time::timeout(limits::LAST_WORDS, heard).await;
         }
-        let raised = self.session.as_ref().map(|session| session.last_traceback());
-        raised.filter(|traceback| !traceback.is_empty()).unwrap_or_else(|| self.traceback.clone())
     }
 
     /// The client, once the handshake has connected it.
@@ -185,6 +202,10 @@ pub(super) struct Actor {
     pub(super) token: Option<OwnedSemaphorePermit>,
     pub(super) token_request: Option<AbortHandle>,
     pub(super) checks: u64,
+    /// One check at a time: files that do not answer hold up this plugin alone.
+    pub(super) checking: Arc<Semaphore>,
+    /// Looks for files that are missing.
+    pub(super) healer: Option<Ending>,
     /// Waits for the plugins that this one requires.
     pub(super) check: Option<Ending>,
     pub(super) requests: u64,
@@ -195,11 +216,37 @@ pub(super) struct Actor {
     pub(super) counters: Arc<Counters>,
     pub(super) logs: Arc<Logs>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) account: Account,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) remembered: Remembered,
     /// Disabled by the configuration, whatever operators want.
     pub(super) forbidden: bool,
     pub(super) finished: bool,
+}
+
+/// What is known of a plugin from before, looked up where files may be slow.
+#[derive(Clone, Debug)]
+pub struct Recollection {
+    remembered: Remembered,
+    last_exit: Option<Arc<LastExit>>,
+    counters: Arc<Counters>,
+}
+
+impl Recollection {
+    /// Asks the store. Blocks.
+    pub fn of(store: &Store, name: &str) -> Self {
+        let unknown = Remembered { wanted: Wanted::Run, generation: 0 };
+        Recollection {
+            remembered: store.database.remembered(name).unwrap_or(unknown),
+            last_exit: store
+                .database
+                .crashes(Some(name.to_owned()), 1)
+                .pop()
+                .and_then(last_exit_of)
+                .map(Arc::new),
+            counters: store.counters(name),
+        }
+    }
 }
 
 /// Starts an actor on the current runtime. `usable` is its manifest with the
@@ -209,19 +256,16 @@ pub fn spawn(
     found: Found,
     usable: Result<Arc<Manifest>, Cause>,
     enabled: bool,
+    known: Recollection,
 ) -> Handle {
     let name: Arc<str> = found.name.as_str().into();
-    let remembered = context
-        .store
-        .database
-        .remembered(&name)
-        .unwrap_or(Remembered { wanted: Wanted::Run, generation: 0 });
+    let Recollection { remembered, last_exit, counters } = known;
     let wanted = if enabled { remembered.wanted } else { Wanted::Disabled };
     let policy = usable.as_ref().map(|manifest| policy(manifest)).unwrap_or_default();
     let machine = Machine::new(&name, policy, wanted, remembered.generation);
     let (commands, inbox) = mpsc::channel(64);
     let (sink, reports) = Sink::new();
-    let counters = context.store.counters(&name);
+    let account = context.budget.of_plugin();
     let logs = Logs::new(context.log_lines);
     let recent = Arc::new(Recent::default());
     let metrics = Arc::new(Metrics::default());
@@ -246,11 +290,12 @@ pub fn spawn(
         progress: None,
         warning: None,
         usage: Arc::default(),
+        rendered: Default::default(),
     };
     let (snapshots, receiver) = watch::channel(Arc::new(blank));
     let mut actor = Actor {
         name: name.clone(),
-        last_exit: last_exit_of(&context, &name),
+        last_exit,
         context,
         found,
         usable,
@@ -267,11 +312,14 @@ pub fn spawn(
         token: None,
         token_request: None,
         checks: 0,
+        checking: Arc::new(Semaphore::new(1)),
+        healer: None,
         check: None,
         requests: 0,
         doomed: None,
         timers: [None, None],
-        sink,
+        sink: sink.clone(),
+        account,
         counters: counters.clone(),
         logs: logs.clone(),
         metrics: metrics.clone(),
@@ -285,19 +333,27 @@ pub fn spawn(
     }
     actor.publish();
     tokio::spawn(actor.run(inbox, reports));
-    Handle(Arc::new(Ends { name, commands, snapshots: receiver, counters, logs, recent, metrics }))
+    Handle(Arc::new(Ends {
+        name,
+        commands,
+        sink,
+        snapshots: receiver,
+        counters,
+        logs,
+        recent,
+        metrics,
+    }))
 }
 
 /// The last death, as the crash records of an earlier daemon tell it.
-fn last_exit_of(context: &Context, name: &str) -> Option<Arc<LastExit>> {
-    let record = context.store.database.crashes(Some(name.to_owned()), 1).pop()?;
+fn last_exit_of(record: CrashRecord) -> Option<LastExit> {
     let code = CauseCode::ALL.iter().find(|code| code.as_str() == record.cause)?;
-    Some(Arc::new(LastExit {
+    Some(LastExit {
         cause: Cause::new(*code, record.reason),
         signal: record.signal,
         code: record.exit_code,
         time: record.time.parse().ok()?,
-    }))
+    })
 }
 
 fn policy(manifest: &Manifest) -> Policy {
@@ -323,17 +379,13 @@ fn policy(manifest: &Manifest) -> Policy {
 }
 
 impl Actor {
-    async fn run(
-        mut self,
-        mut commands: mpsc::Receiver<Order>,
-        mut reports: mpsc::UnboundedReceiver<Internal>,
-    ) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Order>, mut reports: Inbox) {
         // Both arms only take from a queue: cancel-safe. Reports first, so that
         // a command meets the state as it is.
         while !self.finished {
             tokio::select! {
                 biased;
-                Some(report) = reports.recv() => self.report(report).await,
+                report = reports.recv() => self.report(report),
                 command = commands.recv() => match command {
                     Some((command, taken)) => {
                         self.command(command);
@@ -353,7 +405,6 @@ impl Actor {
 
     fn command(&mut self, command: Command) {
         let event = match command {
-            Command::Needed => Event::Needed,
             Command::Replace(found) => return self.replace(*found),
             Command::Start(who) => self.noted("start", &who, Event::Start),
             Command::Enable(who) if self.forbidden => {

@@ -118,7 +118,7 @@ impl Actor {
             }
             Ok(manifest) => {
                 let (manifest, around) = (manifest.clone(), self.context.surroundings.clone());
-                let peers = self.context.peers.clone();
+                let (peers, checking) = (self.context.peers.clone(), self.checking.clone());
                 let check = tokio::spawn(async move {
                     let required = &manifest.requires.plugins;
                     if !required.is_empty()
@@ -135,7 +135,9 @@ impl Actor {
                         sink.tell(Internal::Healed(number));
                         return;
                     }
+                    let turn = checking.acquire_owned().await;
                     let _ = tokio::task::spawn_blocking(move || {
+                        let _turn = turn;
                         let planned = preflight::plan(&manifest, &around).map(Box::new);
                         sink.tell(Internal::Checked(number, planned));
                     })
@@ -173,6 +175,10 @@ impl Actor {
         let worker = self.context.worker.clone();
         let leaf = self.leaf(generation, &plan);
         tokio::spawn(async move {
+            let leaf = match leaf {
+                Some(make) => tokio::task::spawn_blocking(make).await.ok().flatten(),
+                None => None,
+            };
             match launch::launch(&spawner, &worker, &plan, leaf).await {
                 Ok(launched) => sink.tell(Internal::Launched(generation, Box::new(launched))),
                 Err(error) => sink.tell(Internal::NotSpawned(generation, error)),
@@ -180,18 +186,25 @@ impl Actor {
         });
     }
 
-    /// A cgroup for this process. Where the kernel refuses one, the guard limits.
-    fn leaf(&self, generation: u64, plan: &LaunchPlan) -> Option<Arc<Leaf>> {
+    /// Makes a cgroup for this process; blocks. Where the kernel refuses one, the guard
+    /// limits.
+    fn leaf(
+        &self,
+        generation: u64,
+        plan: &LaunchPlan,
+    ) -> Option<impl FnOnce() -> Option<Arc<Leaf>> + Send + use<>> {
         let limits = LeafLimits {
             memory: plan.limits.memory,
             processes: plan.limits.processes,
             cpu: plan.limits.cpu,
         };
-        let leaf =
-            self.context.cgroups.as_ref()?.leaf(&format!("{}.{generation}", self.name), limits);
-        leaf.inspect_err(|error| warn!(plugin = %self.name, "no cgroup for {}: {error}", self.name))
-            .ok()
-            .map(Arc::new)
+        let (cgroups, name) = (self.context.cgroups.clone()?, self.name.clone());
+        Some(move || {
+            let leaf = cgroups.leaf(&format!("{name}.{generation}"), limits);
+            leaf.inspect_err(|error| warn!(plugin = %name, "no cgroup for {name}: {error}"))
+                .ok()
+                .map(Arc::new)
+        })
     }
 
     /// The launcher runs: listen to it, to the notice pipe and to the output,
@@ -208,7 +221,8 @@ impl Actor {
         };
         let watching = self.context.guard.watch(tree, sample.clone(), self.sink.clone());
         let pump = |pipe, stream| {
-            logs::pump(pipe, stream, generation, self.logs.clone(), self.name.clone())
+            let (logs, name) = (self.logs.clone(), self.name.clone());
+            logs::pump(&self.context.output, pipe, stream, generation, logs, name)
         };
         let mut drains =
             vec![pump(launched.stdout, Stream::Stdout), pump(launched.stderr, Stream::Stderr)];
@@ -230,6 +244,8 @@ impl Actor {
             events: self.sink.clone(),
             activity: watching.activity.clone(),
             max_result: self.context.max_result,
+            account: self.account.clone(),
+            crew: self.context.crew.clone(),
             gpu_tokens: self.context.gpu_tokens.clone(),
             data: self.context.data.clone(),
         };
@@ -262,6 +278,8 @@ impl Actor {
                 greeted: false,
                 asked: false,
                 died: false,
+                examined: false,
+                after: None,
                 drains,
                 watching,
                 leaf: launched.leaf,
@@ -337,8 +355,8 @@ impl Actor {
             self.doomed = Some(generation);
             return;
         };
-        if let Some(leaf) = &process.leaf {
-            leaf.kill();
+        if let Some(leaf) = process.leaf.clone() {
+            drop(tokio::task::spawn_blocking(move || leaf.kill()));
         }
         if let Some(killer) = &process.killer {
             launch::kill_tree(killer, process.pidfd.as_ref());
@@ -346,21 +364,31 @@ impl Actor {
         let launcher = process.launcher;
         let help = tokio::spawn(async move {
             tokio::time::sleep(HELP_AFTER).await;
-            launch::help_launcher(launcher);
+            let _ = tokio::task::spawn_blocking(move || launch::help_launcher(launcher)).await;
         });
         process.tasks.push(help.abort_handle());
     }
 
+    /// Looks where it hangs: in /proc, which may hang, too.
     fn explain_unkillable(&mut self) {
         let generation = self.machine.generation();
         let Some(process) = self.processes.get(&generation) else { return };
-        let stuck = crate::machine::descendants(process.launcher);
-        // Its main process if that is it, not the init that waits for it.
-        let main = process.pid.filter(|pid| stuck.contains(pid));
-        let pid = main.or(stuck.first().copied()).or(process.pid).unwrap_or(process.launcher);
-        let cause = death::unkillable(pid, &process.plan.gpus);
-        self.announce(&cause);
-        self.machine.explain(cause);
+        let (launcher, own) = (process.launcher, process.pid);
+        let (gpus, sink) = (process.plan.gpus.clone(), self.sink.clone());
+        drop(tokio::task::spawn_blocking(move || {
+            let stuck = crate::machine::descendants(launcher);
+            // Its main process if that is it, not the init that waits for it.
+            let main = own.filter(|pid| stuck.contains(pid));
+            let pid = main.or(stuck.first().copied()).or(own).unwrap_or(launcher);
+            sink.tell(Internal::Explained(generation, death::unkillable(pid, &gpus)));
+        }));
+    }
+
+    pub(super) fn explained(&mut self, generation: u64, cause: Cause) {
+        if self.machine.generation() == generation && self.machine.phase() == Phase::Unkillable {
+            self.announce(&cause);
+            self.machine.explain(cause);
+        }
     }
 
     fn arm(&mut self, slot: Slot, id: u64, at: Duration) {
@@ -437,7 +465,9 @@ impl Actor {
             progress: self.progress.clone(),
             warning: self.warning.clone(),
             usage: process.map(|process| process.sample.clone()).unwrap_or_default(),
+            rendered: Default::default(),
         };
+        (self.context.render)(&snapshot);
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 }
@@ -462,8 +492,12 @@ async fn listen(reports: Reports, generation: u64, sink: Sink, tracer: Option<Tr
         }
         if let (Report::Started(_), Some(pidfd)) = (&report, fd) {
             // Gone already: what happened to it follows.
-            let pid = crate::machine::pid_of(&pidfd).unwrap_or(0);
-            sink.tell(Internal::Pid(generation, pid, pidfd));
+            let told = sink.clone();
+            let _ = tokio::task::spawn_blocking(move || {
+                let pid = crate::machine::pid_of(&pidfd).unwrap_or(0);
+                told.tell(Internal::Pid(generation, pid, pidfd));
+            })
+            .await;
         }
         // A launcher with a stuck tree stays, and reports again.
         let last = matches!(&report, Report::Gone(gone) if gone.stuck.is_empty());

@@ -12,10 +12,14 @@ use super::{
     logs::{Lines, Logs, Stream},
     mailbox::Sink,
     notice::Incoming,
+    schema::Allowance,
     session::{Parts, Session},
     tool::Tools,
 };
-use crate::manifest::{self, Limits};
+use crate::{
+    capacity::Budget,
+    manifest::{self, Limits},
+};
 
 /// Bytes of the notice pipe, cut anywhere.
 pub fn notice(pieces: &[&[u8]]) {
@@ -40,7 +44,7 @@ pub fn output(pieces: &[&[u8]]) {
 
 /// The tools that a plugin announces; None when they are refused.
 pub fn tools(ready: &[u8]) -> Option<Tools> {
-    Tools::compile(InitReady::decode(ready).ok()?.tools).ok()
+    Tools::compile(InitReady::decode(ready).ok()?.tools, &mut Allowance::default()).ok()
 }
 
 static RUNTIME: LazyLock<(Runtime, Guard)> = LazyLock::new(|| {
@@ -52,7 +56,7 @@ static RUNTIME: LazyLock<(Runtime, Guard)> = LazyLock::new(|| {
 pub fn frames(frames: &[&[u8]]) {
     let (runtime, guard) = &*RUNTIME;
     let (sink, _inbox) = Sink::new();
-    let (outbox, _frames) = mpsc::unbounded_channel();
+    let (outbox, _frames) = mpsc::channel(64);
     let text = "name = \"fuzz\"\n[run]\nbinary = \"b\"\n";
     let manifest = manifest::parse("/fuzz".as_ref(), "plugin.toml", text).expect("manifest");
     let tree = Tree {
@@ -67,9 +71,10 @@ pub fn frames(frames: &[&[u8]]) {
         registered: Default::default(),
         plugin: "fuzz".into(),
         generation: 1,
-        tools: Tools::compile(Vec::new()).expect("no tools"),
+        tools: Tools::compile(Vec::new(), &mut Allowance::default()).expect("no tools"),
         manifest: Arc::new(manifest),
         max_result: 1 << 20,
+        account: Budget::new(16 << 20).of_plugin(),
         outbox,
         events: sink,
         activity: watching.activity.clone(),

@@ -1,11 +1,16 @@
 //! Watches what process trees use, where no cgroup does: memory, processes,
 //! and processors burnt while idle. One thread for all plugins; a plugin that
 //! sleeps costs next to nothing.
+//!
+//! A look reads /proc, and /proc may be slow or hang. So nothing is held while one
+//! looks: the tree is taken out of the list and put back. A second thread sees to it
+//! that a look which takes long holds up nobody else: another thread takes over the
+//! list, and a look that takes much longer is named.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Condvar, Mutex, PoisonError, Weak,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -16,6 +21,7 @@ use super::{
     session::Session,
 };
 use crate::{
+    capacity::limits,
     document::Bytes,
     lifecycle::{Cause, CauseCode, oom_reason},
     machine::{self, Leaf, Usage},
@@ -82,17 +88,26 @@ impl Activity {
     }
 }
 
+/// What the owner of a process tree tells of it while it is being watched.
+#[derive(Debug, Default)]
+struct Subject {
+    /// The main process, and whether its /tmp and /dev/shm are its own: what lies there
+    /// counts.
+    main: OnceLock<(u32, bool)>,
+    session: OnceLock<Weak<Session>>,
+}
+
 struct Watch {
     plugin: Arc<str>,
     generation: u64,
+    subject: Arc<Subject>,
     /// Everything below it is the plugin's.
     root: u32,
-    /// Its /tmp and /dev/shm are its own: what lies there counts.
-    own_scratch: bool,
+    /// The root is that of the main process.
+    rooted: bool,
     /// The kernel counts, and limits its memory.
     leaf: Option<Arc<Leaf>>,
     limits: Limits,
-    session: Option<Weak<Session>>,
     active: Arc<AtomicBool>,
     sample: Arc<Sample>,
     events: Sink,
@@ -100,7 +115,6 @@ struct Watch {
     last: Option<(Instant, Usage)>,
     busy_until: Instant,
     calls: u64,
-    main: Option<u32>,
     ticks: Option<u64>,
     skipped: u32,
     spinning_since: Option<Instant>,
@@ -108,11 +122,43 @@ struct Watch {
     done: bool,
 }
 
+/// A tree on the list.
+enum Entry {
+    /// Waits for its next look.
+    Waiting(Box<Watch>),
+    /// Is being looked at.
+    Out(Out),
+}
+
+struct Out {
+    since: Instant,
+    /// By which thread.
+    looker: u64,
+    named: bool,
+    plugin: Arc<str>,
+    generation: u64,
+    subject: Arc<Subject>,
+    events: Sink,
+}
+
+#[derive(Default)]
+struct List {
+    entries: HashMap<u64, Entry>,
+    /// The thread that looks; one that finds another number here ends.
+    looker: u64,
+}
+
 #[derive(Default)]
 struct Shared {
-    watches: Mutex<HashMap<u64, Watch>>,
+    list: Mutex<List>,
     wake: Condvar,
     next: AtomicU64,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -143,12 +189,15 @@ pub(super) struct Tree {
 pub(super) struct Watching {
     guard: Guard,
     key: u64,
+    subject: Arc<Subject>,
     pub(super) activity: Activity,
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.guard.watches().remove(&self.key);
+        let entry = self.guard.shared.lock().entries.remove(&self.key);
+        // Not under the lock: it may hold the last handle of a cgroup.
+        drop(entry);
     }
 }
 
@@ -156,36 +205,26 @@ impl Watching {
     /// The plugin's main process is known. Its parent (the launcher, or the init
     /// of its namespace) is the root of its tree.
     pub(super) fn main(&self, pid: u32, own_scratch: bool) {
-        let root = machine::parent(pid);
-        if let (Some(watch), Some(root)) = (self.guard.watches().get_mut(&self.key), root) {
-            watch.main = Some(pid);
-            watch.root = root;
-            watch.own_scratch = own_scratch;
-        }
+        let _ = self.subject.main.set((pid, own_scratch));
     }
 
     /// From now on the session says whether the plugin is busy.
     pub(super) fn serve(&self, session: &Arc<Session>) {
-        if let Some(watch) = self.guard.watches().get_mut(&self.key) {
-            watch.session = Some(Arc::downgrade(session));
-        }
+        let _ = self.subject.session.set(Arc::downgrade(session));
     }
 }
 
 impl Guard {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
     /// The system refuses another thread.
     pub fn start() -> std::io::Result<Self> {
         let guard = Guard { shared: Arc::default() };
+        start_looker(&guard.shared, 0)?;
         let shared = Arc::downgrade(&guard.shared);
-        std::thread::Builder::new().name("guard".into()).spawn(move || patrol(&shared))?;
+        std::thread::Builder::new().name("guard-keeper".into()).spawn(move || keep(&shared))?;
         Ok(guard)
-    }
-
-    fn watches(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Watch>> {
-        self.shared.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {
@@ -197,15 +236,16 @@ impl Guard {
         let Tree { plugin, generation, launcher, limits, leaf } = tree;
         let key = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let active = Arc::new(AtomicBool::new(true));
+        let subject: Arc<Subject> = Arc::default();
         let now = Instant::now();
         let watch = Watch {
             plugin,
             generation,
+            subject: subject.clone(),
             root: launcher,
-            own_scratch: false,
+            rooted: false,
             leaf,
             limits,
-            session: None,
             active: active.clone(),
             sample,
             events,
@@ -213,40 +253,136 @@ impl Guard {
             last: None,
             busy_until: now + COOL_DOWN,
             calls: 0,
-            main: None,
             ticks: None,
             skipped: 0,
             spinning_since: None,
             warned: false,
             done: false,
         };
-        self.watches().insert(key, watch);
+        self.shared.lock().entries.insert(key, Entry::Waiting(Box::new(watch)));
         self.wake();
-        Watching { guard: self.clone(), key, activity: Activity { active, guard: self.clone() } }
+        let activity = Activity { active, guard: self.clone() };
+        Watching { guard: self.clone(), key, subject, activity }
     }
 }
 
-/// The thread: looks at what is due, sleeps until the next is.
-fn patrol(shared: &Weak<Shared>) {
+fn start_looker(shared: &Arc<Shared>, number: u64) -> std::io::Result<()> {
+    let shared = Arc::downgrade(shared);
+    std::thread::Builder::new().name("guard".into()).spawn(move || patrol(&shared, number))?;
+    Ok(())
+}
+
+/// The thread that looks: takes out what is due, looks at it, puts it back, sleeps
+/// until the next is due.
+fn patrol(shared: &Weak<Shared>, number: u64) {
     loop {
         let Some(shared) = shared.upgrade() else { return };
-        let mut watches = shared.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = shared.lock();
+        if list.looker != number {
+            return;
+        }
         let now = Instant::now();
-        for watch in watches.values_mut() {
+        let mut next: Option<(Instant, u64)> = None;
+        for (key, entry) in &list.entries {
+            let Entry::Waiting(watch) = entry else { continue };
             let woken = watch.due > now + BUSY.1 && watch.active.load(Ordering::Acquire);
-            if watch.due <= now || woken {
-                watch.look(now);
+            let due = if woken { now } else { watch.due };
+            if next.is_none_or(|(first, _)| due < first) {
+                next = Some((due, *key));
             }
         }
-        let next = watches.values().map(|watch| watch.due).min();
-        let sleep = next.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
-        let waited = shared.wake.wait_timeout(watches, sleep.max(Duration::from_millis(1)));
-        drop(waited);
+        match next {
+            Some((due, key)) if due <= now => {
+                let Some(mut watch) = take_out(&mut list, key, number) else { continue };
+                drop(list);
+                watch.look(Instant::now());
+                put_back(&shared, key, watch);
+            }
+            next => {
+                let sleep = next.map_or(IDLE, |(due, _)| due.saturating_duration_since(now));
+                let sleep = sleep.max(Duration::from_millis(1));
+                drop(shared.wake.wait_timeout(list, sleep));
+            }
+        }
+    }
+}
+
+fn take_out(list: &mut List, key: u64, looker: u64) -> Option<Box<Watch>> {
+    let entry = list.entries.get_mut(&key)?;
+    let Entry::Waiting(watch) = entry else { return None };
+    let out = Out {
+        since: Instant::now(),
+        looker,
+        named: false,
+        plugin: watch.plugin.clone(),
+        generation: watch.generation,
+        subject: watch.subject.clone(),
+        events: watch.events.clone(),
+    };
+    match std::mem::replace(entry, Entry::Out(out)) {
+        Entry::Waiting(watch) => Some(watch),
+        Entry::Out(_) => None,
+    }
+}
+
+/// Unless nobody wants it watched any more.
+fn put_back(shared: &Shared, key: u64, watch: Box<Watch>) {
+    let mut list = shared.lock();
+    if let Some(entry) = list.entries.get_mut(&key) {
+        *entry = Entry::Waiting(watch);
+    }
+}
+
+/// A look that takes this long has the list taken away from its thread.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The other thread: looks after the one that looks.
+fn keep(shared: &Weak<Shared>) {
+    loop {
+        std::thread::sleep(PATIENCE);
+        let Some(shared) = shared.upgrade() else { return };
+        let mut list = shared.lock();
+        let current = list.looker;
+        let mut stuck = false;
+        for entry in list.entries.values_mut() {
+            let Entry::Out(out) = entry else { continue };
+            let took = out.since.elapsed();
+            stuck |= took > PATIENCE && out.looker == current;
+            if took > limits::LOOK && !out.named {
+                out.named = true;
+                let pid = out.subject.main.get().map_or(0, |(pid, _)| *pid);
+                let text = format!(
+                    "Plugin {}: /proc of pid {pid} does not answer; its memory and processes are \
+                     not watched until it does. Look for a process stuck in the kernel.",
+                    out.plugin
+                );
+                out.events.tell(Internal::Warned(out.generation, text));
+            }
+        }
+        if stuck {
+            list.looker += 1;
+            let number = list.looker;
+            drop(list);
+            if start_looker(&shared, number).is_err() {
+                // The old one goes on when it can.
+                shared.lock().looker = current;
+            }
+        }
     }
 }
 
 impl Watch {
+    fn main(&self) -> Option<u32> {
+        self.subject.main.get().map(|(pid, _)| *pid)
+    }
+
     fn look(&mut self, now: Instant) {
+        if !self.rooted
+            && let Some(root) = self.main().and_then(machine::parent)
+        {
+            self.root = root;
+            self.rooted = true;
+        }
         let (in_flight, calls) = self.work();
         if in_flight || calls != self.calls {
             self.busy_until = now + COOL_DOWN;
@@ -281,7 +417,7 @@ impl Watch {
     /// The main process has not run since the last look, so it cannot have
     /// grown. Its children are looked at all the same now and then.
     fn slept(&mut self) -> bool {
-        let ticks = self.main.and_then(machine::process_ticks);
+        let ticks = self.main().and_then(machine::process_ticks);
         let same = ticks.is_some() && ticks == self.ticks;
         self.ticks = ticks;
         self.skipped = if same { self.skipped + 1 } else { 0 };
@@ -301,12 +437,13 @@ impl Watch {
 
     /// Bytes in the plugin's own temporary file systems: memory, too.
     fn scratch(&self) -> u64 {
-        self.main.filter(|_| self.own_scratch).map_or(0, machine::scratch)
+        let own = self.subject.main.get().filter(|(_, own_scratch)| *own_scratch);
+        own.map_or(0, |(pid, _)| machine::scratch(*pid))
     }
 
     /// Is a call in flight, and how many have there been?
     fn work(&self) -> (bool, u64) {
-        match &self.session {
+        match self.subject.session.get() {
             Some(session) => session
                 .upgrade()
                 .map_or((false, 0), |session| (session.in_flight() > 0, session.calls_made())),
@@ -396,5 +533,61 @@ impl Watch {
             SPIN.as_secs()
         );
         self.events.tell(Internal::Warned(self.generation, text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A look at a tree hangs for as long as `release` is not dropped. Here by a session
+    /// whose last handle is held: enough to show who holds what meanwhile.
+    #[test]
+    fn a_look_that_hangs_is_taken_over_and_named() {
+        let guard = Guard::start().unwrap();
+        let (sink, mut inbox) = Sink::new();
+        let tree = |plugin: &str| Tree {
+            plugin: plugin.into(),
+            generation: 1,
+            launcher: std::process::id(),
+            limits: Limits::default(),
+            leaf: None,
+        };
+        let stuck = guard.watch(tree("stuck"), Arc::default(), sink.clone());
+        // What a hanging look leaves behind: out, by the present thread, since long ago.
+        let taken = {
+            let mut list = guard.shared.lock();
+            let looker = list.looker;
+            loop {
+                if let Some(watch) = take_out(&mut list, stuck.key, looker) {
+                    if let Some(Entry::Out(out)) = list.entries.get_mut(&stuck.key) {
+                        out.since = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
+                    }
+                    break watch;
+                }
+                drop(list);
+                std::thread::yield_now();
+                list = guard.shared.lock();
+            }
+        };
+        let sample: Arc<Sample> = Arc::default();
+        let other = guard.watch(tree("other"), sample.clone(), sink.clone());
+        let begun = Instant::now();
+        while sample.memory().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the other is never looked at");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let told = runtime.block_on(inbox.recv());
+        assert!(
+            matches!(&told, Internal::Warned(1, text) if text.contains("does not answer")),
+            "it is named"
+        );
+        while guard.shared.lock().looker == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        put_back(&guard.shared, stuck.key, taken);
+        drop((stuck, other));
+        assert!(guard.shared.lock().entries.is_empty());
     }
 }

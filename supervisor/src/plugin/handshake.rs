@@ -21,7 +21,7 @@ use tokio::{
     runtime::Handle as Runtime,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{
@@ -32,30 +32,27 @@ use super::{
     metrics::Metrics,
     ping, pump,
     registered::{Refused, Registered},
+    schema::Allowance,
     session::{Parts, Session},
     tool::Tools,
 };
 use crate::{
+    capacity::{Account, Crew, limits},
     lifecycle::{Cause, CauseCode},
-    manifest::Manifest,
+    manifest::{Manifest, Profile},
     preflight::{Absent, LaunchPlan, Refusal},
 };
 
 /// The client of one process.
 pub(super) type Client = WorkerClient<Channel>;
 
-/// Largest single message that a plugin may send.
-const MAX_MESSAGE: usize = 64 << 20;
+/// What a message holds besides its payload.
+const ENVELOPE: usize = 1 << 20;
 
 /// Progress reports of one Init.
 const PROGRESS: u32 = 1_000_000;
 /// Between two that are passed on.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(50);
-
-/// The first kibibyte of a text.
-pub(super) fn short(text: &str) -> &str {
-    &text[..text.floor_char_boundary(1024)]
-}
 
 /// A host channel's future.
 pub type HostChannel = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -82,6 +79,8 @@ pub struct Caller {
     pub metrics: Arc<Metrics>,
     /// Its output.
     pub logs: Arc<Logs>,
+    /// What it may make the daemon hold.
+    pub account: Account,
     session: Arc<OnceLock<Weak<Session>>>,
 }
 
@@ -105,6 +104,8 @@ pub(super) struct Handshake {
     pub(super) events: Sink,
     pub(super) activity: Activity,
     pub(super) max_result: usize,
+    pub(super) account: Account,
+    pub(super) crew: Crew,
     pub(super) gpu_tokens: GpuTokens,
     /// Where calls are carried.
     pub(super) data: Runtime,
@@ -128,6 +129,7 @@ impl From<Cause> for StartFailure {
 }
 
 fn breach(phase: &str, what: impl std::fmt::Display) -> StartFailure {
+    let what = limits::cut(&what.to_string(), limits::ERROR_TEXT / 4);
     let reason = format!("Broke the protocol in {phase}: {what}.");
     Cause::new(CauseCode::ProtocolError, reason).into()
 }
@@ -198,25 +200,31 @@ async fn shake(
         data_dir: plan.data_dir.clone(),
         metrics: handshake.metrics,
         logs: handshake.logs,
+        account: handshake.account.clone(),
         session: Arc::default(),
     };
     // A service elsewhere has no host channel; its process is ours.
     if manifest.remote().is_none() {
         serve_host(&data, host, host_handler.clone(), caller.clone(), events.clone());
     }
-    let mut client = connect(&data, calls).await.map_err(|e| breach("connect", e))?;
-    let _ = hand_out.send(client.clone());
-    hello(&mut client, &manifest, generation).await?;
+    let channel = connect(&data, calls).await.map_err(|e| breach("connect", e))?;
+    // Hello and Init are bounded apart: they are read on the thread of all actors.
+    let mut first = WorkerClient::new(channel.clone())
+        .max_decoding_message_size(limits::HANDSHAKE_MESSAGE)
+        .max_encoding_message_size(inherited::MAX_MESSAGE);
+    let mut client = WorkerClient::new(channel)
+        .max_decoding_message_size(handshake.max_result + ENVELOPE)
+        .max_encoding_message_size(inherited::MAX_MESSAGE);
+    let _ = hand_out.send(first.clone());
+    hello(&mut first, &manifest, generation).await?;
     events.tell(Internal::Greeted(generation));
     let _gpus = handshake.gpu_tokens.take(&plan.gpus, &events, generation).await;
-    let mut ready = init(&mut client, &manifest, &plan, generation, &events).await?;
-    let (registered, refused) = Registered::accept(&mut ready, &manifest.permissions);
-    let tools = Tools::compile(ready.tools).map_err(|why| {
-        StartFailure::from(Cause::new(CauseCode::InitError, format!("InitError: {why}")))
-    })?;
-    let (outbox, frames) = mpsc::unbounded_channel::<ToPlugin>();
+    let ready = init(&mut first, &manifest, &plan, generation, &events).await?;
+    let lane: Arc<str> = manifest.name.as_str().into();
+    let (tools, registered, refused) = compile(&handshake.crew, &lane, &manifest, ready).await?;
+    let (outbox, frames) = mpsc::channel::<ToPlugin>(Session::outbox_size(&manifest));
     let stream = client
-        .calls(UnboundedReceiverStream::new(frames))
+        .calls(ReceiverStream::new(frames))
         .await
         .map_err(|status| breach("calls", status.message()))?
         .into_inner();
@@ -227,6 +235,7 @@ async fn shake(
         registered,
         manifest,
         max_result: handshake.max_result,
+        account: handshake.account,
         outbox,
         events: events.clone(),
         activity,
@@ -239,8 +248,31 @@ async fn shake(
     Ok(session)
 }
 
+/// The crew compiles what a process has registered: how long that takes is its
+/// author's choice.
+async fn compile(
+    crew: &Crew,
+    lane: &Arc<str>,
+    manifest: &Arc<Manifest>,
+    mut ready: InitReady,
+) -> Result<(Tools, Registered, Vec<Refused>), StartFailure> {
+    let manifest = manifest.clone();
+    let compiled = crew.run(lane, move || {
+        let mut allowance = Allowance::default();
+        let (registered, refused) =
+            Registered::accept(&mut ready, &manifest.permissions, &mut allowance);
+        let tools = Tools::compile(ready.tools, &mut allowance)?;
+        Ok::<_, String>((tools, registered, refused))
+    });
+    let compiled = compiled.await.map_err(|overloaded| {
+        let reason = format!("Could not start: its schemas were not compiled: {overloaded}.");
+        StartFailure::from(Cause::new(CauseCode::SpawnResources, reason))
+    })?;
+    compiled.map_err(|why| Cause::new(CauseCode::InitError, format!("InitError: {why}")).into())
+}
+
 /// HTTP/2 over our end of the calls socket, driven on the data runtime.
-async fn connect(data: &Runtime, calls: StdStream) -> Result<Client, String> {
+async fn connect(data: &Runtime, calls: StdStream) -> Result<Channel, String> {
     let connected = data.spawn(async move {
         let io = UnixStream::from_std(calls).map_err(|error| error.to_string())?;
         let (channel, connection) =
@@ -248,10 +280,7 @@ async fn connect(data: &Runtime, calls: StdStream) -> Result<Client, String> {
         tokio::spawn(connection);
         Ok::<_, String>(channel)
     });
-    let channel = connected.await.map_err(|error| error.to_string())??;
-    Ok(WorkerClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(inherited::MAX_MESSAGE))
+    connected.await.map_err(|error| error.to_string())?
 }
 
 async fn hello(
@@ -324,7 +353,7 @@ async fn init(
                 // The actor need not hear every word.
                 if told.is_none_or(|told: Instant| told.elapsed() >= PROGRESS_PAUSE) {
                     told = Some(Instant::now());
-                    let message = short(&progress.message);
+                    let message = limits::cut(&progress.message, limits::ERROR_TEXT / 4);
                     let text = format!("{:.0} % {message}", progress.fraction * 100.0);
                     events.tell(Internal::Progress(generation, text));
                 }
@@ -332,7 +361,7 @@ async fn init(
             }
             Some(init_update::Update::Ready(ready)) => return Ok(ready),
             Some(init_update::Update::Failed(failed)) => {
-                return Err(refused(failed, plan.absent.as_ref()));
+                return Err(refused(failed, plan));
             }
             None => {}
         }
@@ -340,15 +369,45 @@ async fn init(
     Err(breach("init", "ended without a result"))
 }
 
+/// The paths whose change may bring what is missing: those that it may see. A plugin
+/// is told of no change to any other file.
+fn watched(watch: Vec<String>, plan: &LaunchPlan) -> Vec<PathBuf> {
+    let confined = &plan.confinement;
+    let sees = |path: &PathBuf| {
+        confined.granted.profile == Profile::None
+            || path.starts_with(&plan.directory)
+            || path.starts_with(&plan.data_dir)
+            || confined.places.iter().any(|place| path.starts_with(&place.path))
+    };
+    let is_plain = |path: &PathBuf| {
+        path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir)
+    };
+    let paths = watch.into_iter().map(PathBuf::from).filter(|path| is_plain(path) && sees(path));
+    paths.take(limits::WATCHED).collect()
+}
+
+/// The first names, and how many more there are.
+fn named(mut missing: Vec<String>) -> Vec<String> {
+    let more = missing.len().saturating_sub(limits::MISSING);
+    missing.truncate(limits::MISSING);
+    missing.iter_mut().for_each(|name| limits::cut_to(name, limits::KEY));
+    missing.extend((more > 0).then(|| format!("and {more} more")));
+    missing
+}
+
 /// The seeds' wording, which operators grep for.
-fn refused(failed: InitFailed, absent: Option<&Absent>) -> StartFailure {
-    let kind = failed.kind();
-    let InitFailed { error_type, message, missing, traceback, watch, .. } = failed;
+fn refused(failed: InitFailed, plan: &LaunchPlan) -> StartFailure {
+    let (kind, absent) = (failed.kind(), plan.absent.as_ref());
+    let InitFailed { mut error_type, mut message, missing, mut traceback, watch, .. } = failed;
+    limits::cut_to(&mut error_type, limits::NAME);
+    limits::cut_to(&mut message, limits::ERROR_TEXT);
+    limits::cut_to(&mut traceback, limits::TRACEBACK);
+    let (missing, watch) = (named(missing), watched(watch, plan));
     let (code, reason) = match kind {
         Kind::Missing => {
             let mut all = Absent { names: missing, ..Absent::default() };
             all.hints.extend((!message.is_empty()).then_some(message));
-            all.watch.extend(watch.into_iter().map(PathBuf::from));
+            all.watch.extend(watch);
             if let Some(absent) = absent.cloned() {
                 all.gpu = absent.gpu;
                 all.names.extend(absent.names);

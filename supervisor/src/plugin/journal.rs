@@ -8,10 +8,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-/// Events kept.
-const KEPT: usize = 1000;
-/// Events that a slow follower may be behind.
-const FOLLOWER_EVENTS: usize = 1024;
+use crate::capacity::limits;
 
 /// What kind of thing happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +64,8 @@ pub struct Event {
 #[derive(Debug, Default)]
 struct Inner {
     next: u64,
-    ring: VecDeque<Event>,
-    followers: Vec<mpsc::Sender<Event>>,
+    ring: VecDeque<Arc<Event>>,
+    followers: Vec<mpsc::Sender<Arc<Event>>>,
 }
 
 /// The ring.
@@ -80,10 +77,12 @@ pub struct Journal {
 impl Journal {
     /// Adds an event; its sequence number is given here.
     pub fn add(&self, mut event: Event) {
+        limits::cut_to(&mut event.message, limits::ERROR_TEXT);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.next += 1;
         event.sequence = inner.next;
-        if inner.ring.len() >= KEPT {
+        let event = Arc::new(event);
+        if inner.ring.len() >= limits::EVENTS_KEPT {
             inner.ring.pop_front();
         }
         inner.ring.push_back(event.clone());
@@ -109,8 +108,8 @@ impl Journal {
     }
 
     /// The last events, oldest first, and each new one from then on.
-    pub fn follow(&self, last: usize) -> (Vec<Event>, mpsc::Receiver<Event>) {
-        let (sender, receiver) = mpsc::channel(FOLLOWER_EVENTS);
+    pub fn follow(&self, last: usize) -> (Vec<Arc<Event>>, mpsc::Receiver<Arc<Event>>) {
+        let (sender, receiver) = mpsc::channel(limits::FOLLOWER_BEHIND);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let skip = inner.ring.len().saturating_sub(last);
         let events = inner.ring.iter().skip(skip).cloned().collect();

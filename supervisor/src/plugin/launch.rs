@@ -46,8 +46,8 @@ pub(super) struct Launched {
     pub(super) calls: StdStream,
     pub(super) host: StdStream,
     pub(super) notice: pipe::Receiver,
-    pub(super) stdout: pipe::Receiver,
-    pub(super) stderr: pipe::Receiver,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
     pub(super) leaf: Option<Arc<Leaf>>,
 }
 
@@ -91,8 +91,8 @@ pub(super) async fn launch(
         calls: stream(calls)?,
         host: stream(host)?,
         notice: receiver(notice)?,
-        stdout: receiver(stdout)?,
-        stderr: receiver(stderr)?,
+        stdout,
+        stderr,
         leaf,
     })
 }

@@ -116,6 +116,8 @@ impl Lease {
                 enabled: call.enabled,
                 kind: call.kind,
             },
+            fate: None,
+            _held: call.held,
             _permit: self.permit,
         };
         {

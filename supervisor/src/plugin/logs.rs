@@ -3,24 +3,32 @@
 use std::{
     collections::VecDeque,
     io,
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use tokio::{
     net::unix::pipe,
+    runtime::Handle as Runtime,
     sync::{mpsc, oneshot},
 };
 
+use super::rate::Rate;
+use crate::capacity::limits;
+
 /// Longest line that is kept; the rest of it is cut.
-const MAX_LINE: usize = 8 * 1024;
+const MAX_LINE: usize = limits::LOG_LINE;
 /// Lines that a slow follower may be behind.
-const FOLLOWER_LINES: usize = 1024;
+const FOLLOWER_LINES: usize = limits::FOLLOWER_BEHIND;
 /// Read at once.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = limits::STEP;
+/// A plugin that prints faster than is kept waits this long for each read.
+const HELD_BACK: Duration = Duration::from_millis(5);
 
 /// Which descriptor a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +76,16 @@ pub struct LogLine {
 #[derive(Debug)]
 pub struct Logs {
     capacity: usize,
-    ring: Mutex<VecDeque<LogLine>>,
+    ring: Mutex<Ring>,
     followers: Mutex<Vec<mpsc::Sender<LogLine>>>,
     dropped: AtomicU64,
+    rate: Rate,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    lines: VecDeque<LogLine>,
+    bytes: usize,
 }
 
 impl Logs {
@@ -80,18 +95,19 @@ impl Logs {
             ring: Mutex::default(),
             followers: Mutex::default(),
             dropped: AtomicU64::new(0),
+            rate: Rate::of(Some(limits::LOG_RATE as f64)),
         })
     }
 
-    fn ring(&self) -> MutexGuard<'_, VecDeque<LogLine>> {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last lines, oldest first; 0 = all that are kept.
     pub fn last(&self, lines: usize) -> Vec<LogLine> {
         let ring = self.ring();
-        let skip = if lines == 0 { 0 } else { ring.len().saturating_sub(lines) };
-        ring.iter().skip(skip).cloned().collect()
+        let skip = if lines == 0 { 0 } else { ring.lines.len().saturating_sub(lines) };
+        ring.lines.iter().skip(skip).cloned().collect()
     }
 
     /// Each new line from now on; a follower that is far behind loses lines.
@@ -112,7 +128,7 @@ impl Logs {
         let mut lines: Vec<&str> = Vec::new();
         let mut left = bytes;
         let own = |line: &&LogLine| line.generation == generation && line.stream == Stream::Stderr;
-        for line in ring.iter().rev().filter(own) {
+        for line in ring.lines.iter().rev().filter(own) {
             if line.text.len() + 1 > left {
                 break;
             }
@@ -123,23 +139,28 @@ impl Logs {
         lines.join("\n")
     }
 
-    /// Adds a line.
+    /// Adds a line; one that is too long is cut.
     pub fn push(&self, generation: u64, stream: Stream, level: Option<&'static str>, text: &str) {
         let mut line = LogLine {
             time: Timestamp::now(),
             generation,
             stream,
             level,
-            text: text.into(),
+            text: match text.len() > 2 * MAX_LINE {
+                true => limits::cut(text, MAX_LINE).into(),
+                false => text.into(),
+            },
             dropped: 0,
         };
         let mut ring = self.ring();
-        if ring.len() >= self.capacity {
-            ring.pop_front();
+        ring.bytes += line.text.len();
+        while ring.lines.len() >= self.capacity || ring.bytes > limits::LOG_BYTES {
+            let Some(oldest) = ring.lines.pop_front() else { break };
+            ring.bytes -= oldest.text.len();
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         line.dropped = self.dropped();
-        ring.push_back(line.clone());
+        ring.lines.push_back(line.clone());
         drop(ring);
         let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
         followers.retain(|follower| match follower.try_send(line.clone()) {
@@ -152,17 +173,20 @@ impl Logs {
 /// Asks a pump to read what is in the pipe now, and to say when it has.
 pub(super) type Drain = mpsc::UnboundedSender<oneshot::Sender<()>>;
 
-/// Reads the pipe to its end into the ring. The task ends with the pipe, or
-/// when the handle is dropped (a grandchild may hold the pipe for ever).
+/// Reads the pipe to its end into the ring, on the runtime for output. The task ends
+/// with the pipe, or when the handle is dropped (a grandchild may hold the pipe for
+/// ever).
 pub(super) fn pump(
-    pipe: pipe::Receiver,
+    runtime: &Runtime,
+    pipe: OwnedFd,
     stream: Stream,
     generation: u64,
     logs: Arc<Logs>,
     name: Arc<str>,
 ) -> Drain {
     let (drain, mut requests) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
-    tokio::spawn(async move {
+    runtime.spawn(async move {
+        let Ok(pipe) = pipe::Receiver::from_owned_fd(pipe) else { return };
         let mut lines = Lines::new(stream, generation, logs, name);
         loop {
             tokio::select! {
@@ -170,7 +194,10 @@ pub(super) fn pump(
                     if ready.is_err() || lines.read_some(&pipe) == Read::End {
                         break;
                     }
-                    tokio::task::yield_now().await;
+                    match std::mem::take(&mut lines.too_many) {
+                        true => tokio::time::sleep(HELD_BACK).await,
+                        false => tokio::task::yield_now().await,
+                    }
                 }
                 request = requests.recv() => {
                     let mut last = Read::Some;
@@ -213,6 +240,8 @@ pub(super) struct Lines {
     partial: Vec<u8>,
     cut: bool,
     buffer: Vec<u8>,
+    /// More came than is kept.
+    too_many: bool,
 }
 
 impl Lines {
@@ -225,6 +254,7 @@ impl Lines {
             partial: Vec::new(),
             cut: false,
             buffer: Vec::new(),
+            too_many: false,
         }
     }
 
@@ -278,7 +308,12 @@ impl Lines {
         }
     }
 
-    fn emit(&self, bytes: &[u8], suffix: &str) {
+    fn emit(&mut self, bytes: &[u8], suffix: &str) {
+        if !self.logs.rate.take() {
+            self.too_many = true;
+            self.logs.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let (level, bytes) = priority(bytes);
         let text = String::from_utf8_lossy(bytes);
         let mut clean: String =

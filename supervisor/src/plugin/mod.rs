@@ -27,13 +27,14 @@ mod rate;
 mod readiness;
 mod registered;
 mod reports;
+mod schema;
 mod scope;
 mod session;
 mod snapshot;
 mod spawner;
 mod tool;
 
-pub use actor::{Context, spawn};
+pub use actor::{Context, Recollection, spawn};
 pub use guard::{Guard, Sample};
 pub use handshake::{Caller, GpuTokens, HostChannel, HostHandler};
 pub use journal::{Event, EventKind, Journal};
@@ -50,8 +51,9 @@ pub use metrics::{
 pub use peers::{Peers, in_order_of_end};
 pub use rate::Rate;
 pub use registered::{Effect, Provider, Refused, Registered};
+pub use schema::{Allowance, Schema, Verdict};
 pub use scope::{CallScope, Chain};
 pub use session::{Invocation, Reply, Session, Update};
-pub use snapshot::{LastExit, Recent, Snapshot};
+pub use snapshot::{LastExit, Recent, Rendered, Snapshot};
 pub use spawner::Spawner;
 pub use tool::{Binary, Tool, Tools};

@@ -6,15 +6,16 @@ use std::{
 };
 
 use stockade_proto::worker::FromPlugin;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use super::{
     mailbox::{Internal, Sink},
     session::Session,
 };
+use crate::capacity::limits;
 
 /// Frames that answer nothing (progress, pongs, strays), per second.
-const IDLE_TALK: u32 = 20_000;
+const IDLE_TALK: u32 = limits::IDLE_FRAMES as u32;
 /// Frames between two yields, so that one plugin's flood is no one else's.
 const TURN: u32 = 64;
 
@@ -40,9 +41,14 @@ pub(super) async fn run(mut frames: Streaming<FromPlugin>, session: Arc<Session>
                 events.tell(Internal::Hangup(generation, "closed its calls channel".to_owned()));
                 return;
             }
+            // What did not pass the gate, or is larger than any message.
+            Err(status) if matches!(status.code(), Code::InvalidArgument | Code::OutOfRange) => {
+                Some(limits::cut(status.message(), limits::ERROR_TEXT / 4))
+            }
             // Never a cause by itself: the evidence of a death may follow.
             Err(status) => {
-                let what = format!("its calls channel broke: {}", status.message());
+                let what = limits::cut(status.message(), limits::ERROR_TEXT / 4);
+                let what = format!("its calls channel broke: {what}");
                 events.tell(Internal::Hangup(generation, what));
                 return;
             }

@@ -3,18 +3,14 @@
 
 use std::collections::HashSet;
 
-use jsonschema::Validator;
 use serde_json::{Map, Value};
 use stockade_proto::worker as wire;
 
-use crate::manifest::{Permissions, known_permission};
-
-/// Registrations of one kind.
-const MOST: usize = 1000;
-/// Event handlers: each has a queue.
-const MOST_HANDLERS: usize = 16;
-/// Patterns of one.
-const MOST_PATTERNS: usize = 64;
+use super::schema::{Allowance, Schema, Verdict};
+use crate::{
+    capacity::{limits, weigh},
+    manifest::{Permissions, known_permission},
+};
 
 /// What one process registered.
 #[derive(Debug, Default)]
@@ -55,8 +51,8 @@ pub struct Provider {
     pub request_schema: String,
     /// Of responses, as text; empty = anything.
     pub response_schema: String,
-    request: Option<Validator>,
-    response: Option<Validator>,
+    request: Option<Schema>,
+    response: Option<Schema>,
 }
 
 /// Something that was not registered.
@@ -73,22 +69,19 @@ impl Provider {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn new(spec: wire::Provider) -> Result<Self, String> {
+    pub fn new(mut spec: wire::Provider, allowance: &mut Allowance) -> Result<Self, String> {
         if !known_permission(&spec.permission) {
             return Err(format!(
                 "{:?} is no permission; use a known one, or provider:NAME",
-                spec.permission
+                limits::cut(&spec.permission, limits::NAME)
             ));
         }
-        let compile = |which: &str, text: &str| -> Result<Option<Validator>, String> {
-            if text.trim().is_empty() {
-                return Ok(None);
-            }
-            let schema: Value = serde_json::from_str(text)
-                .map_err(|error| format!("the {which} schema is not JSON: {error}"))?;
-            let validator = jsonschema::validator_for(&schema)
-                .map_err(|error| format!("the {which} schema is not valid: {error}"))?;
-            Ok(Some(validator))
+        limits::cut_to(&mut spec.description, limits::DESCRIPTION);
+        let mut compile = |which: &str, text: &str| -> Result<Option<Schema>, String> {
+            let schema = Schema::read(text, allowance);
+            let schema = schema.map_err(|why| format!("the {which} schema {why}"))?;
+            let schema = schema.map(|schema| Schema::compile(schema, allowance)).transpose();
+            schema.map_err(|why| format!("the {which} schema {why}"))
         };
         Ok(Provider {
             request: compile("request", &spec.request_schema)?,
@@ -118,13 +111,19 @@ impl Provider {
     }
 }
 
-fn check(which: &str, validator: Option<&Validator>, text: &[u8]) -> Result<(), String> {
+fn check(which: &str, schema: Option<&Schema>, text: &[u8]) -> Result<(), String> {
+    let weight = weigh(text);
+    if weight.values > limits::JSON_VALUES {
+        return Err(format!("the {which} has more than {} values", limits::JSON_VALUES));
+    }
     let value: Value = serde_json::from_slice(text)
         .map_err(|error| format!("the {which} is not JSON: {error}"))?;
-    let Some(validator) = validator else { return Ok(()) };
-    match validator.iter_errors(&value).next() {
-        None => Ok(()),
-        Some(error) => Err(format!("the {which} is not as its schema says: {error}")),
+    match schema.map_or(Verdict::Fits, |schema| schema.check(&value, weight.values)) {
+        Verdict::Fits => Ok(()),
+        Verdict::Wrong(why) => {
+            Err(format!("the {which} is not as its schema says: {}", why.join("; ")))
+        }
+        Verdict::TooMuch => Err(format!("the {which} takes too many steps to check")),
     }
 }
 
@@ -133,6 +132,7 @@ impl Registered {
     pub(super) fn accept(
         ready: &mut wire::InitReady,
         permissions: &Permissions,
+        allowance: &mut Allowance,
     ) -> (Self, Vec<Refused>) {
         let mut list = Acceptance { permissions, refused: Vec::new() };
         let conditions = list.take(
@@ -140,7 +140,7 @@ impl Registered {
             Some("behavior:extend_conditions"),
             std::mem::take(&mut ready.conditions),
             |one| &one.name,
-            Ok,
+            |one| Ok(wire::Condition { description: described(one.description), ..one }),
         );
         let effects = list.take(
             "effect",
@@ -154,7 +154,7 @@ impl Registered {
             Some("behavior:configure_simulation"),
             std::mem::take(&mut ready.simulation_configs),
             |one| &one.name,
-            Ok,
+            |one| Ok(wire::SimulationConfig { description: described(one.description), ..one }),
         );
         let event_handlers = list.take(
             "event handler",
@@ -163,8 +163,8 @@ impl Registered {
             |one| &one.name,
             |one| match one.patterns.len() {
                 0 => Err("it names no events".to_owned()),
-                1..=MOST_PATTERNS => Ok(one),
-                n => Err(format!("it has {n} patterns; {MOST_PATTERNS} are allowed")),
+                1..=limits::EVENT_PATTERNS => Ok(one),
+                n => Err(format!("it has {n} patterns; {} are allowed", limits::EVENT_PATTERNS)),
             },
         );
         let providers = list.take(
@@ -172,7 +172,7 @@ impl Registered {
             None,
             std::mem::take(&mut ready.providers),
             |one| &one.name,
-            Provider::new,
+            |one| Provider::new(one, allowance),
         );
         let registered =
             Registered { conditions, effects, simulation_configs, event_handlers, providers };
@@ -195,13 +195,18 @@ impl Registered {
     }
 }
 
+fn described(mut text: String) -> String {
+    limits::cut_to(&mut text, limits::DESCRIPTION);
+    text
+}
+
 fn effect(wire: wire::Effect) -> Result<Effect, String> {
     let default_params = match wire.default_params.is_empty() {
         true => Map::new(),
         false => serde_json::from_slice::<Map<String, Value>>(&wire.default_params)
             .map_err(|error| format!("its default parameters are no JSON object: {error}"))?,
     };
-    Ok(Effect { name: wire.name, description: wire.description, default_params })
+    Ok(Effect { name: wire.name, description: described(wire.description), default_params })
 }
 
 struct Acceptance<'p> {
@@ -216,10 +221,10 @@ impl Acceptance<'_> {
         permission: Option<&'static str>,
         offered: Vec<W>,
         name: impl Fn(&W) -> &String,
-        make: impl Fn(W) -> Result<T, String>,
+        mut make: impl FnMut(W) -> Result<T, String>,
     ) -> Vec<T> {
         let missing = permission.filter(|permission| !self.permissions.has(permission));
-        let most = if kind == "event handler" { MOST_HANDLERS } else { MOST };
+        let most = if kind == "event handler" { limits::HANDLERS } else { limits::TOOLS };
         let mut seen = HashSet::new();
         let mut taken = Vec::new();
         for one in offered {
@@ -248,7 +253,7 @@ impl Acceptance<'_> {
 }
 
 fn valid_name(name: &str) -> bool {
-    (1..=128).contains(&name.len())
+    (1..=limits::NAME).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
 }
 
@@ -278,7 +283,8 @@ mod tests {
             ..Default::default()
         };
         let permissions = Permissions::of_request(vec!["behavior:extend_conditions".into()]);
-        let (registered, refused) = Registered::accept(&mut ready, &permissions);
+        let (registered, refused) =
+            Registered::accept(&mut ready, &permissions, &mut Allowance::default());
         let names: Vec<_> = registered.conditions.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["a", "d"]);
         assert!(registered.effect("e").is_none());

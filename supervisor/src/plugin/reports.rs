@@ -1,6 +1,7 @@
 //! What an actor's own tasks report, turned into events of the machine.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,23 +13,26 @@ use stockade_proto::launch::{Exited, launch_report::Report};
 use tracing::warn;
 
 use super::{
-    actor::{Actor, HANGUP_GRACE, Process},
-    death::Deceased,
+    actor::{Actor, After, Ending, HANGUP_GRACE, Process},
+    death::{self, Deceased},
     handshake::StartFailure,
     journal::{Event as JournalEvent, EventKind},
     launchers,
     logs::Stream,
     mailbox::Internal,
-    notice::Notice,
+    notice::{Notice, Stacks},
     snapshot::LastExit,
 };
 use crate::{
     lifecycle::{Cause, CauseCode, Event},
     preflight::{LaunchPlan, Refusal},
+    store::CrashRecord,
 };
 
 /// A successor starts early when the dying process is at least this large.
 const LARGE: u64 = 64 << 20;
+/// Lines of a stack that go to the log.
+const STACK_LINES: usize = 200;
 /// Between looks for a missing file.
 const HEAL: Duration = Duration::from_secs(1);
 
@@ -54,7 +58,7 @@ const SANDBOX_STEPS: [&str; 17] = [
 ];
 
 impl Actor {
-    pub(super) async fn report(&mut self, report: Internal) {
+    pub(super) fn report(&mut self, report: Internal) {
         match report {
             Internal::Checked(number, result) => {
                 if number == self.checks {
@@ -75,7 +79,8 @@ impl Actor {
             }
             Internal::Launched(generation, launched) => self.launched(generation, *launched),
             Internal::NotSpawned(generation, error) => self.not_spawned(generation, &error),
-            Internal::Report(generation, report) => self.launcher(generation, report).await,
+            Internal::Needed => self.step(Event::Needed),
+            Internal::Report(generation, report) => self.launcher(generation, report),
             Internal::Pid(generation, pid, pidfd) => {
                 if let Some(process) = self.processes.get_mut(&generation) {
                     process.pid = (pid != 0).then_some(pid);
@@ -102,10 +107,20 @@ impl Actor {
                 }
             }
             Internal::StartFailed(generation, failure) => self.start_failed(generation, failure),
-            Internal::Raised(generation, tool, traceback) => {
-                self.log_stack(generation, &format!("tool {tool} raised:"), &traceback);
+            Internal::Raised(generation, tool, traceback, more) => {
+                let title = match more {
+                    0 => format!("tool {tool} raised:"),
+                    more => format!("tool {tool} raised ({more} more before):"),
+                };
+                self.log_stack(generation, &title, &traceback);
             }
-            Internal::Notice(generation, notice) => self.notice(generation, notice).await,
+            Internal::Notice(generation, notice) => self.notice(generation, notice),
+            Internal::NoticeHeard(generation, resident, core) => {
+                self.notice_heard(generation, resident, core);
+            }
+            Internal::Examined(generation, found) => self.examined(generation, *found),
+            Internal::Reaped(generation) => self.gone(generation),
+            Internal::Explained(generation, cause) => self.explained(generation, cause),
             Internal::Hangup(generation, what) => {
                 // The death that explains it is usually on its way.
                 let sink = self.sink.clone();
@@ -181,30 +196,39 @@ impl Actor {
         }
     }
 
-    /// Looks for the files that were missing, once a second.
-    fn watch_for_healing(&self) {
+    /// Looks for the files that were missing, once a second. One look-out per plugin:
+    /// the one before ends here.
+    fn watch_for_healing(&mut self) {
+        self.healer = None;
         if self.watched.is_empty() {
             return;
         }
         let (files, sink, number) = (self.watched.clone(), self.sink.clone(), self.checks);
-        let stamp = |file: &PathBuf| {
-            let metadata = std::fs::metadata(file).ok()?;
-            Some((metadata.len(), metadata.modified().ok()?, metadata.permissions()))
+        let look = move |files: Arc<Vec<PathBuf>>| {
+            let stamp = |file: &PathBuf| {
+                let metadata = std::fs::metadata(file).ok()?;
+                Some((metadata.len(), metadata.modified().ok()?, metadata.permissions()))
+            };
+            files.iter().map(stamp).collect::<Vec<_>>()
         };
-        let before: Vec<_> = files.iter().map(stamp).collect();
-        let snapshots = self.snapshots.subscribe();
-        tokio::spawn(async move {
+        let files = Arc::new(files);
+        let healer = tokio::spawn(async move {
+            // Away from here: a file system may not answer.
+            let look = || {
+                let files = files.clone();
+                tokio::task::spawn_blocking(move || look(files))
+            };
+            let Ok(before) = look().await else { return };
             loop {
                 tokio::time::sleep(HEAL).await;
-                if snapshots.has_changed().is_err() {
-                    return;
-                }
-                if files.iter().map(stamp).ne(before.iter().cloned()) {
+                let Ok(now) = look().await else { return };
+                if now != before {
                     sink.tell(Internal::Healed(number));
                     return;
                 }
             }
         });
+        self.healer = Some(Ending(healer.abort_handle()));
     }
 
     fn not_spawned(&mut self, generation: u64, error: &std::io::Error) {
@@ -233,28 +257,51 @@ impl Actor {
         self.step(Event::TreeGone(generation));
     }
 
-    async fn launcher(&mut self, generation: u64, report: Option<Report>) {
+    fn launcher(&mut self, generation: u64, report: Option<Report>) {
         match report {
             Some(Report::Started(_) | Report::Listener(_)) => {}
             Some(Report::Failed(failed)) => {
                 let cause = self.exec_failed(&failed.step, failed.errno);
                 self.step(Event::StartFailed(generation, cause));
             }
-            Some(Report::Exited(exited)) => self.died(generation, Some(exited)).await,
-            Some(Report::Gone(gone)) if gone.stuck.is_empty() => self.gone(generation),
-            Some(Report::Gone(_)) => {
+            Some(Report::Exited(exited)) => self.died(generation, Some(exited)),
+            Some(Report::Gone(gone)) => {
+                let after = if gone.stuck.is_empty() { After::Gone } else { After::Stuck };
+                self.follows(generation, after);
+            }
+            // The launcher was killed. Its plugin died with it; whatever it held is
+            // ours now.
+            None => {
+                let known = self.processes.get(&generation);
+                if known.is_some_and(|process| process.after != Some(After::Gone)) {
+                    self.died(generation, None);
+                    self.follows(generation, After::Lost);
+                }
+            }
+        }
+    }
+
+    /// What came of the tree: told once the cause of the death is known.
+    fn follows(&mut self, generation: u64, after: After) {
+        let Some(process) = self.processes.get_mut(&generation) else { return };
+        process.after = Some(after);
+        if process.died && !process.examined {
+            return;
+        }
+        match after {
+            After::Gone => self.gone(generation),
+            After::Stuck => {
+                process.after = None;
                 self.step(Event::TreeStuck(generation));
             }
-            None => {
-                // The launcher was killed. Its plugin died with it; whatever it
-                // held is ours now.
-                if self.processes.contains_key(&generation) {
-                    self.died(generation, None).await;
-                    if self.context.reaps_orphans {
-                        let _ = tokio::task::spawn_blocking(launchers::reap_orphans).await;
+            After::Lost => {
+                let (sink, reaps) = (self.sink.clone(), self.context.reaps_orphans);
+                drop(tokio::task::spawn_blocking(move || {
+                    if reaps {
+                        launchers::reap_orphans();
                     }
-                    self.gone(generation);
-                }
+                    sink.tell(Internal::Reaped(generation));
+                }));
             }
         }
     }
@@ -316,37 +363,86 @@ impl Actor {
         self.watch_for_healing();
     }
 
-    /// A stack, into the plugin's log.
+    /// A stack, into the plugin's log: its first and last lines.
     fn log_stack(&self, generation: u64, title: &str, stack: &str) {
         if stack.trim().is_empty() {
             return;
         }
-        for line in std::iter::once(title).chain(stack.lines()) {
-            self.logs.push(generation, Stream::Supervisor, Some("error"), line.trim_end());
+        let put = |line: &str| {
+            self.logs.push(generation, Stream::Supervisor, Some("error"), line.trim_end())
+        };
+        put(title);
+        let count = stack.lines().count();
+        for (index, line) in stack.lines().enumerate() {
+            if index == STACK_LINES / 2 && count > STACK_LINES {
+                put(&format!("… {} lines …", count - STACK_LINES));
+            }
+            if index < STACK_LINES / 2 || index + STACK_LINES / 2 >= count {
+                put(line);
+            }
         }
     }
 
-    /// The callers are told at once; the kernel's word on the death follows.
-    async fn notice(&mut self, generation: u64, notice: Notice) {
+    /// The callers are told at once, with the last words; the kernel's word on the
+    /// death follows.
+    fn notice(&mut self, generation: u64, notice: Notice) {
         let Some(process) = self.processes.get_mut(&generation) else { return };
-        process.drain_logs().await;
-        process.notice = Some(notice.clone());
+        process.notice = Some(notice);
         // The kernel may have begun already: then the last sample tells.
-        let seen = process.sample.memory().unwrap_or(0);
-        let resident = process.pid.map_or(0, crate::machine::resident).max(seen);
-        let cause = self.deceased(generation).cause_of_notice(&notice);
+        let (seen, pid) = (process.sample.memory().unwrap_or(0), process.pid);
+        let (words, sink) = (process.last_words(), self.sink.clone());
+        tokio::spawn(async move {
+            let looked = tokio::task::spawn_blocking(move || {
+                (pid.map_or(0, crate::machine::resident), death::core_pattern())
+            });
+            let ((), looked) = tokio::join!(words, looked);
+            let (resident, core) = looked.unwrap_or_default();
+            sink.tell(Internal::NoticeHeard(generation, resident.max(seen), core));
+        });
+    }
+
+    fn notice_heard(&mut self, generation: u64, resident: u64, core: String) {
+        let Some(process) = self.processes.get(&generation) else { return };
+        // The kernel was quicker: what it says is examined already.
+        let Some(notice) = process.notice.clone().filter(|_| !process.died) else { return };
+        let cause = self.deceased(generation).cause_of_notice(&notice, &core);
         self.step(Event::Notice(generation, cause, resident >= LARGE));
     }
 
-    async fn died(&mut self, generation: u64, exited: Option<Exited>) {
+    /// The kernel's word. The cause is found out elsewhere: it takes /proc, hashes of
+    /// arguments and the last words.
+    fn died(&mut self, generation: u64, exited: Option<Exited>) {
         let Some(process) = self.processes.get_mut(&generation) else { return };
         if std::mem::replace(&mut process.died, true) {
             return;
         }
-        process.drain_logs().await;
-        let stacks = process.stacks.text();
-        let (mut cause, mut record) =
-            self.deceased(generation).examine(exited.as_ref(), &self.context.oom);
+        let words = process.last_words();
+        let (deceased, stacks) =
+            (self.deceased(generation), process_stacks(&self.processes, generation));
+        let (sink, oom) = (self.sink.clone(), self.context.oom.clone());
+        tokio::spawn(async move {
+            words.await;
+            let examined = tokio::task::spawn_blocking(move || {
+                let (cause, record) = deceased.examine(exited.as_ref(), &oom);
+                (cause, record, stacks.map(|stacks| stacks.text()).unwrap_or_default())
+            });
+            let Ok(found) = examined.await else { return };
+            sink.tell(Internal::Examined(generation, Box::new(found)));
+        });
+    }
+
+    fn examined(&mut self, generation: u64, found: (Cause, CrashRecord, String)) {
+        let Some(process) = self.processes.get_mut(&generation) else { return };
+        process.examined = true;
+        let after = process.after;
+        self.dead(generation, found);
+        if let Some(after) = after {
+            self.follows(generation, after);
+        }
+    }
+
+    fn dead(&mut self, generation: u64, found: (Cause, CrashRecord, String)) {
+        let (mut cause, mut record, stacks) = found;
         self.log_stack(generation, "its last stacks:", &stacks);
         if let Some(settled) = self.machine.settled(generation) {
             cause = settled.clone();
@@ -388,38 +484,42 @@ impl Actor {
         if let (Some(session), Some(exit)) = (&process.session, &self.last_exit) {
             session.close(&exit.cause);
         }
-        drop(process);
+        // Its cgroup is removed where the kernel may take its time.
+        drop(tokio::task::spawn_blocking(move || drop(process)));
         if self.processes.is_empty() {
             self.adopt_change();
         }
         self.step(Event::TreeGone(generation));
     }
 
-    fn deceased(&self, generation: u64) -> Deceased<'_> {
+    fn deceased(&self, generation: u64) -> Deceased {
         let process = self.processes.get(&generation);
         let manifest = self.usable.as_ref().ok();
+        let version = manifest.and_then(|manifest| manifest.version.clone());
         Deceased {
-            plugin: &self.name,
-            version: manifest.and_then(|manifest| manifest.version.as_deref()).unwrap_or(""),
+            plugin: self.name.clone(),
+            version: version.unwrap_or_default(),
             generation,
             pid: process.and_then(|process| process.pid),
-            plan: process.map(|process| &*process.plan),
-            leaf: process.and_then(|process| process.leaf.as_deref()),
-            session: process.and_then(|process| process.session.as_deref()),
-            logs: &self.logs,
+            plan: process.map(|process| process.plan.clone()),
+            leaf: process.and_then(|process| process.leaf.clone()),
+            session: process.and_then(|process| process.session.clone()),
+            logs: self.logs.clone(),
             spawned: process.map_or_else(Instant::now, |process| process.spawned),
             greeted: process.is_some_and(|process| process.greeted),
             asked: process.is_some_and(|process| process.asked),
-            intent: self.machine.intent(generation),
-            notice: process.and_then(|process| process.notice.as_ref()),
-            traceback: process.map(Process::last_traceback).unwrap_or_default(),
-            peak: process.map_or(0, |process| {
-                let leaf = process.leaf.as_ref().and_then(|leaf| leaf.peak());
-                leaf.unwrap_or(0).max(process.sample.peak())
-            }),
-            init_progress: self.progress.as_deref(),
+            intent: self.machine.intent(generation).cloned(),
+            notice: process.and_then(|process| process.notice.clone()),
+            stacks: process_stacks(&self.processes, generation),
+            traceback: process.map(|process| process.traceback.clone()).unwrap_or_default(),
+            sample: process.map(|process| process.sample.clone()).unwrap_or_default(),
+            init_progress: self.progress.clone(),
         }
     }
+}
+
+fn process_stacks(processes: &HashMap<u64, Process>, generation: u64) -> Option<Stacks> {
+    processes.get(&generation).map(|process| process.stacks.clone())
 }
 
 /// The sentence of `call_timeout`, for the record and for the caller.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use super::session::Session;
+use super::session::{Fate, Session};
 
 /// The plugins through which a call came, first one first.
 pub type Chain = Arc<[Arc<str>]>;
@@ -21,14 +21,26 @@ pub struct CallScope {
     pub chain: Chain,
     /// The only plugins that may run for it.
     pub enabled: Option<Arc<BTreeSet<String>>>,
+    fate: Arc<Fate>,
+}
+
+impl CallScope {
+    /// Resolves when nobody waits for the call any more: what is done on its behalf
+    /// is wanted by nobody.
+    pub async fn unwanted(&self) {
+        self.fate.unwanted.wait().await;
+    }
 }
 
 impl Session {
     /// The call of this number, if this process works on it now.
     pub fn scope(&self, id: u64) -> Option<CallScope> {
-        let pending = self.pending();
-        let call = &pending.get(&id)?.call;
+        let mut pending = self.pending();
+        let one = pending.get_mut(&id)?;
+        let fate = one.fate();
+        let call = &one.call;
         Some(CallScope {
+            fate,
             call_id: call.public_id.clone(),
             workspace: call.workspace.clone(),
             deadline: call.deadline,

@@ -14,13 +14,12 @@ use bytes::Bytes;
 use stockade_proto::worker::{self as wire, invoke::Kind};
 use tokio::{
     runtime::Handle as Runtime,
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce, mpsc, oneshot},
 };
 
 use super::{
     attachment::{Attachment, convert},
     guard::Activity,
-    handshake,
     mailbox::{Internal, Sink},
     rate::Rate,
     registered::Registered,
@@ -28,14 +27,17 @@ use super::{
     tool::Tools,
 };
 use crate::{
+    capacity::{Account, Exhausted, Held, limits},
     lifecycle::Cause,
     manifest::{Manifest, OnError},
 };
 
 /// Items that a tool may send before the client has taken one.
-pub(super) const CREDIT: u32 = 16;
+pub(super) const CREDIT: u32 = limits::CREDIT as u32;
 /// Progress reports that may wait for a client.
-const PROGRESS_WAITING: u32 = 64;
+const PROGRESS_WAITING: u32 = limits::PROGRESS_WAITING as u32;
+/// Frames that a process may leave unread, besides its calls.
+const UNREAD: usize = 1024;
 
 /// A service elsewhere that does not answer any more.
 const UNREACHABLE: &str = "RemoteUnreachable";
@@ -61,13 +63,17 @@ pub struct Invocation {
     pub enabled: Option<Arc<BTreeSet<String>>>,
     /// What is left of the deadline.
     pub timeout: Duration,
+    /// What it takes of the daemon's budget.
+    pub held: Held,
 }
 
 /// What a process answered.
 #[derive(Debug)]
 pub enum Reply {
-    /// JSON text and attachments.
-    Done(Bytes, Vec<Attachment>),
+    /// JSON text and attachments, and what they take of the budget.
+    Done(Bytes, Vec<Attachment>, Held),
+    /// There was no room for the result.
+    NoRoom(Exhausted),
     /// The tool raised: type and message.
     Failed(String, String),
     /// The result is this many bytes long, more than allowed.
@@ -81,8 +87,8 @@ pub enum Reply {
 pub enum Update {
     /// Fraction 0 to 1 and a message.
     Progress(f64, String),
-    /// One item: JSON text and attachments.
-    Item(Bytes, Vec<Attachment>),
+    /// One item: JSON text and attachments, and what they take of the budget.
+    Item(Bytes, Vec<Attachment>, Held),
 }
 
 /// A call in flight, as the session keeps it.
@@ -91,7 +97,34 @@ pub(super) struct Pending {
     pub(super) updates: Option<(mpsc::UnboundedSender<Update>, Arc<AtomicU32>)>,
     pub(super) items_allowed: u32,
     pub(super) call: CallInfo,
+    /// Once somebody wants to know it.
+    pub(super) fate: Option<Arc<Fate>>,
+    pub(super) _held: Held,
     pub(super) _permit: OwnedSemaphorePermit,
+}
+
+/// What becomes of a call, for whom it concerns besides its caller.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    /// Nobody waits for its answer any more, or it has been given.
+    pub(super) unwanted: SetOnce<()>,
+    /// It has returned.
+    ended: SetOnce<()>,
+}
+
+impl Pending {
+    pub(super) fn fate(&mut self) -> Arc<Fate> {
+        self.fate.get_or_insert_default().clone()
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(fate) = &self.fate {
+            let _ = fate.unwanted.set(());
+            let _ = fate.ended.set(());
+        }
+    }
 }
 
 /// What a crash record tells of a call.
@@ -122,8 +155,10 @@ pub struct Session {
     pub manifest: Arc<Manifest>,
     /// How often it may be asked.
     pub rate: Rate,
+    /// What it may make the daemon hold.
+    pub account: Account,
     max_result: usize,
-    outbox: mpsc::UnboundedSender<wire::ToPlugin>,
+    outbox: mpsc::Sender<wire::ToPlugin>,
     pending: Mutex<HashMap<u64, Pending>>,
     pub(super) in_flight: AtomicU32,
     pub(super) queued: AtomicU32,
@@ -133,6 +168,8 @@ pub struct Session {
     over: Notify,
     pub(super) draining: AtomicBool,
     errors_in_row: AtomicU32,
+    told_errors: AtomicBool,
+    last_ping: AtomicU64,
     last_pong: AtomicU64,
     ponged: Notify,
     last_progress: Mutex<String>,
@@ -157,7 +194,8 @@ pub(super) struct Parts {
     pub(super) registered: Registered,
     pub(super) manifest: Arc<Manifest>,
     pub(super) max_result: usize,
-    pub(super) outbox: mpsc::UnboundedSender<wire::ToPlugin>,
+    pub(super) outbox: mpsc::Sender<wire::ToPlugin>,
+    pub(super) account: Account,
     pub(super) events: Sink,
     pub(super) activity: Activity,
     pub(super) runtime: Runtime,
@@ -173,6 +211,7 @@ impl Session {
             registered: parts.registered,
             rate: Rate::of(parts.manifest.remote().and_then(|remote| remote.rate)),
             manifest: parts.manifest,
+            account: parts.account,
             max_result: parts.max_result,
             outbox: parts.outbox,
             pending: Mutex::default(),
@@ -183,7 +222,9 @@ impl Session {
             over: Notify::new(),
             draining: AtomicBool::new(false),
             errors_in_row: AtomicU32::new(0),
+            last_ping: AtomicU64::new(0),
             last_pong: AtomicU64::new(0),
+            told_errors: AtomicBool::new(false),
             ponged: Notify::new(),
             last_progress: Mutex::default(),
             last_traceback: Mutex::default(),
@@ -250,9 +291,9 @@ impl Session {
         let pending: Vec<Pending> = self.pending().drain().map(|(_, pending)| pending).collect();
         self.in_flight.store(0, Ordering::Relaxed);
         let mut dead = self.last_dead.lock().unwrap_or_else(PoisonError::into_inner);
-        for one in pending {
+        for mut one in pending {
             dead.push(one.call.clone());
-            if let Some(reply) = one.reply {
+            if let Some(reply) = one.reply.take() {
                 let _ = reply.send(Reply::Closed(cause.clone()));
             }
         }
@@ -285,11 +326,21 @@ impl Session {
 
     // ── frames to the plugin ────────────────────────────────────────────────
 
+    /// Room in the queue of frames that a process has not read yet.
+    pub(super) fn outbox_size(manifest: &Manifest) -> usize {
+        UNREAD + 4 * manifest.concurrency as usize
+    }
+
     pub(super) fn send(&self, frame: wire::to_plugin::Frame) {
-        let _ = self.outbox.send(wire::ToPlugin { frame: Some(frame) });
+        let sent = self.outbox.try_send(wire::ToPlugin { frame: Some(frame) });
+        if matches!(sent, Err(mpsc::error::TrySendError::Full(_))) {
+            let what = "it does not read its calls channel".to_owned();
+            self.events.tell(Internal::Breach(self.generation, what));
+        }
     }
 
     pub(super) fn send_ping(&self, id: u64, serving: bool) {
+        self.last_ping.store(id, Ordering::Release);
         self.send(wire::to_plugin::Frame::Ping(wire::Ping { id, serving }));
     }
 
@@ -312,39 +363,30 @@ impl Session {
         use wire::from_plugin::Frame;
         match frame {
             Frame::Done(done) => {
-                let size = done.result.len()
-                    + done.attachments.iter().map(|blob| blob.data.len()).sum::<usize>();
+                let size = size(&done.result, &done.attachments);
                 let reply = match size > self.max_result {
                     true => Reply::TooLarge(size),
-                    false => Reply::Done(done.result, convert(done.attachments)),
+                    false => match self.account.charge(size) {
+                        Ok(charge) => {
+                            let attachments = convert(done.attachments);
+                            Reply::Done(done.result, attachments, Held::new(charge))
+                        }
+                        Err(why) => Reply::NoRoom(why),
+                    },
                 };
                 self.errors_in_row.store(0, Ordering::Relaxed);
                 Ok(self.finish(done.call_id, reply))
             }
-            Frame::Failed(failed) => {
-                let call = self.pending().get(&failed.call_id).map(|one| one.call.clone());
-                let reply = Reply::Failed(failed.error_type.clone(), failed.message.clone());
-                // The caller first: what follows may end the process.
-                let known = self.finish(failed.call_id, reply);
-                // What else was registered may fail as it likes, its answer is none; and no
-                // plugin makes another one FAILED by what it asks of it.
-                let own = call
-                    .as_ref()
-                    .is_some_and(|call| call.kind == Kind::Tool && call.chain.is_empty());
-                let tool = call.map(|call| call.tool).unwrap_or_default();
-                self.keep_traceback(&failed, &tool);
-                let remote = self.manifest.remote().is_some();
-                if own || (remote && failed.error_type == UNREACHABLE) {
-                    self.count_error(&failed, &tool);
-                }
-                Ok(known)
-            }
+            Frame::Failed(failed) => Ok(self.failed(failed)),
             Frame::Progress(progress) => {
                 self.progress(progress);
                 Ok(false)
             }
             Frame::Item(item) => self.item(item),
             Frame::Pong(pong) => {
+                if pong.id > self.last_ping.load(Ordering::Acquire) {
+                    return Err(format!("answered ping {}, which was never sent", pong.id));
+                }
                 self.last_pong.fetch_max(pong.id, Ordering::AcqRel);
                 self.ponged.notify_waiters();
                 Ok(false)
@@ -352,13 +394,35 @@ impl Session {
         }
     }
 
+    /// A tool raised. What belongs to no call in flight is not even looked at.
+    fn failed(&self, mut failed: wire::Failed) -> bool {
+        let Some(call) = self.pending().get(&failed.call_id).map(|one| one.call.clone()) else {
+            return false;
+        };
+        limits::cut_to(&mut failed.error_type, limits::NAME);
+        limits::cut_to(&mut failed.message, limits::ERROR_TEXT);
+        limits::cut_to(&mut failed.traceback, limits::TRACEBACK);
+        let reply = Reply::Failed(failed.error_type.clone(), failed.message.clone());
+        // The caller first: what follows may end the process.
+        let known = self.finish(failed.call_id, reply);
+        self.keep_traceback(&failed, &call.tool);
+        // What else was registered may fail as it likes, its answer is none; and no
+        // plugin makes another one FAILED by what it asks of it.
+        let own = call.kind == Kind::Tool && call.chain.is_empty();
+        let remote = self.manifest.remote().is_some();
+        if own || (remote && failed.error_type == UNREACHABLE) {
+            self.count_error(&failed, &call.tool);
+        }
+        known
+    }
+
     fn finish(&self, id: u64, reply: Reply) -> bool {
-        let Some(pending) = self.pending().remove(&id) else { return false };
+        let Some(mut pending) = self.pending().remove(&id) else { return false };
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if let Some(waiting) = pending.reply {
+        if let Some(waiting) = pending.reply.take() {
             let _ = waiting.send(reply);
         }
-        drop(pending._permit);
+        drop(pending);
         if self.draining.load(Ordering::Relaxed) {
             self.tell_if_drained();
         }
@@ -370,8 +434,8 @@ impl Session {
         if failed.traceback.is_empty() {
             return;
         }
-        let traceback = last_part(&failed.traceback).to_owned();
-        self.events.tell(Internal::Raised(self.generation, tool.clone(), traceback.clone()));
+        let traceback = failed.traceback.clone();
+        self.events.tell(Internal::Raised(self.generation, tool.clone(), traceback.clone(), 0));
         *self.last_traceback.lock().unwrap_or_else(PoisonError::into_inner) = traceback;
     }
 
@@ -391,7 +455,7 @@ impl Session {
             OnError::Fail => 1,
             OnError::Count => policy.max_errors,
         };
-        if limit > 0 && row == limit {
+        if limit > 0 && row >= limit && !self.told_errors.swap(true, Ordering::Relaxed) {
             let tool = Some(tool.to_string());
             let last = format!("{}: {}", failed.error_type, failed.message);
             self.events.tell(Internal::ToolErrors(self.generation, row, tool, last));
@@ -399,7 +463,7 @@ impl Session {
     }
 
     fn progress(&self, progress: wire::Progress) {
-        let message = handshake::short(&progress.message).to_owned();
+        let message = limits::cut(&progress.message, limits::ERROR_TEXT / 4);
         *self.last_progress.lock().unwrap_or_else(PoisonError::into_inner) =
             format!("{:.0} % {message}", progress.fraction * 100.0);
         let pending = self.pending();
@@ -416,8 +480,7 @@ impl Session {
     }
 
     fn item(&self, item: wire::Item) -> Result<bool, String> {
-        let size =
-            item.value.len() + item.attachments.iter().map(|blob| blob.data.len()).sum::<usize>();
+        let size = size(&item.value, &item.attachments);
         let mut pending = self.pending();
         let Some(one) = pending.get_mut(&item.call_id) else { return Ok(false) };
         if one.items_allowed == 0 {
@@ -426,16 +489,23 @@ impl Session {
         if size > self.max_result {
             return Err(format!("tool {} sent an item of {size} bytes", one.call.tool));
         }
-        match &one.updates {
-            Some((updates, _)) => {
-                one.items_allowed -= 1;
-                let _ = updates.send(Update::Item(item.value, convert(item.attachments)));
-            }
-            // Nobody listens: the tool may go on.
-            None => {
+        one.items_allowed -= 1;
+        if let Some((updates, _)) = &one.updates {
+            // Those that found no room fail the call, not the process.
+            let Ok(charge) = self.account.charge(size) else {
                 drop(pending);
-                self.send_credit(item.call_id, 1);
-            }
+                let why = Exhausted::Now { whose: "plugin" };
+                self.cancel(item.call_id, "nobody reads its items", None);
+                return Ok(self.finish(item.call_id, Reply::NoRoom(why)));
+            };
+            let attachments = convert(item.attachments);
+            let _ = updates.send(Update::Item(item.value, attachments, Held::new(charge)));
+        } else if one.reply.is_some() && one.items_allowed <= CREDIT / 2 {
+            // Nobody wants the items of this call: the tool may go on, in few words.
+            let items = CREDIT - one.items_allowed;
+            one.items_allowed = CREDIT;
+            drop(pending);
+            self.send_credit(item.call_id, items);
         }
         Ok(true)
     }
@@ -456,25 +526,30 @@ impl Session {
     /// Nobody waits for this call any more. It is told so; its slot stays
     /// occupied until it returns or `timeouts.call` is over.
     pub(super) fn abandon(self: &Arc<Self>, id: u64) {
-        let Some(started) = self.pending().get_mut(&id).map(|one| {
+        let Some((started, fate)) = self.pending().get_mut(&id).map(|one| {
             one.reply = None;
             one.updates = None;
-            one.call.started
+            let fate = one.fate();
+            let _ = fate.unwanted.set(());
+            (one.call.started, fate)
         }) else {
             return;
         };
         self.cancel(id, "the caller is gone", None);
         let timeouts = self.manifest.timeouts;
         let session = self.clone();
+        // Ends with the call: who hangs up leaves nothing behind.
         self.runtime.spawn(async move {
             let deadline = started + timeouts.call + timeouts.cancel_grace;
             tokio::select! {
                 () = tokio::time::sleep_until((started + timeouts.call).into()) => {}
+                _ = fate.ended.wait() => return,
                 () = session.over() => return,
             }
             session.cancel(id, "timeouts.call is over", Some(timeouts.cancel_grace));
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => session.overran(id),
+                _ = fate.ended.wait() => {}
                 () = session.over() => {}
             }
         });
@@ -487,7 +562,7 @@ impl Session {
     }
 }
 
-/// The last 16 KiB of a text: of a traceback the end tells most.
-fn last_part(text: &str) -> &str {
-    &text[text.ceil_char_boundary(text.len().saturating_sub(16 * 1024))..]
+/// Bytes of a result.
+fn size(result: &Bytes, attachments: &[wire::Attachment]) -> usize {
+    result.len() + attachments.iter().map(|blob| blob.data.len()).sum::<usize>()
 }

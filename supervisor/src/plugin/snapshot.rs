@@ -1,9 +1,10 @@
 //! How a plugin is, at one moment: what its actor publishes.
 
 use std::{
+    any::Any,
     collections::VecDeque,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -59,6 +60,26 @@ pub struct Snapshot {
     pub warning: Option<String>,
     /// What its process tree uses.
     pub usage: Arc<Sample>,
+    /// What readers have made of it, once for all of them.
+    pub rendered: Rendered,
+}
+
+/// Something made of a snapshot, kept with it.
+#[derive(Clone, Default)]
+pub struct Rendered(Arc<OnceLock<Arc<dyn Any + Send + Sync>>>);
+
+impl std::fmt::Debug for Rendered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rendered")
+    }
+}
+
+impl Rendered {
+    /// What was made, or is made now.
+    pub fn get<T: Any + Send + Sync>(&self, make: impl Fn() -> T) -> Arc<T> {
+        let kept = self.0.get_or_init(|| Arc::new(make())).clone();
+        kept.downcast::<T>().unwrap_or_else(|_| Arc::new(make()))
+    }
 }
 
 impl Snapshot {

@@ -1,10 +1,15 @@
 //! A tool as its plugin registered it, its schemas compiled once.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
-use jsonschema::Validator;
 use serde_json::Value;
 use stockade_proto::worker::ToolSpec;
+
+use super::schema::{Allowance, Schema};
+use crate::capacity::limits;
 
 /// The tools of one process, in the order of registration.
 #[derive(Debug, Default)]
@@ -18,11 +23,13 @@ pub struct Tool {
     /// Name, description, schemas as text.
     pub spec: ToolSpec,
     /// Checks arguments without their binary properties; None = anything goes.
-    pub input: Option<Validator>,
+    pub input: Option<Schema>,
     /// Checks results; None = unchecked.
-    pub output: Option<Validator>,
+    pub output: Option<Schema>,
     /// Properties that travel as attachments.
     pub binary: Vec<Binary>,
+    /// Properties that text stays text for, when arguments are read loosely.
+    pub texts: HashSet<String>,
 }
 
 /// A binary property of a tool's arguments.
@@ -43,15 +50,16 @@ impl fmt::Debug for Tool {
 }
 
 impl Tools {
-    /// Compiles every schema.
+    /// Compiles every schema, within what the plugin's schemas may have together.
     ///
     /// # Errors
     /// A name is used twice, or a schema is not one; the text says which.
-    pub(super) fn compile(specs: Vec<ToolSpec>) -> Result<Self, String> {
+    pub(super) fn compile(specs: Vec<ToolSpec>, allowance: &mut Allowance) -> Result<Self, String> {
         let mut tools = Tools::default();
         for spec in specs {
             let name = spec.name.clone();
-            let tool = Tool::compile(spec).map_err(|why| format!("Tool '{name}': {why}"))?;
+            let tool =
+                Tool::compile(spec, allowance).map_err(|why| format!("Tool '{name}': {why}"))?;
             if tools.by_name.insert(name.clone(), tools.list.len()).is_some() {
                 return Err(format!("Tool '{name}' is registered twice"));
             }
@@ -70,43 +78,58 @@ impl Tools {
         self.list.iter()
     }
 
-    /// Their names, for messages.
+    /// Their names, for messages: the first ones.
     pub fn names(&self) -> String {
-        self.list.iter().map(|tool| tool.spec.name.as_str()).collect::<Vec<_>>().join(", ")
+        const SHOWN: usize = 16;
+        let names = self.list.iter().take(SHOWN).map(|tool| tool.spec.name.as_str());
+        let names = names.collect::<Vec<_>>().join(", ");
+        match self.list.len().saturating_sub(SHOWN) {
+            0 => names,
+            more => format!("{names} and {more} more"),
+        }
     }
 }
 
 impl Tool {
-    fn compile(spec: ToolSpec) -> Result<Self, String> {
-        if spec.name.is_empty() || spec.name.len() > 128 {
+    fn compile(mut spec: ToolSpec, allowance: &mut Allowance) -> Result<Self, String> {
+        if spec.name.is_empty() || spec.name.len() > limits::NAME {
             return Err("a tool's name has 1 to 128 bytes".to_owned());
         }
-        let parse = |which: &str, text: &str| -> Result<Option<Value>, String> {
-            if text.trim().is_empty() {
-                return Ok(None);
-            }
-            serde_json::from_str(text)
-                .map(Some)
-                .map_err(|error| format!("the {which} schema is not JSON: {error}"))
-        };
-        let compile = |which: &str, schema: &Value| {
-            jsonschema::validator_for(schema)
-                .map_err(|error| format!("the {which} schema is not valid: {error}"))
-        };
-        let mut input = parse("input", &spec.input_schema)?;
+        limits::cut_to(&mut spec.title, limits::NAME);
+        limits::cut_to(&mut spec.description, limits::DESCRIPTION);
+        let failed = |which: &str, why: String| format!("the {which} schema {why}");
+        let mut input =
+            Schema::read(&spec.input_schema, allowance).map_err(|why| failed("input", why))?;
+        let texts = input.as_ref().map(texts).unwrap_or_default();
         let binary = input.as_mut().map(take_binary).unwrap_or_default();
-        let output = parse("output", &spec.output_schema)?;
+        let output =
+            Schema::read(&spec.output_schema, allowance).map_err(|why| failed("output", why))?;
+        let mut compile = |which: &str, schema: Value| {
+            Schema::compile(schema, allowance).map_err(|why| failed(which, why))
+        };
         Ok(Tool {
-            input: input.as_ref().map(|schema| compile("input", schema)).transpose()?,
+            input: input.map(|schema| compile("input", schema)).transpose()?,
             output: output
-                .as_ref()
                 .filter(|schema| !trivial(schema))
                 .map(|schema| compile("output", schema))
                 .transpose()?,
             binary,
+            texts,
             spec,
         })
     }
+}
+
+/// The properties that may be text.
+fn texts(schema: &Value) -> HashSet<String> {
+    let is_text = |property: &Value| match &property["type"] {
+        Value::String(kind) => kind == "string",
+        Value::Array(kinds) => kinds.iter().any(|kind| kind == "string"),
+        _ => false,
+    };
+    let properties = schema.get("properties").and_then(Value::as_object);
+    let texts = properties.into_iter().flatten().filter(|(_, property)| is_text(property));
+    texts.map(|(name, _)| name.clone()).collect()
 }
 
 /// A schema that allows everything.
@@ -175,6 +198,7 @@ fn take_binary(schema: &mut Value) -> Vec<Binary> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::schema::Verdict;
 
     fn spec(input: &str) -> ToolSpec {
         ToolSpec { name: "t".into(), input_schema: input.into(), ..ToolSpec::default() }
@@ -182,14 +206,17 @@ mod tests {
 
     #[test]
     fn binary_properties_are_taken_out_of_the_schema() {
-        let tool = Tool::compile(spec(
-            r#"{"type":"object","additionalProperties":false,
+        let tool = Tool::compile(
+            spec(
+                r#"{"type":"object","additionalProperties":false,
                 "properties":{"width":{"type":"integer"},
                   "image":{"type":"string","format":"binary"},
                   "mask":{"anyOf":[{"type":"string","contentEncoding":"base64"},{"type":"null"}]},
                   "frames":{"type":"array","items":{"type":"string","format":"binary"}}},
                 "required":["width","image"]}"#,
-        ))
+            ),
+            &mut Allowance::default(),
+        )
         .unwrap();
         let binary = |name: &str, required, many| Binary { name: name.into(), required, many };
         assert_eq!(
@@ -201,16 +228,19 @@ mod tests {
             ]
         );
         let input = tool.input.unwrap();
-        assert!(input.is_valid(&serde_json::json!({"width": 1})));
-        assert!(!input.is_valid(&serde_json::json!({"width": "x"})));
-        assert!(!input.is_valid(&serde_json::json!({"width": 1, "image": "x"})));
+        let fits = |value: serde_json::Value| input.check(&value, 9) == Verdict::Fits;
+        assert!(fits(serde_json::json!({"width": 1})));
+        assert!(!fits(serde_json::json!({"width": "x"})));
+        assert!(!fits(serde_json::json!({"width": 1, "image": "x"})));
     }
 
     #[test]
     fn a_bad_schema_and_a_doubled_name_are_named() {
-        let error = Tools::compile(vec![spec(r#"{"type":"nonsense"}"#)]).unwrap_err();
+        let error = Tools::compile(vec![spec(r#"{"type":"nonsense"}"#)], &mut Allowance::default())
+            .unwrap_err();
         assert!(error.starts_with("Tool 't': the input schema is not valid"), "{error}");
-        let error = Tools::compile(vec![spec(""), spec("")]).unwrap_err();
+        let error =
+            Tools::compile(vec![spec(""), spec("")], &mut Allowance::default()).unwrap_err();
         assert_eq!(error, "Tool 't' is registered twice");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use crate::{
     config::Overlay,
     lifecycle::{Cause, CauseCode},
     manifest::{self, Found, Net, PermissionLists, Quota, RemoteRules, Restrictions, Run},
-    plugin::{self, Command, Context, EventKind, Handle},
+    plugin::{self, Command, Context, EventKind, Handle, Recollection},
 };
 
 /// A burst of changes (a copy, a build) is over after this silence.
@@ -167,20 +167,28 @@ impl Actor {
 
     async fn rescan(&mut self) -> Reloaded {
         let (folders, python) = (self.folders.folders.clone(), self.folders.python.clone());
+        let (store, watcher) = (self.context.store.clone(), self.watcher.clone());
+        let known: HashSet<String> =
+            self.entries.values().map(|entry| entry.handle.name().to_string()).collect();
+        // Everything that reads files, in one go, away from the actors.
         let scanned = tokio::task::spawn_blocking(move || {
             let (mut found, unread) = manifest::scan(&folders);
             found.extend(python.iter().flat_map(|python| manifest::advertised(python)));
-            (found, unread)
+            watcher.set(watched(&folders, python.as_deref(), &found));
+            let new = found.iter().map(|one| one.name.as_str());
+            let new = new.filter(|name| !known.contains(*name));
+            let memories: HashMap<String, Recollection> =
+                new.map(|name| (name.to_owned(), Recollection::of(&store, name))).collect();
+            (found, unread, memories)
         })
         .await;
-        let Ok((found, mut problems)) = scanned else { return Reloaded::default() };
+        let Ok((found, mut problems, mut memories)) = scanned else { return Reloaded::default() };
         problems.extend(self.watch_problem.clone());
         let mut reloaded = Reloaded { problems: problems.clone(), ..Reloaded::default() };
         self.remove_gone(&found, &mut reloaded).await;
-        self.watch_all(&found);
         for mut one in found {
             self.overlay(&mut one);
-            self.take(one, &mut reloaded);
+            self.take(one, &mut memories, &mut reloaded).await;
         }
         self.say(&reloaded);
         self.publish(problems);
@@ -236,7 +244,12 @@ impl Actor {
     }
 
     /// One found directory: new, changed, or as it was.
-    fn take(&mut self, found: Found, reloaded: &mut Reloaded) {
+    async fn take(
+        &mut self,
+        found: Found,
+        memories: &mut HashMap<String, Recollection>,
+        reloaded: &mut Reloaded,
+    ) {
         let overlay = self.folders.overlays.get(&found.name);
         let enabled = overlay.and_then(|overlay| overlay.enabled).unwrap_or(true);
         if let Some(entry) = self.entries.get_mut(&found.key) {
@@ -272,7 +285,17 @@ impl Actor {
         }
         reloaded.added.push(found.name.clone());
         let (key, fingerprint) = (found.key.clone(), found.fingerprint);
-        let handle = plugin::spawn(self.context.clone(), found, usable, enabled);
+        let known = match memories.remove(&found.name) {
+            Some(known) => known,
+            // Listed under another name than it was found by.
+            None => {
+                let (store, name) = (self.context.store.clone(), found.name.clone());
+                let asked = tokio::task::spawn_blocking(move || Recollection::of(&store, &name));
+                let Ok(known) = asked.await else { return };
+                known
+            }
+        };
+        let handle = plugin::spawn(self.context.clone(), found, usable, enabled, known);
         self.entries.insert(key, Entry { handle, scanned, fingerprint, enabled });
     }
 
@@ -306,26 +329,6 @@ impl Actor {
             }
             (Ok(manifest), None) => Ok(Arc::new(manifest.clone())),
         }
-    }
-
-    fn watch_all(&mut self, found: &[Found]) {
-        let mut paths: HashSet<PathBuf> = self.folders.folders.iter().cloned().collect();
-        for one in found {
-            paths.insert(one.directory.clone());
-            match one.manifest.as_ref().map(|manifest| &manifest.run) {
-                Ok(Run::Binary(program)) => {
-                    paths.extend(one.directory.join(program).parent().map(PathBuf::from));
-                }
-                Ok(Run::Python { .. }) => {
-                    let sources = manifest::python_sources(&one.directory);
-                    paths
-                        .extend(sources.iter().filter_map(|file| file.parent()).map(PathBuf::from));
-                }
-                Ok(Run::Library(_) | Run::Remote(_)) | Err(_) => {}
-            }
-        }
-        paths.extend(self.folders.python.iter().flat_map(|python| manifest::libraries(python)));
-        self.watcher.set(paths);
     }
 
     fn say(&self, reloaded: &Reloaded) {
@@ -374,6 +377,26 @@ impl Actor {
         }
         left
     }
+}
+
+/// The folders whose changes are looked out for.
+fn watched(folders: &[PathBuf], python: Option<&Path>, found: &[Found]) -> HashSet<PathBuf> {
+    let mut paths: HashSet<PathBuf> = folders.iter().cloned().collect();
+    for one in found {
+        paths.insert(one.directory.clone());
+        match one.manifest.as_ref().map(|manifest| &manifest.run) {
+            Ok(Run::Binary(program)) => {
+                paths.extend(one.directory.join(program).parent().map(PathBuf::from));
+            }
+            Ok(Run::Python { .. }) => {
+                let sources = manifest::python_sources(&one.directory);
+                paths.extend(sources.iter().filter_map(|file| file.parent()).map(PathBuf::from));
+            }
+            Ok(Run::Library(_) | Run::Remote(_)) | Err(_) => {}
+        }
+    }
+    paths.extend(python.iter().flat_map(|python| manifest::libraries(python)));
+    paths
 }
 
 /// Waits for the end of a burst, but not for ever: a plugin may write into its

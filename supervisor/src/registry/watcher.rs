@@ -1,13 +1,20 @@
 //! Tells when something changed in the plugin folders.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 /// Watches folders, plugin directories and the folders of their programs; not
 /// deeper (a virtual environment has ten thousand files).
-pub(super) struct FolderWatcher {
+#[derive(Clone)]
+pub(super) struct FolderWatcher(Arc<Mutex<Watched>>);
+
+struct Watched {
     watcher: Option<RecommendedWatcher>,
     watched: HashSet<PathBuf>,
 }
@@ -16,8 +23,11 @@ impl FolderWatcher {
     /// The receiver gets a token for each burst of changes.
     pub(super) fn new(enabled: bool) -> (Self, mpsc::Receiver<()>, Option<String>) {
         let (changes, receiver) = mpsc::channel(1);
+        let of = |watcher| {
+            FolderWatcher(Arc::new(Mutex::new(Watched { watcher, watched: HashSet::new() })))
+        };
         if !enabled {
-            return (FolderWatcher { watcher: None, watched: HashSet::new() }, receiver, None);
+            return (of(None), receiver, None);
         }
         let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let relevant = event.is_ok_and(|event| !event.kind.is_access());
@@ -35,17 +45,18 @@ impl FolderWatcher {
                 (None, Some(text))
             }
         };
-        (FolderWatcher { watcher, watched: HashSet::new() }, receiver, problem)
+        (of(watcher), receiver, problem)
     }
 
-    /// Watches exactly these from now on.
-    pub(super) fn set(&mut self, wanted: HashSet<PathBuf>) {
-        let Some(watcher) = &mut self.watcher else { return };
-        for gone in self.watched.difference(&wanted) {
+    /// Watches exactly these from now on. Blocks on the file systems.
+    pub(super) fn set(&self, wanted: HashSet<PathBuf>) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Watched { watcher: Some(watcher), watched } = &mut *inner else { return };
+        for gone in watched.difference(&wanted) {
             let _ = watcher.unwatch(gone);
         }
         // Also what is watched already: the path may be another directory now.
-        self.watched = wanted
+        *watched = wanted
             .into_iter()
             .filter(|path| watcher.watch(path, RecursiveMode::NonRecursive).is_ok())
             .collect();

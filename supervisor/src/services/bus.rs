@@ -14,11 +14,12 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::names;
+use crate::capacity::limits;
 
 /// Events that may wait for a subscriber.
-const WAITING: usize = 10_000;
+const WAITING: usize = limits::EVENT_QUEUE;
 /// Their bytes.
-const WAITING_BYTES: usize = 8 << 20;
+const WAITING_BYTES: usize = limits::EVENT_BYTES;
 /// Events of one batch, and their bytes.
 const BATCH: (usize, usize) = (256, 1 << 20);
 

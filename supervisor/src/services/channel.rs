@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     calls::ToolCall,
+    capacity::limits,
     manifest::known_permission,
     plugin::{Attachment, CallScope, Caller, Chain, Rate, Stream as LogStream},
     store::{Author, DataError, check_workspace},
@@ -244,8 +245,15 @@ impl Channel {
         chain.into()
     }
 
-    pub(super) fn valid_json(text: bytes::Bytes) -> Result<bytes::Bytes, Status> {
-        check_json(text).map_err(Status::invalid_argument)
+    /// JSON text; what is large is read by the crew.
+    pub(super) async fn valid_json(&self, text: bytes::Bytes) -> Result<bytes::Bytes, Status> {
+        if text.len() <= limits::STEP {
+            return check_json(text).map_err(Status::invalid_argument);
+        }
+        let checked =
+            self.host.calls().await.crew().run(&self.name, move || check_json(text)).await;
+        let checked = checked.map_err(|why| Status::unavailable(why.to_string()))?;
+        checked.map_err(Status::invalid_argument)
     }
 
     async fn answer_check_permission(
@@ -290,7 +298,10 @@ impl Channel {
             enabled_plugins: self.enabled(granted.call.as_ref()),
             ..ToolCall::default()
         };
-        let outcome = self.host.calls().await.run(call).await;
+        let calls = self.host.calls().await;
+        let Some(outcome) = wanted(granted.call.as_ref(), calls.run(call)).await else {
+            return Err(unwanted());
+        };
         let call_id = outcome.call_id.to_string();
         let answer = match outcome.result {
             Ok(success) => wire::CallToolResponse {
@@ -344,26 +355,39 @@ impl Channel {
             timeout: time_left(granted.call.as_ref(), timeout_ms),
             chain: self.chain(granted.call.as_ref()),
             enabled: self.enabled(granted.call.as_ref()),
-            request: Self::valid_json(request)?,
+            request: self.valid_json(request).await?,
         };
-        let response = providers::call(&self.host, &name, asked).await?;
+        let asking = providers::call(&self.host, &name, asked);
+        let Some(response) = wanted(granted.call.as_ref(), asking).await else {
+            return Err(unwanted());
+        };
+        let response = response?;
         Ok(Response::new(wire::CallProviderResponse { response, denied: false }))
     }
 }
 
 /// Bytes of a message: it travels in a header, whose size is bounded.
-const MESSAGE: usize = 1024;
+const MESSAGE: usize = limits::ERROR_TEXT / 4;
 
 /// A message that fits.
 fn cut(status: Status) -> Status {
     match status.message().len() > MESSAGE {
-        true => {
-            let text = status.message();
-            let text = &text[..text.floor_char_boundary(MESSAGE)];
-            Status::new(status.code(), format!("{text}…"))
-        }
+        true => Status::new(status.code(), limits::cut(status.message(), MESSAGE)),
         false => status,
     }
+}
+
+/// What is done on behalf of a call, as long as somebody waits for the call.
+async fn wanted<T>(call: Option<&CallScope>, work: impl Future<Output = T>) -> Option<T> {
+    let Some(call) = call else { return Some(work.await) };
+    tokio::select! {
+        done = work => Some(done),
+        () = call.unwanted() => None,
+    }
+}
+
+fn unwanted() -> Status {
+    Status::cancelled("the call on whose behalf this was asked is over, or its caller is gone")
 }
 
 /// What is left for something that a call asks for.
@@ -463,7 +487,7 @@ impl Host for Channel {
     }
 
     async fn emit(&self, request: Request<wire::EmitRequest>) -> Reply<wire::EmitResponse> {
-        self.emit_event(request.into_inner()).map_err(cut)
+        self.emit_event(request.into_inner()).await.map_err(cut)
     }
 
     async fn subscribe(

@@ -9,8 +9,9 @@ use stockade_proto::worker::{Event as WireEvent, EventBatch, invoke::Kind};
 use super::bus::{Batch, Bus, Pace, Subscriber};
 use crate::{
     calls::{CallError, Calls, ToolCall},
+    capacity::limits,
     lifecycle::Substate,
-    plugin::{Command, Handle, MetricKind},
+    plugin::{Handle, MetricKind},
 };
 
 /// Before a batch is tried again that found no place in the plugin's queue.
@@ -51,7 +52,7 @@ async fn ready(calls: &Calls, plugin: &str) -> Option<Handle> {
         let mut snapshots = handle.watch();
         let wakes = handle.snapshot().substate == Substate::OnDemand;
         if wakes {
-            let _ = handle.command(Command::Needed);
+            handle.needed();
         }
         let serving = snapshots.wait_for(|snapshot| {
             snapshot.ready() && snapshot.session.as_ref().is_some_and(|one| one.closed().is_none())
@@ -81,7 +82,11 @@ async fn deliver(calls: &Calls, handle: &Handle, handler: &str, subscriber: &Sub
     let (failed, error) = match (&outcome.result, outcome.delivered) {
         (Ok(success), _) => match serde_json::from_slice::<Answer>(&success.result) {
             Ok(answer) if answer.failed == 0 => (0, None),
-            Ok(answer) => (answer.failed.min(count), Some((answer.error_type, answer.error))),
+            Ok(answer) => {
+                let kind = limits::cut(&answer.error_type, limits::NAME);
+                let text = limits::cut(&answer.error, limits::ERROR_TEXT);
+                (answer.failed.min(count), Some((kind, text)))
+            }
             Err(error) => (count, Some(("InvalidResult".to_owned(), error.to_string()))),
         },
         // It has not seen them: they wait for it.

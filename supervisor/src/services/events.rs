@@ -14,16 +14,17 @@ use super::{
     channel::{Channel, Reply},
     names,
 };
+use crate::capacity::limits;
 
 /// Subscriptions that one process may hold, and patterns of each.
 pub(super) const MAX_SUBSCRIPTIONS: usize = 16;
-const MAX_PATTERNS: usize = 64;
+const MAX_PATTERNS: usize = limits::EVENT_PATTERNS;
 
 /// Batches as they come.
 pub(super) type Batches = Pin<Box<dyn Stream<Item = Result<wire::EventBatch, Status>> + Send>>;
 
 impl Channel {
-    pub(super) fn emit_event(&self, request: wire::EmitRequest) -> Reply<wire::EmitResponse> {
+    pub(super) async fn emit_event(&self, request: wire::EmitRequest) -> Reply<wire::EmitResponse> {
         let wire::EmitRequest { scope, name, payload } = request;
         let Some(granted) = self.ask("events.emit", &["event:emit"], scope)? else {
             let denied = wire::EmitResponse { denied: true, ..Default::default() };
@@ -35,10 +36,10 @@ impl Channel {
             let text = format!("{name:?} is no event's name: `*` stands for names in patterns");
             return Err(Status::invalid_argument(text));
         }
-        let payload = Self::valid_json(payload)?;
         if payload.len() as u64 > self.caller.manifest.quota.value {
             return Err(Status::resource_exhausted("the event is larger than quota.value"));
         }
+        let payload = self.valid_json(payload).await?;
         let inner = &self.host.inner;
         let (sequence, subscribers) = inner.bus.emit(
             self.actor.clone(),

@@ -8,12 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use serde_json::{Map, Value, json};
 use stockade_proto::worker::invoke::Kind;
 
 use super::{HostServices, filter};
 use crate::{
     calls::{CallError, Calls, ToolCall},
+    capacity::limits,
     manifest::Manifest,
     store::{check_workspace, enabled_plugins},
 };
@@ -23,6 +25,8 @@ pub const PLUGIN_PREFIX: &str = "plugin:";
 /// Before the names of effects.
 pub const EFFECT_PREFIX: &str = "effect:plugin:";
 
+/// Configurations that are asked for at once.
+const TOGETHER: usize = 16;
 /// Bounds of a time-out; the greater is also the usual one.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
@@ -107,7 +111,9 @@ impl HostServices {
         enabled: Enabled,
         timeout: Option<Duration>,
     ) -> Answer<bool> {
-        let unknown = || Answer::none("UnknownCondition", format!("there is no condition {id:?}"));
+        let shown = limits::cut(id, limits::KEY);
+        let unknown =
+            || Answer::none("UnknownCondition", format!("there is no condition {shown:?}"));
         let timeout = bounded(timeout);
         let deadline = Instant::now() + timeout;
         let parts = id.strip_prefix(PLUGIN_PREFIX).and_then(|rest| rest.split_once(':'));
@@ -148,7 +154,8 @@ impl HostServices {
         enabled: Enabled,
         timeout: Option<Duration>,
     ) -> Answer<Value> {
-        let unknown = || Answer::none("UnknownEffect", format!("there is no effect {id:?}"));
+        let shown = limits::cut(id, limits::KEY);
+        let unknown = || Answer::none("UnknownEffect", format!("there is no effect {shown:?}"));
         let timeout = bounded(timeout);
         let deadline = Instant::now() + timeout;
         let parts = id.strip_prefix(EFFECT_PREFIX).and_then(|rest| rest.split_once(':'));
@@ -218,10 +225,17 @@ impl HostServices {
             }
         }
         providers.sort();
-        let asked = providers.iter().map(|(_, plugin, name)| {
-            self.simulation_config(&calls, (plugin, name), &base, workspace, &enabled)
-        });
-        let answers = futures_util::future::join_all(asked).await;
+        // Written once, whoever is asked; a few at a time, all within one time.
+        let args = to_bytes(&json!({ "base": base }));
+        let until = Instant::now() + TIMEOUTS.1;
+        let asked: Vec<_> = providers
+            .iter()
+            .map(|(_, plugin, name)| {
+                let place = (workspace, until);
+                self.simulation_config(&calls, (plugin, name), args.clone(), place, &enabled)
+            })
+            .collect();
+        let answers: Vec<_> = futures_util::stream::iter(asked).buffered(TOGETHER).collect().await;
         let mut built = Built::default();
         for ((_, plugin, name), answer) in providers.iter().zip(answers) {
             let id = super::names::full(plugin, name);
@@ -241,16 +255,19 @@ impl HostServices {
         &self,
         calls: &Calls,
         id: (&String, &String),
-        base: &Map<String, Value>,
-        workspace: &str,
+        args: Bytes,
+        (workspace, until): (&str, Instant),
         enabled: &Enabled,
     ) -> Result<Map<String, Value>, String> {
-        let args = to_bytes(&json!({ "base": base }));
         let kind = Kind::SimulationConfig;
-        let mut call = call((id.0, id.1), kind, args, workspace, TIMEOUTS.1);
+        let timeout = until.saturating_duration_since(Instant::now());
+        let mut call = call((id.0, id.1), kind, args, workspace, timeout);
         call.enabled_plugins.clone_from(enabled);
         let success = calls.run(call).await.result;
         let success = success.map_err(|error| format!("{}: {error}", error.error_type()))?;
+        if success.result.len() > limits::CONTEXT {
+            return Err(format!("it returned more than {} bytes", limits::CONTEXT));
+        }
         serde_json::from_slice(&success.result)
             .map_err(|_| "it did not return an object".to_owned())
     }

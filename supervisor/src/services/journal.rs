@@ -6,10 +6,13 @@ use stockade_proto::host::{self as wire, OnDenied, record_request::Kind};
 use tonic::{Response, Status};
 
 use super::channel::{Channel, Reply};
-use crate::plugin::{SeriesKind, Stream, Unrecorded};
+use crate::{
+    capacity::limits,
+    plugin::{SeriesKind, Stream, Unrecorded},
+};
 
-/// Characters of a line.
-const LONGEST: usize = 16 * 1024;
+/// Bytes of a line.
+const LONGEST: usize = limits::LOG_LINE;
 
 impl Channel {
     pub(super) fn write_log(&self, request: wire::LogRequest) -> Reply<wire::LogResponse> {
@@ -27,11 +30,8 @@ impl Channel {
         let fields: BTreeMap<String, String> = fields.into_iter().collect();
         let fields: String =
             fields.iter().map(|(key, value)| format!(" {key}={value:?}")).collect();
-        let text: String = format!("{message}{fields}")
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(LONGEST)
-            .collect();
+        let text = limits::cut(&format!("{message}{fields}"), LONGEST);
+        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         self.caller.logs.push(self.caller.generation, Stream::Log, Some(level), &text);
         Ok(Response::new(wire::LogResponse { denied: false }))
     }

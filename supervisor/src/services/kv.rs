@@ -5,7 +5,7 @@ use tonic::{Response, Status};
 
 use super::{
     channel::{Channel, Reply},
-    check_json, names,
+    names,
 };
 use crate::store::{Entry, Expectation};
 
@@ -20,7 +20,7 @@ impl Channel {
     }
 
     /// A value that is no larger than allowed, and JSON unless it is binary.
-    fn entry(&self, value: Option<wire::KvValue>, ttl_ms: u64) -> Result<Entry, Status> {
+    async fn entry(&self, value: Option<wire::KvValue>, ttl_ms: u64) -> Result<Entry, Status> {
         let value = value.unwrap_or_default();
         let most = self.caller.manifest.quota.value;
         if value.data.len() as u64 > most {
@@ -31,7 +31,7 @@ impl Channel {
         }
         let data = match value.binary {
             true => value.data,
-            false => check_json(value.data).map_err(Status::invalid_argument)?,
+            false => self.valid_json(value.data).await?,
         };
         Ok(Entry::new(data, value.binary, ttl_ms))
     }
@@ -59,7 +59,7 @@ impl Channel {
         };
         self.may_write()?;
         let key = self.key(&request.key)?;
-        let entry = self.entry(request.value, request.ttl_ms)?;
+        let entry = self.entry(request.value, request.ttl_ms).await?;
         let quota = self.caller.manifest.quota;
         let set = self.host.data().set(granted.author, &self.name, key, entry, quota).await;
         set.map_err(|error| self.data_error(error))?;
@@ -131,7 +131,7 @@ impl Channel {
         };
         let entry = match request.value {
             None => None,
-            value => Some(self.entry(value, request.ttl_ms)?),
+            value => Some(self.entry(value, request.ttl_ms).await?),
         };
         let quota = self.caller.manifest.quota;
         let swap = self

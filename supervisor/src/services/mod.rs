@@ -4,7 +4,7 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | `channel` | `stockade.host.v1.Host` of one process |
+//! | `channel`, `counted` | `stockade.host.v1.Host` of one process, and what its requests may hold |
 //! | `names`, `permits` | whose a name is; who may what, and how often it was tried |
 //! | `kv`, `state` | keys and values; documents of entities |
 //! | `bus`, `events`, `delivery` | events: queues, by a channel, to registered handlers |
@@ -14,6 +14,7 @@
 
 mod bus;
 mod channel;
+mod counted;
 mod delivery;
 mod events;
 mod extensions;
@@ -40,6 +41,7 @@ pub use providers::{Ask, Registration, ServerProvider};
 
 use crate::{
     calls::Calls,
+    capacity::{limits, weigh},
     plugin::{Caller, EventKind, HostChannel, HostHandler, Journal, Refused, Session, Stream},
     store::{Data, check_workspace},
 };
@@ -47,10 +49,8 @@ use bus::{Bus, Subscriber};
 use permits::Permits;
 use providers::Providers;
 
-/// Largest message of a plugin, and requests at once: what one plugin can make the
-/// daemon hold.
-const MAX_MESSAGE: usize = 8 << 20;
-const MAX_STREAMS: u32 = 64;
+/// Largest message of a plugin.
+const MAX_MESSAGE: usize = limits::HOST_MESSAGE;
 
 /// Everything that plugins and servers have of each other. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -249,6 +249,10 @@ fn check_json(text: bytes::Bytes) -> Result<bytes::Bytes, String> {
     if text.is_empty() {
         return Ok(bytes::Bytes::from_static(b"null"));
     }
+    let values = weigh(&text).values;
+    if values > limits::JSON_VALUES {
+        return Err(format!("the value has {values} parts; {} are allowed", limits::JSON_VALUES));
+    }
     // As a value: what nobody could read again is refused here.
     match serde_json::from_slice::<serde_json::Value>(&text) {
         Ok(_) => Ok(text),
@@ -258,11 +262,13 @@ fn check_json(text: bytes::Bytes) -> Result<bytes::Bytes, String> {
 
 impl HostHandler for HostServices {
     fn serve(&self, channel: UnixStream, caller: Caller) -> HostChannel {
+        let account = caller.account.clone();
         let service = HostServer::new(channel::Channel::new(self.clone(), caller))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
+        let service = counted::Counted { service, account };
         Box::pin(async move {
-            let _ = inherited::serve_some(channel, service, MAX_STREAMS).await;
+            let _ = inherited::serve_some(channel, service, limits::HOST_STREAMS as u32).await;
         })
     }
 

@@ -1,8 +1,10 @@
 //! Names that plugins give: keys, events, entities, components. A name is always
 //! the plugin's own; one that is spelled like somebody else's is refused.
 
+use crate::capacity::limits;
+
 /// Bytes of a name.
-const LONGEST: usize = 512;
+const LONGEST: usize = limits::KEY;
 
 /// Components that belong to the host: plugins read them.
 const PROTECTED: [&str; 7] =
@@ -23,7 +25,10 @@ type Checked<T> = Result<T, NameError>;
 /// empty nor `.` or `..`. What merely looks like a name of another script or
 /// another width is none.
 fn check(name: &str) -> Checked<()> {
-    let invalid = |why: &str| Err(NameError::Invalid(format!("{name:?} is no name: {why}")));
+    let invalid = |why: &str| {
+        let shown = limits::cut(name, limits::NAME);
+        Err(NameError::Invalid(format!("{shown:?} is no name: {why}")))
+    };
     if name.is_empty() || name.len() > LONGEST {
         return invalid("it must have 1 to 512 bytes");
     }
@@ -105,7 +110,8 @@ pub(super) fn pattern(pattern: &str) -> Checked<()> {
             let name = pattern.strip_suffix(":*").unwrap_or(pattern);
             match name.contains('*') {
                 true => Err(NameError::Invalid(format!(
-                    "{pattern:?} is no pattern: use a whole name, PREFIX:* or *"
+                    "{:?} is no pattern: use a whole name, PREFIX:* or *",
+                    limits::cut(pattern, limits::NAME)
                 ))),
                 false => check(name),
             }

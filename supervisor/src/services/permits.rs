@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::plugin::{EventKind, Journal};
+use crate::{
+    capacity::limits,
+    plugin::{EventKind, Journal},
+};
 
 /// A refusal is told this often; all are counted.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
@@ -38,6 +41,8 @@ pub(super) struct Permits(Mutex<HashMap<Arc<str>, PluginUse>>);
 
 /// `Plugin 'P' attempted …`: the sources' wording.
 pub(super) fn refusal(plugin: &str, capability: &str, permission: &str) -> String {
+    let capability = limits::cut(capability, 2 * limits::NAME);
+    let permission = limits::cut(permission, 2 * limits::NAME);
     format!(
         "Plugin '{plugin}' attempted to use capability '{capability}' but lacks required \
          permission '{permission}'"
@@ -45,12 +50,13 @@ pub(super) fn refusal(plugin: &str, capability: &str, permission: &str) -> Strin
 }
 
 /// Names of permissions that are counted apart; a plugin may make up more.
-const NAMES: usize = 200;
+const NAMES: usize = limits::DENIED_NAMES;
 
 impl PluginUse {
     /// The entry of a permission, or that of all further ones.
     fn entry(&mut self, permission: &str) -> &mut PermissionUse {
-        let known = self.permissions.contains_key(permission) || self.permissions.len() < NAMES;
+        let known = self.permissions.contains_key(permission)
+            || (self.permissions.len() < NAMES && permission.len() <= 2 * limits::NAME);
         let name = if known { permission } else { "(others)" };
         self.permissions.entry(name.to_owned()).or_default()
     }

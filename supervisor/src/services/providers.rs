@@ -22,7 +22,7 @@ use tonic::Status;
 use super::{HostServices, names};
 use crate::{
     calls::{CallError, ToolCall},
-    plugin::{Chain, Provider},
+    plugin::{Allowance, Chain, Provider},
 };
 
 /// A request that has no deadline gets this one.
@@ -93,6 +93,7 @@ impl HostServices {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (asks, receiver) = mpsc::channel(WAITING);
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
+        let mut allowance = Allowance::default();
         let mut known = self.inner.providers.lock();
         for one in offered {
             let name = one.name.clone();
@@ -101,7 +102,7 @@ impl HostServices {
                 Ok(()) if known.contains_key(&name) => {
                     Err("there is one of this name; the first stays".to_owned())
                 }
-                Ok(()) => Provider::new(one),
+                Ok(()) => Provider::new(one, &mut allowance),
             };
             match provider {
                 Ok(provider) => {

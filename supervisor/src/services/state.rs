@@ -10,7 +10,10 @@ use super::{
     channel::{Channel, Granted, Reply},
     names::{self, EntityKind, NameError},
 };
-use crate::store::{Change, DataError, Document};
+use crate::{
+    capacity::limits,
+    store::{Change, DataError, Document},
+};
 
 impl Channel {
     fn entity(&self, entity: &str) -> Result<EntityKind, Status> {
@@ -33,11 +36,22 @@ impl Channel {
             return Ok(Response::new(wire::GetEntityResponse { value: None, denied: true }));
         };
         let workspace = granted.author.workspace;
-        let found = self.host.data().document(&workspace, &request.entity).await;
-        let document = found.map_err(|error| self.data_error(error))?.map(Value::Object);
-        let value =
-            document.as_ref().and_then(|document| walk(document, &request.path, &self.name));
-        let value = value.map(to_text);
+        let wire::GetEntityRequest { entity, path, .. } = request;
+        let parts = path.split('.').count();
+        if path.len() > limits::PATH || parts > limits::PATH_PARTS {
+            return Err(Status::invalid_argument(format!(
+                "the path has {} bytes and {parts} parts; {} and {} are allowed",
+                path.len(),
+                limits::PATH,
+                limits::PATH_PARTS
+            )));
+        }
+        // Read, searched and written again where the document is read.
+        let name = self.name.clone();
+        let value = self.host.data().in_document(&workspace, &entity, move |document| {
+            walk(&Value::Object(document), &path, &name).map(to_text)
+        });
+        let value = value.await.map_err(|error| self.data_error(error))?.flatten();
         Ok(Response::new(wire::GetEntityResponse { value, denied: false }))
     }
 

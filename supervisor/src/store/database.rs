@@ -1,15 +1,24 @@
 //! Crash records and what operators want, in SQLite. One thread writes; a
 //! write is never waited for on the path of a call or a restart.
+//!
+//! A file that cannot be opened now (locked, on a full disk) is no damaged file: it is
+//! tried again until it opens, and what is to be written waits. What operators want is
+//! besides kept in a small text file, so that it is known without the database.
 
 use std::{
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{crash::CrashRecord, put_aside};
-use crate::lifecycle::Wanted;
+use super::{crash::CrashRecord, is_damage, put_aside_database, wishes::Wishes};
+use crate::{capacity::limits, lifecycle::Wanted};
 
 /// What is remembered of a plugin between two lives of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,17 +29,53 @@ pub struct Remembered {
     pub generation: u64,
 }
 
-type Job = Box<dyn FnOnce(&Connection) + Send>;
+type Query = Box<dyn FnOnce(Option<&Connection>) + Send>;
 
-/// Handle of the writer thread and a connection for reading.
+enum Job {
+    /// There is something to write.
+    Write,
+    Read(Query),
+}
+
+/// Handle of the writer thread.
 #[derive(Debug)]
 pub struct Database {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<SyncSender<Job>>,
     writer: Option<std::thread::JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     path: PathBuf,
     keep: usize,
-    problem: Arc<Mutex<Option<String>>>,
+    problem: Mutex<Option<String>>,
+    waiting: Mutex<Waiting>,
+    wishes: Wishes,
 }
+
+/// What is to be written: of each plugin the last word, and the records that fit.
+#[derive(Debug, Default)]
+struct Waiting {
+    remembered: HashMap<String, Remembered>,
+    crashes: VecDeque<CrashRecord>,
+    dropped: u64,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.remembered.is_empty() && self.crashes.is_empty()
+    }
+}
+
+/// Between two tries of a file that cannot be opened or written.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Another process that holds the file is waited for this long.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A disk that does not answer is waited for this long by whoever asks.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Questions that may wait.
+const QUESTIONS: usize = 256;
 
 const SCHEMA: &str = "
     PRAGMA journal_mode = WAL;
@@ -50,102 +95,215 @@ const SCHEMA: &str = "
     );
 ";
 
-impl Database {
-    pub(super) fn open(path: &Path, keep: usize, problems: &mut Vec<String>) -> Self {
-        let connection = open(path).or_else(|error| {
-            let kept = put_aside(path);
-            for suffix in ["-wal", "-shm"] {
-                let mut side = path.as_os_str().to_owned();
-                side.push(suffix);
-                let _ = std::fs::remove_file(PathBuf::from(side));
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says it once, and that it is over.
+    fn tell(&self, now: Option<String>) {
+        let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if *problem == now {
+            return;
+        }
+        match &now {
+            Some(text) => tracing::error!("{text}"),
+            None => tracing::info!("{} can be written again", self.path.display()),
+        }
+        *problem = now;
+    }
+}
+
+/// The thread.
+struct Writer {
+    shared: Arc<Shared>,
+    connection: Option<Connection>,
+    tried: Instant,
+    damaged: Arc<Mutex<Vec<String>>>,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Job>) {
+        loop {
+            let job = match inbox.recv_timeout(AGAIN) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.write();
+                    return;
+                }
+            };
+            if self.connection.is_none() && self.tried.elapsed() >= AGAIN {
+                self.open();
             }
-            problems.push(format!("the database was damaged ({error}) and starts empty; {kept}"));
+            self.write();
+            if let Some(Job::Read(query)) = job {
+                query(self.connection.as_ref());
+            }
+        }
+    }
+
+    fn open(&mut self) {
+        let path = &self.shared.path;
+        let opened = open(path).or_else(|error| {
+            if !is_damage(&error) {
+                return Err(error);
+            }
+            let kept = put_aside_database(path);
+            let text = format!("{} was damaged ({error}) and starts empty; {kept}", path.display());
+            tracing::warn!("{text}");
+            self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push(text);
             open(path)
         });
-        let connection = connection.or_else(|error| {
-            problems.push(format!(
-                "crash records cannot be kept in {}: {error}; they last until the daemon ends",
-                path.display()
-            ));
-            let memory = Connection::open_in_memory()?;
-            memory.execute_batch(SCHEMA)?;
-            Ok::<_, rusqlite::Error>(memory)
-        });
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        let writer = std::thread::Builder::new().name("store".into()).spawn(move || {
-            let Ok(connection) = connection else { return };
-            for job in inbox {
-                job(&connection);
+        self.tried = Instant::now();
+        match opened {
+            Ok(connection) => {
+                self.shared.wishes.adopt(&connection);
+                self.connection = Some(connection);
+                self.shared.tell(None);
             }
+            Err(error) => self.shared.tell(Some(format!(
+                "{} cannot be opened: {error}; crash records wait, and it is tried again each \
+                 second. Free its disk, or end the process that holds it.",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Writes what waits. What cannot be written waits on.
+    fn write(&mut self) {
+        let waiting = std::mem::take(&mut *self.shared.waiting());
+        if waiting.is_empty() {
+            return;
+        }
+        let noted = self.shared.wishes.note(&waiting.remembered);
+        let Some(connection) = &self.connection else { return self.put_back(waiting) };
+        let written = write(connection, &waiting, self.shared.keep);
+        let failed =
+            written.err().map(|error| error.to_string()).or(noted.err().map(|e| e.to_string()));
+        match failed {
+            None => self.shared.tell(None),
+            Some(error) => {
+                self.shared.tell(Some(format!(
+                    "cannot write {}: {error}; free space on its disk",
+                    self.shared.path.display()
+                )));
+                self.put_back(waiting);
+            }
+        }
+    }
+
+    fn put_back(&self, old: Waiting) {
+        let mut waiting = self.shared.waiting();
+        for (name, remembered) in old.remembered {
+            waiting.remembered.entry(name).or_insert(remembered);
+        }
+        for record in old.crashes.into_iter().rev() {
+            waiting.crashes.push_front(record);
+        }
+        while waiting.crashes.len() > limits::RECORDS_WAITING {
+            waiting.crashes.pop_front();
+            waiting.dropped += 1;
+        }
+        waiting.dropped += old.dropped;
+    }
+}
+
+fn write(connection: &Connection, waiting: &Waiting, keep: usize) -> rusqlite::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    for record in &waiting.crashes {
+        let json = serde_json::to_string(record).unwrap_or_default();
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO crash (plugin, time, cause, record) VALUES (?1, ?2, ?3, ?4)",
+        )?;
+        insert.execute(params![record.plugin, record.time, record.cause, json])?;
+        let mut prune = transaction.prepare_cached(
+            "DELETE FROM crash WHERE plugin = ?1 AND id <= \
+             (SELECT id FROM crash WHERE plugin = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+        )?;
+        prune.execute(params![record.plugin, keep as i64])?;
+    }
+    for (name, remembered) in &waiting.remembered {
+        let mut upsert = transaction.prepare_cached(
+            "INSERT INTO plugin (name, wanted, generation) VALUES (?1, ?2, ?3) \
+             ON CONFLICT (name) DO UPDATE SET wanted = ?2, generation = ?3",
+        )?;
+        let wanted = super::wishes::word(remembered.wanted);
+        upsert.execute(params![name, wanted, remembered.generation as i64])?;
+    }
+    transaction.commit()
+}
+
+impl Database {
+    pub(super) fn open(path: &Path, keep: usize, problems: &mut Vec<String>) -> Self {
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            keep,
+            problem: Mutex::default(),
+            waiting: Mutex::default(),
+            wishes: Wishes::read(&path.with_file_name("wanted")),
         });
-        let writer = writer
+        let (jobs, inbox) = mpsc::sync_channel::<Job>(QUESTIONS);
+        let damaged: Arc<Mutex<Vec<String>>> = Arc::default();
+        let mut writer = Writer {
+            shared: shared.clone(),
+            connection: None,
+            tried: Instant::now(),
+            damaged: damaged.clone(),
+        };
+        // Once before anybody asks: most often it opens.
+        writer.open();
+        problems.append(&mut damaged.lock().unwrap_or_else(PoisonError::into_inner));
+        let writer = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || writer.run(&inbox))
             .map_err(|error| {
                 problems.push(format!("the store thread could not be started: {error}"));
             })
             .ok();
-        Database { jobs: Some(jobs), writer, path: path.to_owned(), keep, problem: Arc::default() }
+        Database { jobs: Some(jobs), writer, shared }
     }
 
-    /// The last write that failed, if the one after it has not succeeded.
+    /// Why nothing can be written now.
     pub fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn write(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static) {
-        let problem = self.problem.clone();
-        let path = self.path.clone();
-        let job: Job = Box::new(move |connection| {
-            let result = work(connection);
-            let mut problem = problem.lock().unwrap_or_else(PoisonError::into_inner);
-            *problem = result.err().map(|error| {
-                let text =
-                    format!("cannot write {}: {error}; free space on its disk", path.display());
-                if problem.as_ref() != Some(&text) {
-                    tracing::error!("{text}");
-                }
-                text
-            });
-        });
-        self.send(job);
-    }
-
-    fn send(&self, job: Job) -> Option<()> {
-        self.jobs.as_ref()?.send(job).ok()
-    }
-
-    /// Runs a query on the writer's connection, after everything written before.
+    /// Runs a query on the writer's connection, after everything written before. None:
+    /// the file is not open, or its disk does not answer.
     fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Option<T> {
-        let (reply, answer) = mpsc::channel();
-        let job: Job = Box::new(move |connection| {
-            let result = query(connection);
-            if let Err(error) = &result {
+        let (reply, answer) = mpsc::sync_channel(1);
+        let job: Query = Box::new(move |connection| {
+            let result = connection.map(query);
+            if let Some(Err(error)) = &result {
                 tracing::error!("cannot read the database: {error}");
             }
-            let _ = reply.send(result.ok());
+            let _ = reply.send(result.and_then(Result::ok));
         });
-        self.send(job)?;
-        answer.recv().ok().flatten()
+        self.jobs.as_ref()?.try_send(Job::Read(job)).ok()?;
+        answer.recv_timeout(ANSWER).ok().flatten()
     }
 
-    /// Keeps a record; the oldest ones of the plugin go.
+    fn wake(&self) {
+        if let Some(jobs) = &self.jobs {
+            // A full queue is being worked on: what waits is seen then.
+            let _ = jobs.try_send(Job::Write);
+        }
+    }
+
+    /// Keeps a record; the oldest ones of the plugin go. Never waits.
     pub fn record_crash(&self, record: CrashRecord) {
-        let keep = self.keep as i64;
-        self.write(move |connection| {
-            let json = serde_json::to_string(&record).unwrap_or_default();
-            let mut insert = connection.prepare_cached(
-                "INSERT INTO crash (plugin, time, cause, record) VALUES (?1, ?2, ?3, ?4)",
-            )?;
-            insert.execute(params![record.plugin, record.time, record.cause, json])?;
-            let mut prune = connection.prepare_cached(
-                "DELETE FROM crash WHERE plugin = ?1 AND id <= \
-                 (SELECT id FROM crash WHERE plugin = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-            )?;
-            prune.execute(params![record.plugin, keep])?;
-            Ok(())
-        });
+        let mut waiting = self.shared.waiting();
+        waiting.crashes.push_back(record);
+        if waiting.crashes.len() > limits::RECORDS_WAITING {
+            waiting.crashes.pop_front();
+            waiting.dropped += 1;
+        }
+        drop(waiting);
+        self.wake();
     }
 
     /// Records of one plugin (or all), newest first. Blocks on the store.
@@ -155,13 +313,14 @@ impl Database {
                 "SELECT id, record FROM crash WHERE ?1 IS NULL OR plugin = ?1 \
                  ORDER BY id DESC LIMIT ?2",
             )?;
-            let rows = query.query_map(params![plugin, limit as i64], |row| {
-                let id: i64 = row.get(0)?;
-                let json: String = row.get(1)?;
-                let mut record: CrashRecord = serde_json::from_str(&json).unwrap_or_default();
-                record.id = id as u64;
-                Ok(record)
-            })?;
+            let rows =
+                query.query_map(params![plugin, limit.min(limits::PAGE_ROWS) as i64], |row| {
+                    let id: i64 = row.get(0)?;
+                    let json: String = row.get(1)?;
+                    let mut record: CrashRecord = serde_json::from_str(&json).unwrap_or_default();
+                    record.id = id as u64;
+                    Ok(record)
+                })?;
             rows.collect()
         })
         .unwrap_or_default()
@@ -169,66 +328,66 @@ impl Database {
 
     /// What is known of a plugin from before. Blocks on the store.
     pub fn remembered(&self, plugin: &str) -> Option<Remembered> {
-        let plugin = plugin.to_owned();
-        self.read(move |connection| {
+        let name = plugin.to_owned();
+        let row = self.read(move |connection| {
             let mut query = connection
                 .prepare_cached("SELECT wanted, generation FROM plugin WHERE name = ?1")?;
             query
-                .query_row(params![plugin], |row| {
+                .query_row(params![name], |row| {
                     let wanted: String = row.get(0)?;
                     let generation: i64 = row.get(1)?;
-                    let wanted = match wanted.as_str() {
-                        "stopped" => Wanted::Stopped,
-                        "disabled" => Wanted::Disabled,
-                        _ => Wanted::Run,
-                    };
+                    let wanted = super::wishes::read_word(&wanted);
                     Ok(Remembered { wanted, generation: generation as u64 })
                 })
                 .optional()
-        })
-        .flatten()
-    }
-
-    /// Remembers a plugin.
-    pub fn remember(&self, plugin: &str, remembered: Remembered) {
-        let plugin = plugin.to_owned();
-        let wanted = match remembered.wanted {
-            Wanted::Stopped => "stopped",
-            Wanted::Disabled => "disabled",
-            Wanted::Run | Wanted::Removed => "run",
-        };
-        self.write(move |connection| {
-            let mut upsert = connection.prepare_cached(
-                "INSERT INTO plugin (name, wanted, generation) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (name) DO UPDATE SET wanted = ?2, generation = ?3",
-            )?;
-            upsert.execute(params![plugin, wanted, remembered.generation as i64]).map(drop)
         });
+        let row = row.flatten();
+        // The small file is written first.
+        match self.shared.wishes.of(plugin) {
+            Some(wanted) => {
+                Some(Remembered { wanted, generation: row.map_or(0, |row| row.generation) })
+            }
+            None => row,
+        }
     }
 
-    /// Returns when everything written before is in the file.
+    /// Remembers a plugin. Never waits.
+    pub fn remember(&self, plugin: &str, remembered: Remembered) {
+        self.shared.waiting().remembered.insert(plugin.to_owned(), remembered);
+        self.wake();
+    }
+
+    /// Returns when everything written before is in the file, or its disk has had its
+    /// time.
     pub fn flush(&self) {
-        self.read(|_| Ok(()));
+        let (reply, answer) = mpsc::sync_channel(1);
+        let job: Query = Box::new(move |_| {
+            let _ = reply.send(());
+        });
+        if self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(Job::Read(job)).is_ok()) {
+            let _ = answer.recv_timeout(limits::FLUSH);
+        }
     }
 }
 
-/// Closes the file: everything written before is in it.
+/// Closes the file: everything written before is in it, unless its disk does not
+/// answer.
 impl Drop for Database {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
+            super::join_within(writer, limits::FLUSH);
         }
     }
 }
 
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(PATIENCE)?;
     connection.execute_batch(SCHEMA)?;
     let verdict: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
     if verdict != "ok" {
-        return Err(rusqlite::Error::InvalidPath(format!("quick_check: {verdict}").into()));
+        return Err(super::damage(format!("quick_check: {verdict}")));
     }
     Ok(connection)
 }
@@ -266,5 +425,37 @@ mod tests {
         let database = Database::open(&path, 3, &mut problems);
         assert!(problems[0].contains("damaged"), "{problems:?}");
         assert_eq!(database.crashes(None, 10), []);
+        // What the operator wanted is known all the same.
+        assert_eq!(database.remembered("a").map(|known| known.wanted), Some(Wanted::Disabled));
+    }
+
+    #[test]
+    fn a_locked_file_is_no_damaged_one_and_is_written_once_it_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stockade.db");
+        let mut problems = Vec::new();
+        let database = Database::open(&path, 3, &mut problems);
+        let disabled = Remembered { wanted: Wanted::Disabled, generation: 4 };
+        database.remember("x", disabled);
+        database.flush();
+        drop(database);
+        let holder = Connection::open(&path).unwrap();
+        holder.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE;").unwrap();
+        let database = Database::open(&path, 3, &mut problems);
+        assert_eq!(problems, Vec::<String>::new());
+        assert!(database.problem().unwrap().contains("stockade.db cannot be opened"));
+        assert_eq!(database.remembered("x").map(|known| known.wanted), Some(Wanted::Disabled));
+        database.record_crash(CrashRecord { plugin: "x".into(), ..Default::default() });
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let aside =
+            files.flatten().any(|file| file.file_name().to_string_lossy().contains("corrupt"));
+        assert!(!aside, "nothing was renamed");
+        drop(holder);
+        let begun = Instant::now();
+        while database.problem().is_some() || database.crashes(None, 10).is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", database.problem());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(database.remembered("x"), Some(disabled));
     }
 }

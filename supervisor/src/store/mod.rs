@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | success and error counts | `counters` | a shared mapping: an acknowledged call is counted in the page cache |
 //! | crash records, what operators want, generations | `stockade.db` | SQLite in WAL mode, one writer thread |
+//! | what operators want, once more | `wanted` | replaced as a whole |
 //! | what plugins store through the host, workspaces, provenance | `data.db` | SQLite in WAL mode, synced at each commit |
 //! | plugins' own data | `data/NAME/` | theirs |
 //! | one daemon per directory | `lock` | flock |
@@ -13,6 +14,7 @@ mod crash;
 mod data;
 mod database;
 mod lock;
+mod wishes;
 
 use std::{
     path::{Path, PathBuf},
@@ -78,8 +80,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens (and makes) the directory. A file that cannot be read is put
-    /// aside under a name that ends in `.corrupt-…`; nothing is deleted.
+    /// Opens (and makes) the directory. A damaged file is put aside under a name that
+    /// ends in `.corrupt-…`, and nothing is deleted; one that is only locked, or on a full
+    /// disk, is tried again until it opens.
     ///
     /// # Errors
     /// The directory cannot be used, or another daemon uses it.
@@ -114,6 +117,44 @@ impl Store {
     pub fn counters(&self, plugin: &str) -> Arc<Counters> {
         self.counters.of(plugin)
     }
+}
+
+/// The file is no database, or not one any more. Everything else may pass.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+/// What a check of ours has found.
+fn damage(text: String) -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(code, Some(text))
+}
+
+/// Puts a database aside with what belongs to it.
+fn put_aside_database(path: &Path) -> String {
+    let kept = put_aside(path);
+    for suffix in ["-wal", "-shm"] {
+        let mut side = path.as_os_str().to_owned();
+        side.push(suffix);
+        let side = PathBuf::from(side);
+        if side.exists() {
+            put_aside(&side);
+        }
+    }
+    kept
+}
+
+/// Waits for a thread, but not for a disk that does not answer.
+fn join_within(thread: std::thread::JoinHandle<()>, patience: std::time::Duration) {
+    let deadline = std::time::Instant::now() + patience;
+    while !thread.is_finished() {
+        if std::time::Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let _ = thread.join();
 }
 
 /// `NAME.corrupt-TIME`; what cannot be moved is left.

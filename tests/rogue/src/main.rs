@@ -3,6 +3,8 @@
 //! the tool's name.
 
 mod attack;
+mod bombs;
+mod floods;
 mod forge;
 mod hosting;
 mod raw;

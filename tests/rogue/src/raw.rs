@@ -1,6 +1,13 @@
 //! Misbehaviour on the wire: a worker that is not the SDK's.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::Stream;
 use stockade_proto::{
@@ -13,6 +20,8 @@ use stockade_proto::{
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::bombs;
 
 /// Serves fd 3 in one of these ways.
 pub fn serve(mode: &str) {
@@ -102,7 +111,15 @@ impl Worker for Raw {
         if self.mode == "die-after-hello" {
             std::future::pending::<()>().await;
         }
-        let tool = wire::ToolSpec {
+        let one = |update| {
+            let update = wire::InitUpdate { update: Some(update) };
+            let stream: Self::InitStream = Box::pin(tokio_stream::once(Ok(update)));
+            Ok(Response::new(stream))
+        };
+        if let Some(failed) = bombs::failure(&self.mode) {
+            return one(init_update::Update::Failed(failed));
+        }
+        let mut tool = wire::ToolSpec {
             name: if self.mode == "forge" { "forge" } else { "t" }.into(),
             output_schema: match self.mode.as_str() {
                 "forge" => String::new(),
@@ -114,9 +131,8 @@ impl Worker for Raw {
             },
             ..wire::ToolSpec::default()
         };
-        let ready = wire::InitReady { tools: vec![tool], ..Default::default() };
-        let update = wire::InitUpdate { update: Some(init_update::Update::Ready(ready)) };
-        Ok(Response::new(Box::pin(tokio_stream::once(Ok(update)))))
+        bombs::schemas(&self.mode, &mut tool);
+        one(init_update::Update::Ready(wire::InitReady { tools: vec![tool], ..Default::default() }))
     }
 
     async fn calls(
@@ -126,23 +142,35 @@ impl Worker for Raw {
         let mut incoming = request.into_inner();
         let (sender, receiver) = mpsc::unbounded_channel();
         let mode = self.mode.clone();
+        // Said, and not yet on its way.
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let said = waiting.clone();
         tokio::spawn(async move {
             let say = |frame| {
+                said.fetch_add(1, Ordering::Relaxed);
                 let _ = sender.send(FromPlugin { frame: Some(frame) });
             };
+            if mode == "early-pong" {
+                // The answer to all pings that will ever be.
+                say(from_plugin::Frame::Pong(wire::Pong { id: u64::MAX }));
+            }
             while let Some(Ok(message)) = incoming.next().await {
                 match message.frame {
                     Some(to_plugin::Frame::Ping(ping)) => {
                         say(from_plugin::Frame::Pong(wire::Pong { id: ping.id }));
                     }
                     Some(to_plugin::Frame::Invoke(invoke)) => {
-                        answer(&mode, invoke.call_id, &say).await;
+                        answer(&mode, invoke.call_id, &say, &said).await;
                     }
                     _ => {}
                 }
             }
         });
-        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver).map(Ok))))
+        let frames = UnboundedReceiverStream::new(receiver).map(move |frame| {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            Ok(frame)
+        });
+        Ok(Response::new(Box::pin(frames)))
     }
 
     async fn shutdown(
@@ -153,7 +181,15 @@ impl Worker for Raw {
     }
 }
 
-async fn answer(mode: &str, call_id: u64, say: &impl Fn(from_plugin::Frame)) {
+async fn answer(
+    mode: &str,
+    call_id: u64,
+    say: &impl Fn(from_plugin::Frame),
+    waiting: &AtomicUsize,
+) {
+    if let Some(done) = bombs::result(mode, call_id) {
+        return say(from_plugin::Frame::Done(done));
+    }
     let done = |call_id, result: &[u8]| {
         from_plugin::Frame::Done(wire::Done {
             call_id,
@@ -167,6 +203,8 @@ async fn answer(mode: &str, call_id: u64, say: &impl Fn(from_plugin::Frame)) {
             say(done(call_id, report.to_string().as_bytes()));
         }
         "no-answer" => {}
+        "early-pong" => drop(unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) }),
+        "tracebacks" => tracebacks(say, waiting).await,
         "not-json" => say(done(call_id, b"{oops")),
         "wrong-schema" => say(done(call_id, b"\"text\"")),
         "huge-message" => say(done(call_id, &vec![b'1'; 100 << 20])),
@@ -194,5 +232,26 @@ async fn answer(mode: &str, call_id: u64, say: &impl Fn(from_plugin::Frame)) {
             say(done(call_id, b"43"));
         }
         _ => say(done(call_id, b"42")),
+    }
+}
+
+/// Failures of calls that were never made, each with a long traceback: as many
+/// frames as may answer nothing, and no more of them waiting than fit into memory.
+async fn tracebacks(say: &impl Fn(from_plugin::Frame), waiting: &AtomicUsize) {
+    let traceback = "x\n".repeat(8192);
+    let mut tick = tokio::time::interval(Duration::from_millis(1));
+    loop {
+        tick.tick().await;
+        if waiting.load(Ordering::Relaxed) > 2000 {
+            continue;
+        }
+        for _ in 0..15 {
+            say(from_plugin::Frame::Failed(wire::Failed {
+                call_id: u64::MAX,
+                error_type: "E".into(),
+                message: String::new(),
+                traceback: traceback.clone(),
+            }));
+        }
     }
 }

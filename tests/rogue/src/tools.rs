@@ -133,6 +133,7 @@ impl Plugin for Rogue {
         output(tools);
         resources(tools);
         crate::attack::add(tools);
+        crate::floods::add(tools);
         crate::hosting::register(tools);
     }
 }

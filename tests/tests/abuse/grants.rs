@@ -57,13 +57,20 @@ async fn the_daemons_own_places_are_no_grants() {
     write_file(&outside.path().join("allowed/model"), "x");
     let shown = |path: std::path::PathBuf| path.display().to_string();
     let root = shown(daemon.root.clone());
+    // The socket lies beside the state: whoever names the folder of both is refused for
+    // the state, so the socket is named itself, and by a link from elsewhere.
+    let socket = shown(daemon.socket.clone());
+    let link = shown(outside.path().join("allowed/door"));
+    std::os::unix::fs::symlink(&daemon.socket, &link).expect("link");
     let model = shown(outside.path().join("doors/model"));
     let allowed = shown(outside.path().join("allowed"));
     let plugins = shown(daemon.root.join("plugins"));
     let binaries = shown(stockade_tests::target_dir());
     let counters = shown(daemon.root.join("state/counters"));
     for (name, more, reason) in [
-        ("socket", format!("[sandbox]\nfs = {{ read = [{root:?}] }}"), "the daemon's own state"),
+        ("root", format!("[sandbox]\nfs = {{ read = [{root:?}] }}"), "the daemon's own state"),
+        ("socket", format!("[sandbox]\nfs = {{ read = [{socket:?}] }}"), "the daemon's socket"),
+        ("link", format!("[sandbox]\nfs = {{ read = [{link:?}] }}"), "the daemon's socket"),
         ("state", format!("[requires]\nmodels = {{ m = {counters:?} }}"), "the daemon's own state"),
         ("folders", format!("[sandbox]\nfs = {{ write = [{plugins:?}] }}"), "decides what is run"),
         (
@@ -84,6 +91,14 @@ async fn the_daemons_own_places_are_no_grants() {
         let health = daemon.until(name, |health| health.state() == PluginState::Unavailable).await;
         assert!(health.reason.clone().expect("reason").contains(reason), "{name}: {health:?}");
     }
+    // The control: what lies beside is nobody's.
+    let beside = shown(outside.path().join("doors"));
+    daemon.write_plugin(
+        "fine",
+        &manifest("fine", &format!("[sandbox]\nfs = {{ read = [{beside:?}] }}")),
+    );
+    daemon.reload().await;
+    daemon.serving("fine").await;
     daemon.stop().await;
 }
 

@@ -29,8 +29,13 @@ async fn a_server_can_embed_the_supervisor() {
     // The embedding program lives, and so does the next call.
     let outcome = supervisor.calls().run(call("ping", r#"{"text": "again"}"#)).await;
     assert_eq!(outcome.json().expect("result"), "again");
+    // Of all that this program has started, the launcher above that plugin.
+    let plugins = stockade_tests::left_in(&plugin);
+    let pid = plugins.first().and_then(|one| one.split(' ').next()?.parse().ok());
+    let launcher = stockade_tests::ancestor(pid.expect("pid"), "stockade-launch");
+    let family = stockade_tests::Family::of(launcher.expect("launcher"), folder.path());
+    assert!(family.left().len() >= 3, "launcher, init and plugin: {:?}", family.left());
     assert_eq!(supervisor.shutdown().await, Vec::<String>::new());
     drop(supervisor);
-    let other = stockade_tests::left_in(folder.path());
-    assert_eq!(other, Vec::<String>::new());
+    assert_eq!(family.left(), Vec::<String>::new());
 }

@@ -24,7 +24,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Upper rooms first; a room may use those below its own line.
-const ORDER: [&[&str]; 8] = [
+const ORDER: [&[&str]; 9] = [
     &["gateway"],
     &["services"],
     &["calls"],
@@ -33,6 +33,7 @@ const ORDER: [&[&str]; 8] = [
     &["lifecycle", "preflight", "store"],
     &["manifest", "machine", "config"],
     &["document"],
+    &["capacity"],
 ];
 
 /// Every folder of our own Rust code.

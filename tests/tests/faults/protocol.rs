@@ -13,13 +13,13 @@ fn raw(mode: &str) -> String {
 /// Faults 23 and 24, while shaking hands.
 #[tokio::test]
 async fn broken_handshakes_are_told_and_bounded() {
-    let hold = "[timeouts]\nhandshake = \"2s\"\n[restart]\nmax_deaths = 0\nexhausted = \"hold\"";
+    let hold = "[timeouts]\nhandshake = \"8s\"\n[restart]\nmax_deaths = 0\nexhausted = \"hold\"";
     let rows = [
         // The channel may break while it is being set up, or in the first call.
         ("garbage", "protocol_error", "Broke the protocol in "),
-        ("partial", "startup_timeout", "No handshake in 2s; last phase spawned."),
-        ("silent", "startup_timeout", "No handshake in 2s; last phase spawned."),
-        ("no-hello", "startup_timeout", "No handshake in 2s; last phase spawned."),
+        ("partial", "startup_timeout", "No handshake in 8s; last phase spawned."),
+        ("silent", "startup_timeout", "No handshake in 8s; last phase spawned."),
+        ("no-hello", "startup_timeout", "No handshake in 8s; last phase spawned."),
         ("close", "protocol_error", "Broke the protocol in "),
         ("wrong-nonce", "protocol_error", "Broke the protocol in hello: wrong nonce."),
         ("huge-hello", "protocol_error", "Broke the protocol in hello: "),
@@ -96,23 +96,42 @@ async fn floods_and_huge_messages_are_breaches() {
     }
 }
 
-/// A tool that reports progress without end is bounded too; its neighbours'
-/// calls go through meanwhile (the bystander's).
+/// A tool that reports progress without end breaks the protocol, too (20,000 reports
+/// within a second); its neighbours' calls go through meanwhile (the bystander's).
+/// One that reports often is no flood.
 #[tokio::test]
-async fn a_progress_flood_hurts_nobody() {
-    let scene = Scene::new(QUICK).await;
-    let outcome = scene.call("flood_progress", json!({"n": 3000})).await;
-    assert!(outcome.ok || outcome.cause == "protocol_error", "{outcome:?}");
-    scene.daemon.serving("rogue").await;
+async fn a_progress_flood_is_a_breach_and_hurts_nobody() {
+    // On a starved machine it may take long until a second is full of reports: not the
+    // watchdog is what is tried here.
+    let more = QUICK.replace("[timeouts]", "[timeouts]\nping = \"60s\"");
+    let scene = Scene::new(&more).await;
+    let outcome = scene.call("count", json!({"n": 2000})).await;
+    assert_eq!((outcome.items.len(), outcome.clone().unwrap()), (2000, json!(2000)));
+    assert_eq!(scene.daemon.health("rogue").await.generation, 1, "2,000 reports are fine");
+    let mut outcome = scene.call("flood_progress", json!({"n": 50_000})).await;
+    // A machine that has no second for the supervisor to read that many lets the plugin
+    // fill its own memory instead: that is another fault, so it is tried again.
+    for _ in 0..10 {
+        if outcome.cause != "oom_own" {
+            break;
+        }
+        scene.recovers_from("oom_own").await;
+        outcome = scene.call("flood_progress", json!({"n": 50_000})).await;
+    }
+    assert_eq!(outcome.failed(), ("WorkerCrashed", "protocol_error"), "{}", outcome.error);
+    let start = "Broke the protocol in calls: message flood: 20000 frames in ";
+    assert!(outcome.error.starts_with(start), "{}", outcome.error);
+    scene.recovers_from("protocol_error").await;
     scene.end().await;
 }
 
 /// Fault 26.
 #[tokio::test]
 async fn output_is_drained_cut_and_cleaned() {
-    let scene = Scene::new(QUICK).await;
+    // As long as it takes: how fast it is drained is not what is asked here.
+    let scene = Scene::new(&QUICK.replace("call = \"60s\"", "call = \"10m\"")).await;
     let before = resident(scene.daemon.pid());
-    scene.call("print", json!({"n": 1024})).await.unwrap();
+    scene.call("print", json!({"n": 128})).await.unwrap();
     let grown = resident(scene.daemon.pid()).saturating_sub(before);
     assert!(grown < 32 << 20, "memory is bounded: grew by {grown}");
     let cut = |lines: &[stockade_proto::v1::LogLine]| {

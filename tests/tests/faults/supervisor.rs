@@ -1,10 +1,10 @@
 //! The supervisor itself (faults 46 to 51).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use stockade_proto::v1::PluginState;
-use stockade_tests::{Options, manifest};
+use stockade_tests::{Options, ancestor, eventually, manifest};
 
 use crate::scene::QUICK;
 
@@ -120,14 +120,20 @@ async fn sigterm_ends_within_the_time_out_whatever_hangs() {
     let client = daemon.client();
     let call = tokio::spawn(async move { client.call("a", "sleep", json!({"n": 600_000})).await });
     daemon.until("a", |health| health.in_flight == 1).await;
+    let asked = Instant::now();
     daemon.stop().await;
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(20), "not by shutdown_timeout, which is 30 s: {took:?}");
     let _ = call.await;
     // A time-out shorter than the plugins': what is left goes with the daemon.
     let more = more.replace("300ms", "60s");
     let daemon =
         Options::new().rogue("a", &more).config("shutdown_timeout = \"300ms\"").start().await;
     daemon.serving("a").await;
+    let asked = Instant::now();
     daemon.stop().await;
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(15), "the plugin may take a minute: {took:?}");
 }
 
 /// Fault 51.
@@ -159,22 +165,45 @@ async fn a_bad_configuration_on_reload_keeps_the_old_one() {
     daemon.stop().await;
 }
 
-/// A launcher that is killed takes its plugin along; orphans are not left.
+/// A launcher that is killed takes its plugin along, and so does an init; orphans are
+/// not left.
 #[tokio::test]
 async fn a_killed_launcher_leaves_nothing_and_the_plugin_comes_back() {
     let daemon = Options::new().bystander().rogue("rogue", QUICK).start().await;
-    let health = daemon.serving("rogue").await;
-    daemon.call("rogue", "orphans", json!({"n": 3})).await.unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", health.pid.expect("pid")));
-    let status = status.expect("status");
-    let parent = status.lines().find(|line| line.starts_with("PPid:")).expect("PPid");
-    let launcher: i32 = parent.split_whitespace().nth(1).expect("pid").parse().expect("pid");
-    unsafe { libc::kill(launcher, libc::SIGKILL) };
-    daemon.until("rogue", |now| now.generation > health.generation).await;
-    daemon.serving("rogue").await;
-    let sleeps = stockade_tests::left_in(&daemon.root);
-    assert!(!sleeps.iter().any(|name| name.ends_with(" sleep")), "{sleeps:?}");
+    for name in ["stockade-init", "stockade-launch"] {
+        let health = daemon.serving("rogue").await;
+        daemon.call("rogue", "orphans", json!({"n": 3})).await.unwrap();
+        let sleeps = || daemon.left().iter().filter(|one| one.ends_with(" sleep")).count();
+        eventually("three sleep", || async { (sleeps() == 3).then_some(()) }).await;
+        let victim = ancestor(health.pid.expect("pid"), name).expect(name);
+        unsafe { libc::kill(victim as i32, libc::SIGKILL) };
+        daemon.until("rogue", |now| now.generation > health.generation).await;
+        daemon.serving("rogue").await;
+        assert_eq!(sleeps(), 0, "{name}: {:?}", daemon.left());
+    }
     daemon.stop().await;
+}
+
+/// The harness itself: what outlives its daemon is found, wherever it is, so that the
+/// ends of all other tests can fail.
+#[tokio::test]
+async fn what_a_daemon_would_leave_behind_is_found() {
+    let mut daemon = Options::new().alone().rogue("rogue", QUICK).start().await;
+    let plugin = daemon.serving("rogue").await.pid.expect("pid");
+    let launcher = ancestor(plugin, "stockade-launch").expect("launcher");
+    // Held, the one cannot clean up and the other cannot notice its hang-up.
+    for held in [launcher, plugin] {
+        unsafe { libc::kill(held as i32, libc::SIGSTOP) };
+    }
+    daemon.signal(libc::SIGKILL);
+    assert_eq!(daemon.ended().await, None);
+    let left = daemon.left();
+    for name in ["stockade-launch", "stockade-init", "rogue"] {
+        let found = left.iter().filter(|one| one.ends_with(&format!(" {name}"))).count();
+        assert_eq!(found, 1, "{name}: {left:?}");
+    }
+    unsafe { libc::kill(launcher as i32, libc::SIGCONT) };
+    daemon.wait_gone();
 }
 
 /// A changed directory is taken over; a broken change is not.
@@ -245,8 +274,18 @@ async fn a_directory_that_never_rests_blocks_neither_reload_nor_the_end() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    eventually("it is written into all the time", || async {
+        let text = std::fs::read_to_string(daemon.directory("rogue").join("log")).ok()?;
+        text.parse::<u32>().ok().filter(|n| *n >= 20).map(drop)
+    })
+    .await;
+    let asked = Instant::now();
     daemon.reload().await;
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(15), "the reload took {took:?}");
+    let asked = Instant::now();
     daemon.stop().await;
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(20), "the end took {took:?}");
     writer.abort();
 }

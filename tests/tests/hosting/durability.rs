@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use rusqlite::Connection;
 use serde_json::json;
 use stockade_proto::v1::GetDaemonRequest;
-use stockade_tests::{Daemon, Options, eventually};
+use stockade_tests::{Daemon, Options, eventually, small_disk};
 
 use crate::actor::{answer, ask, asking};
 
@@ -127,19 +127,10 @@ async fn a_damaged_file_is_put_aside() {
 
 #[tokio::test]
 async fn a_full_disk_is_an_error_to_the_caller_and_then_well_again() {
-    // A tiny file system of our own where we may mount one.
     let folder = tempfile::tempdir().expect("folder");
     let state = folder.path().join("state");
     std::fs::create_dir(&state).expect("state");
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
-        .arg(&state)
-        .status()
-        .is_ok_and(|status| status.success());
-    if !mounted {
-        eprintln!("not root: a full disk cannot be made here");
-        return;
-    }
+    let Some(disk) = small_disk(&state, "4m") else { return };
     let daemon = writer().start_in(folder).await;
     daemon.serving("w").await;
     let set = |n: usize| json!({"op": "set", "key": format!("k{n}"), "value": "x".repeat(200_000)});
@@ -158,13 +149,11 @@ async fn a_full_disk_is_an_error_to_the_caller_and_then_well_again() {
         let kept = answer(&daemon, "w", json!({"op": "get", "key": format!("k{n}")})).await;
         assert_eq!(kept.as_str().map(str::len), Some(200_000), "k{n} was acknowledged");
     }
-    let grown =
-        std::process::Command::new("mount").args(["-o", "remount,size=32m"]).arg(&state).status();
-    assert!(grown.is_ok_and(|status| status.success()));
+    disk.resize("32m");
     answer(&daemon, "w", set(stored)).await;
     daemon.signal(libc::SIGTERM);
     let mut daemon = daemon;
     assert_eq!(daemon.ended().await, Some(0));
-    let unmounted = std::process::Command::new("umount").arg("-l").arg(&state).status();
-    assert!(unmounted.is_ok_and(|status| status.success()));
+    daemon.wait_gone();
+    drop(disk);
 }

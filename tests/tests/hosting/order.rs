@@ -33,7 +33,7 @@ async fn a_plugin_starts_after_what_it_requires_and_ends_before_it() {
     let (c, others) = (pid("c").await, [pid("a").await, pid("b").await]);
     let there = |pid: u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
     daemon.signal(libc::SIGTERM);
-    let mut looks = 0;
+    let (asked, mut looks) = (std::time::Instant::now(), 0);
     while there(c) {
         let others = others.map(there);
         // c may have gone between the two looks.
@@ -41,9 +41,11 @@ async fn a_plugin_starts_after_what_it_requires_and_ends_before_it() {
         looks += 1;
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    assert!(looks > 20, "it hung in its shutdown: {looks}");
+    let took = asked.elapsed();
+    assert!(took.as_millis() >= 400 && looks > 0, "it hung in its shutdown: {took:?}, {looks}");
     let mut daemon = daemon;
     assert_eq!(daemon.ended().await, Some(0));
+    daemon.wait_gone();
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use std::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 use stockade_proto::v1::{
-    ApplyEffectRequest, BuildSimulationConfigRequest, EvaluateConditionRequest, PluginState,
+    ApplyEffectRequest, BuildSimulationConfigRequest, EvaluateConditionRequest, PluginHealth,
+    PluginState,
 };
 use stockade_tests::{Client, Daemon, Options, binary, environments, eventually};
 
@@ -370,9 +371,32 @@ async fn requests_are_signed_and_held_to_their_rate() {
             daemon.serving("r").await;
             let greeted = daemon.call("r", "greet", json!({"name": "x"})).await;
             assert_eq!(greeted.unwrap(), "Hello, x!", "{language} {protocol}");
-            // HTTP says what it offers to everybody; the rest not even that.
-            let outcome = daemon.call("w", "greet", json!({"name": "x"})).await;
-            assert!(!outcome.ok, "{language} {protocol}");
+            // HTTP says what it offers to everybody, and refuses the call; the rest
+            // say not even that.
+            let (kind, said) = match protocol {
+                "http" => {
+                    daemon.serving("w").await;
+                    let outcome = daemon.call("w", "greet", json!({"name": "x"})).await;
+                    (outcome.failed().0.to_owned(), outcome.error)
+                }
+                _ => {
+                    let refused = |health: &PluginHealth| {
+                        health.reason.as_ref().is_some_and(|why| why.contains("InitError"))
+                    };
+                    let reason = daemon.until("w", refused).await.reason.expect("reason");
+                    ("InitError".to_owned(), reason)
+                }
+            };
+            let (right_kind, right) = match protocol {
+                "http" => ("RemoteError", "the signature is missing or wrong"),
+                "websocket" => ("InitError", "401"),
+                _ => ("InitError", "Unauthenticated: the signature is missing or wrong"),
+            };
+            assert_eq!(kind, right_kind, "{language} {protocol}: {said}");
+            assert!(said.contains(right), "{language} {protocol}: {said}");
+            // The one with the right signature is served by the same server all along.
+            let greeted = daemon.call("r", "greet", json!({"name": "y"})).await;
+            assert_eq!(greeted.unwrap(), "Hello, y!", "{language} {protocol}");
             daemon.stop().await;
         }
     }

@@ -1,6 +1,6 @@
 //! `stockade.v1.Events`: events, logs, crash records.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use stockade_proto::v1::{
@@ -12,15 +12,20 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::plugins::not_found;
-use crate::{Supervisor, plugin, store};
+use crate::{
+    Supervisor,
+    gateway::watch::{Place, Watch},
+    plugin, store,
+};
 
 pub(super) struct EventsService {
     supervisor: Supervisor,
+    watch: Watch,
 }
 
 impl EventsService {
-    pub(super) fn new(supervisor: &Supervisor) -> Self {
-        EventsService { supervisor: supervisor.clone() }
+    pub(super) fn new(supervisor: &Supervisor, watch: &Watch) -> Self {
+        EventsService { supervisor: supervisor.clone(), watch: watch.clone() }
     }
 }
 
@@ -30,6 +35,7 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 fn stream<A, T>(
     old: Vec<A>,
     new: Option<mpsc::Receiver<A>>,
+    place: Place,
     wanted: impl Fn(&A) -> bool + Send + 'static,
     convert: impl Fn(A) -> T + Send + 'static,
 ) -> Replies<T>
@@ -40,6 +46,7 @@ where
     let (sender, receiver) = mpsc::channel(64);
     let old: Vec<T> = old.into_iter().filter(|one| wanted(one)).map(&convert).collect();
     tokio::spawn(async move {
+        let _place = place;
         for one in old {
             if sender.send(Ok(one)).await.is_err() {
                 return;
@@ -70,12 +77,14 @@ impl Events for EventsService {
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let request = request.into_inner();
+        let place = self.watch.grpc_place()?;
         let (old, new) = self.supervisor.journal().follow(request.last as usize);
         let names = request.plugins;
-        let wanted = move |event: &plugin::Event| {
+        let wanted = move |event: &Arc<plugin::Event>| {
             names.is_empty() || names.iter().any(|name| **name == *event.plugin)
         };
-        Ok(Response::new(stream(old, request.follow.then_some(new), wanted, event)))
+        let new = request.follow.then_some(new);
+        Ok(Response::new(stream(old, new, place, wanted, event)))
     }
 
     async fn read_logs(
@@ -85,6 +94,7 @@ impl Events for EventsService {
         let request = request.into_inner();
         let handle =
             self.supervisor.plugin(&request.plugin).ok_or_else(|| not_found(&request.plugin))?;
+        let place = self.watch.grpc_place()?;
         let new = request.follow.then(|| handle.logs().follow());
         let old = handle.logs().last(request.last as usize);
         let name = request.plugin;
@@ -97,7 +107,7 @@ impl Events for EventsService {
             text: line.text.to_string(),
             dropped: line.dropped,
         };
-        Ok(Response::new(stream(old, new, |_| true, convert)))
+        Ok(Response::new(stream(old, new, place, |_| true, convert)))
     }
 
     async fn list_crashes(
@@ -116,7 +126,7 @@ impl Events for EventsService {
     }
 }
 
-pub(crate) fn event(event: plugin::Event) -> Event {
+pub(crate) fn event(event: Arc<plugin::Event>) -> Event {
     Event {
         sequence: event.sequence,
         time: event.time.to_string(),
@@ -125,7 +135,7 @@ pub(crate) fn event(event: plugin::Event) -> Event {
         kind: event.kind.as_str().to_owned(),
         state: event.state.to_owned(),
         substate: event.substate.to_owned(),
-        message: event.message,
+        message: event.message.clone(),
         cause: event.cause.to_owned(),
     }
 }

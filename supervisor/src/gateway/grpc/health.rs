@@ -1,6 +1,6 @@
 //! `grpc.health.v1`: one service name per plugin, "" for the daemon.
 
-use std::{pin::Pin, time::Duration};
+use std::pin::Pin;
 
 use futures_util::Stream;
 use tokio::sync::mpsc;
@@ -11,27 +11,31 @@ use tonic_health::pb::{
     health_server::Health,
 };
 
-use crate::{Supervisor, gateway::report::health};
-
-/// A watcher is told of a change this soon.
-const TICK: Duration = Duration::from_millis(50);
+use crate::{
+    Supervisor,
+    gateway::{report::health, watch::Watch},
+};
 
 pub(super) struct HealthService {
     supervisor: Supervisor,
+    watch: Watch,
 }
 
 impl HealthService {
-    pub(super) fn new(supervisor: &Supervisor) -> Self {
-        HealthService { supervisor: supervisor.clone() }
+    pub(super) fn new(supervisor: &Supervisor, watch: &Watch) -> Self {
+        HealthService { supervisor: supervisor.clone(), watch: watch.clone() }
+    }
+}
+
+fn status(serving: bool) -> ServingStatus {
+    match serving {
+        true => ServingStatus::Serving,
+        false => ServingStatus::NotServing,
     }
 }
 
 /// None for a name that is not known.
 fn check(supervisor: &Supervisor, service: &str) -> Option<ServingStatus> {
-    let status = |serving| match serving {
-        true => ServingStatus::Serving,
-        false => ServingStatus::NotServing,
-    };
     if service.is_empty() {
         return Some(status(!supervisor.registry().snapshot().draining));
     }
@@ -62,13 +66,21 @@ impl Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let service = request.into_inner().service;
+        let place = self.watch.grpc_place()?;
         let supervisor = self.supervisor.clone();
-        let (sender, receiver) = mpsc::channel(16);
+        let mut registry = supervisor.registry().watch();
+        let mut pictures = self.watch.pictures();
+        let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
+            let _place = place;
             let mut last = None;
             loop {
                 // A name that is not known yet may come: SERVICE_UNKNOWN.
-                let now = check(&supervisor, &service).unwrap_or(ServingStatus::ServiceUnknown);
+                let now = match service.is_empty() {
+                    true => check(&supervisor, ""),
+                    false => pictures.borrow_and_update().serving(&service).map(status),
+                };
+                let now = now.unwrap_or(ServingStatus::ServiceUnknown);
                 if last != Some(now) {
                     last = Some(now);
                     if sender.send(Ok(response(now))).await.is_err() {
@@ -76,7 +88,10 @@ impl Health for HealthService {
                     }
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(TICK) => {}
+                    changed = pictures.changed() => if changed.is_err() { return },
+                    changed = registry.changed(), if service.is_empty() => {
+                        if changed.is_err() { return }
+                    }
                     () = sender.closed() => return,
                 }
             }

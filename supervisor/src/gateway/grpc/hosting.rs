@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::who;
 use crate::{
     Supervisor,
+    gateway::watch::Watch,
     services::{Ask, Batch},
     store::time_text,
 };
@@ -31,11 +32,12 @@ const WAITING: usize = 256;
 
 pub(super) struct HostingService {
     supervisor: Supervisor,
+    watch: Watch,
 }
 
 impl HostingService {
-    pub(super) fn new(supervisor: &Supervisor) -> Self {
-        HostingService { supervisor: supervisor.clone() }
+    pub(super) fn new(supervisor: &Supervisor, watch: &Watch) -> Self {
+        HostingService { supervisor: supervisor.clone(), watch: watch.clone() }
     }
 }
 
@@ -115,10 +117,12 @@ impl Hosting for HostingService {
         request: Request<WatchPluginEventsRequest>,
     ) -> Result<Response<Self::WatchPluginEventsStream>, Status> {
         who(&request)?;
+        let place = self.watch.grpc_place()?;
         let watch = self.supervisor.services().watch(request.into_inner().patterns);
         let watch = watch.map_err(Status::invalid_argument)?;
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
+            let _place = place;
             loop {
                 // Room first: what waits for it waits in the bounded queue.
                 let Ok(place) = sender.reserve().await else { return };

@@ -25,7 +25,10 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
     Supervisor,
-    gateway::door::{Caller, NOT_HERE},
+    gateway::{
+        door::{Caller, NOT_HERE},
+        watch::Watch,
+    },
 };
 
 pub(super) use tools::ToolsService;
@@ -48,17 +51,17 @@ pub(super) fn tools(supervisor: &Supervisor) -> ToolsServer<ToolsService> {
 }
 
 /// Everything else.
-pub(super) fn routes(supervisor: &Supervisor) -> Routes {
+pub(super) fn routes(supervisor: &Supervisor, watch: &Watch) -> Routes {
     let mut routes = Routes::default()
-        .add_service(PluginsServer::new(plugins::PluginsService::new(supervisor)))
+        .add_service(PluginsServer::new(plugins::PluginsService::new(supervisor, watch)))
         .add_service(AdminServer::new(admin::AdminService::new(supervisor)))
-        .add_service(EventsServer::new(events::EventsService::new(supervisor)))
+        .add_service(EventsServer::new(events::EventsService::new(supervisor, watch)))
         .add_service(ExtensionsServer::new(extensions::ExtensionsService::new(supervisor)))
-        .add_service(HostingServer::new(hosting::HostingService::new(supervisor)))
+        .add_service(HostingServer::new(hosting::HostingService::new(supervisor, watch)))
         .add_service(DataServer::new(data::DataService::new(supervisor)))
         .add_service(WorkspacesServer::new(workspaces::WorkspacesService::new(supervisor)))
         .add_service(ObservabilityServer::new(observability::ObservabilityService::new(supervisor)))
-        .add_service(HealthServer::new(health::HealthService::new(supervisor)));
+        .add_service(HealthServer::new(health::HealthService::new(supervisor, watch)));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)

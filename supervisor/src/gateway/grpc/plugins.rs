@@ -1,12 +1,11 @@
 //! `stockade.v1.Plugins`: the list, one plugin, changes.
 
-use std::{collections::HashMap, pin::Pin, time::Duration};
+use std::pin::Pin;
 
 use futures_util::Stream;
 use stockade_proto::v1::{
     GetPluginRequest, GetPluginResponse, ListPluginsRequest, ListPluginsResponse, PluginChange,
-    PluginHealth, PluginSetup, Tool, WatchPluginsRequest, plugin_change::Kind,
-    plugins_server::Plugins,
+    PluginHealth, PluginSetup, Tool, WatchPluginsRequest, plugins_server::Plugins,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,21 +13,21 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Supervisor,
-    gateway::report::{health, sandbox},
+    gateway::{
+        report::{health, sandbox},
+        watch::{Told, Watch},
+    },
     plugin::Handle,
 };
 
-/// A watcher is told of a change this soon; what changes back in between is
-/// not told (RUNNING comes and goes with every call).
-const TICK: Duration = Duration::from_millis(50);
-
 pub(super) struct PluginsService {
     supervisor: Supervisor,
+    watch: Watch,
 }
 
 impl PluginsService {
-    pub(super) fn new(supervisor: &Supervisor) -> Self {
-        PluginsService { supervisor: supervisor.clone() }
+    pub(super) fn new(supervisor: &Supervisor, watch: &Watch) -> Self {
+        PluginsService { supervisor: supervisor.clone(), watch: watch.clone() }
     }
 }
 
@@ -72,64 +71,27 @@ impl Plugins for PluginsService {
         request: Request<WatchPluginsRequest>,
     ) -> Result<Response<Self::WatchPluginsStream>, Status> {
         let names = request.into_inner().names;
-        let (sender, receiver) = mpsc::channel(64);
-        let supervisor = self.supervisor.clone();
+        let place = self.watch.grpc_place()?;
+        let (sender, receiver) = mpsc::channel(8);
+        let mut pictures = self.watch.pictures();
         tokio::spawn(async move {
-            let mut known: HashMap<String, PluginHealth> = HashMap::new();
+            let _place = place;
+            let mut told = Told::default();
             loop {
-                for change in changes(&supervisor, &names, &mut known) {
+                let picture = pictures.borrow_and_update().clone();
+                for change in told.changes(&picture, &names) {
                     if sender.send(Ok(change)).await.is_err() {
                         return;
                     }
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(TICK) => {}
+                    changed = pictures.changed() => if changed.is_err() { return },
                     () = sender.closed() => return,
                 }
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
-}
-
-/// What is new since the last look.
-fn changes(
-    supervisor: &Supervisor,
-    names: &[String],
-    known: &mut HashMap<String, PluginHealth>,
-) -> Vec<PluginChange> {
-    let mut changes = Vec::new();
-    let mut change = |kind: Kind, health: &PluginHealth| {
-        changes.push(PluginChange { kind: kind as i32, health: Some(health.clone()) });
-    };
-    let plugins = supervisor.plugins();
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|known| known == name);
-    for (name, handle) in plugins.iter().filter(|(name, _)| wanted(name)) {
-        let now = PluginHealth::from(health::health(handle));
-        match known.get(&**name) {
-            None => change(Kind::Present, &now),
-            Some(before) if essence(before) != essence(&now) => change(Kind::Changed, &now),
-            Some(_) => continue,
-        }
-        known.insert(name.to_string(), now);
-    }
-    known.retain(|name, last| {
-        let there = plugins.contains_key(name.as_str());
-        if !there {
-            change(Kind::Removed, last);
-        }
-        there
-    });
-    changes
-}
-
-/// The fields whose change is told; counters and times run on.
-fn essence(health: &PluginHealth) -> impl PartialEq {
-    (
-        (health.state, health.substate.clone(), health.reason.clone(), health.version.clone()),
-        (health.pid, health.generation, health.restarts, health.last_exit.clone()),
-        (health.missing.clone(), health.pending_change.clone(), health.progress.clone()),
-    )
 }
 
 pub(crate) fn tools(handle: &Handle) -> Vec<Tool> {

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
+use prost::Message as _;
 use stockade_proto::v1::{
     Attachment as WireAttachment, CallItem, CallOutcome, CallProgress, CallRequest, CallResponse,
     CallUpdate, CallsRequest, CallsResponse, call_update, calls_request, tools_server::Tools,
@@ -14,12 +15,13 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     Supervisor,
     calls::{CallError, CallEvent, Calls, Outcome, ToolCall},
-    gateway::status,
+    capacity::{Held, limits},
+    gateway::{body::Reservation, status},
     plugin::{Attachment, Update},
 };
 
 /// Answers of one stream that may wait for its client; more calls wait unread.
-const ANSWERS: usize = 1024;
+const ANSWERS: usize = limits::ANSWERS;
 
 pub(crate) struct ToolsService {
     calls: Calls,
@@ -39,8 +41,8 @@ impl Tools for ToolsService {
     type CallsStream = Replies<CallsResponse>;
 
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
-        let timeout = header_timeout(&request);
-        let outcome = self.calls.run(to_call(request.into_inner(), timeout)).await;
+        let (timeout, held) = (header_timeout(&request), held(&request));
+        let outcome = self.calls.run(to_call(request.into_inner(), timeout, held)).await;
         match &outcome.result {
             Ok(_) => Ok(Response::new(to_response(outcome))),
             Err(error) => Err(status::grpc(&outcome, error)),
@@ -51,8 +53,8 @@ impl Tools for ToolsService {
         &self,
         request: Request<CallRequest>,
     ) -> Result<Response<Self::CallStreamStream>, Status> {
-        let timeout = header_timeout(&request);
-        let call = to_call(request.into_inner(), timeout);
+        let (timeout, held) = (header_timeout(&request), held(&request));
+        let call = to_call(request.into_inner(), timeout, held);
         let events = self.calls.stream(call);
         let updates = ReceiverStream::new(events)
             .map(|event| Ok(CallUpdate { update: Some(to_update(event)) }));
@@ -63,6 +65,7 @@ impl Tools for ToolsService {
         &self,
         request: Request<Streaming<CallsRequest>>,
     ) -> Result<Response<Self::CallsStream>, Status> {
+        let reservation = request.extensions().get::<Reservation>().cloned();
         let mut incoming = request.into_inner();
         let (sender, receiver) = mpsc::channel(ANSWERS);
         let calls = self.calls.clone();
@@ -82,6 +85,8 @@ impl Tools for ToolsService {
                         if running.len() >= 2 * ANSWERS {
                             running.retain(|_, task| !task.is_finished());
                         }
+                        let held = reservation.as_ref().map(|all| all.take(call.encoded_len()));
+                        let call = to_call(call, None, held.unwrap_or_default());
                         running.insert(request.id, run_one(calls.clone(), request.id, call, place));
                     }
                     Some(calls_request::Frame::Cancel(_)) => {
@@ -112,12 +117,12 @@ impl Tools for ToolsService {
 fn run_one(
     calls: Calls,
     id: u64,
-    call: CallRequest,
+    call: ToolCall,
     place: mpsc::OwnedPermit<CallsResponse>,
 ) -> JoinHandle<()> {
     // Boxed: tokio moves a task's future several times, and this one is large.
     tokio::spawn(Box::pin(async move {
-        let outcome = calls.run(to_call(call, None)).await;
+        let outcome = calls.run(call).await;
         place.send(CallsResponse { id, outcome: Some(to_outcome(outcome)) });
     }))
 }
@@ -151,7 +156,13 @@ fn header_timeout<T>(request: &Request<T>) -> Option<Duration> {
     }
 }
 
-fn to_call(request: CallRequest, header: Option<Duration>) -> ToolCall {
+/// What the request's body takes of the budget.
+fn held<T>(request: &Request<T>) -> Held {
+    let reservation = request.extensions().get::<Reservation>();
+    reservation.map(Reservation::take_all).unwrap_or_default()
+}
+
+fn to_call(request: CallRequest, header: Option<Duration>, held: Held) -> ToolCall {
     let own = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms));
     ToolCall {
         plugin: request.plugin,
@@ -167,6 +178,7 @@ fn to_call(request: CallRequest, header: Option<Duration>) -> ToolCall {
         enabled_plugins: request
             .enabled_plugins
             .map(|only| Arc::new(only.names.into_iter().collect())),
+        held,
         ..ToolCall::default()
     }
 }
@@ -191,7 +203,7 @@ fn to_update(event: CallEvent) -> call_update::Update {
         CallEvent::Update(Update::Progress(fraction, message)) => {
             call_update::Update::Progress(CallProgress { fraction, message })
         }
-        CallEvent::Update(Update::Item(value, blobs)) => {
+        CallEvent::Update(Update::Item(value, blobs, _)) => {
             call_update::Update::Item(CallItem { value, attachments: to_wire(blobs) })
         }
         CallEvent::Outcome(outcome) => call_update::Update::Outcome(to_outcome(*outcome)),

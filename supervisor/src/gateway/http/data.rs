@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use axum::{
     Json,
-    body::Bytes,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -12,9 +11,10 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Operator, body, detail, plugin_not_found};
+use super::{Operator, Text, detail, parse, plugin_not_found};
 use crate::{
     Supervisor,
+    capacity::limits,
     gateway::{
         grpc::{
             data::{Pages, actor, handles, key_of, operators},
@@ -75,9 +75,6 @@ pub(super) struct Listing {
     values: bool,
 }
 
-/// Keys listed in one answer; an export has no end.
-const LISTED: usize = 10_000;
-
 pub(super) async fn keys(
     _: Operator,
     State(supervisor): State<Supervisor>,
@@ -87,14 +84,18 @@ pub(super) async fn keys(
     let Listing { prefix, values } = listing;
     let mut pages = Pages::new(supervisor.services().data(), plugin.clone(), prefix, values);
     let mut list: Vec<Value> = Vec::new();
+    let mut bytes = 0;
     let more = loop {
         match pages.next().await {
             Ok(page) if page.is_empty() => break false,
-            Ok(_) if list.len() >= LISTED => break true,
-            Ok(page) => list.extend(
-                page.into_iter()
-                    .map(|row| report::data::value_json(&report::data::value(row), values)),
-            ),
+            Ok(_) if list.len() >= limits::PAGE_ROWS || bytes >= limits::PAGE_BYTES => break true,
+            Ok(page) => {
+                bytes += page.iter().map(|row| row.entry.data.len()).sum::<usize>();
+                list.extend(
+                    page.into_iter()
+                        .map(|row| report::data::value_json(&report::data::value(row), values)),
+                );
+            }
             Err(error) => return refused(&error),
         }
     };
@@ -130,7 +131,7 @@ pub(super) async fn set_value(
     Path((plugin, key)): Path<(String, String)>,
     Query(setting): Query<Setting>,
     headers: HeaderMap,
-    data: Bytes,
+    Text(data): Text,
 ) -> Response {
     if supervisor.plugin(&plugin).is_none() {
         return plugin_not_found(&plugin);
@@ -225,9 +226,9 @@ pub(super) async fn set_workspace(
     operator: Operator,
     State(supervisor): State<Supervisor>,
     Path(name): Path<String>,
-    text: Bytes,
+    Text(text): Text,
 ) -> Response {
-    let document: Map<String, Value> = match body(&text) {
+    let document: Map<String, Value> = match parse(&text) {
         Ok(document) => document,
         Err(response) => return *response,
     };
@@ -263,9 +264,9 @@ pub(super) async fn switch_in_workspace(
     operator: Operator,
     State(supervisor): State<Supervisor>,
     Path((name, action)): Path<(String, String)>,
-    text: Bytes,
+    Text(text): Text,
 ) -> Response {
-    let Enabling { plugins, only } = match body(&text) {
+    let Enabling { plugins, only } = match parse(&text) {
         Ok(enabling) => enabling,
         Err(response) => return *response,
     };

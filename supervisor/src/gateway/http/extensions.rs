@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    body::Bytes,
     extract::State,
     http::StatusCode,
     response::{IntoResponse as _, Response},
@@ -12,7 +11,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Operator, body, detail};
+use super::{Operator, Text, detail, parse};
 use crate::{Supervisor, gateway::report, services::Answer};
 
 pub(super) async fn list(State(supervisor): State<Supervisor>) -> Response {
@@ -38,8 +37,8 @@ fn answer<T: serde::Serialize>(answer: Answer<T>) -> Response {
         .into_response()
 }
 
-pub(super) async fn evaluate(State(supervisor): State<Supervisor>, text: Bytes) -> Response {
-    let request: Evaluate = match body(&text) {
+pub(super) async fn evaluate(State(supervisor): State<Supervisor>, Text(text): Text) -> Response {
+    let request: Evaluate = match parse(&text) {
         Ok(request) => request,
         Err(response) => return *response,
     };
@@ -70,8 +69,8 @@ struct Apply {
     timeout_ms: Option<u64>,
 }
 
-pub(super) async fn apply(State(supervisor): State<Supervisor>, text: Bytes) -> Response {
-    let request: Apply = match body(&text) {
+pub(super) async fn apply(State(supervisor): State<Supervisor>, Text(text): Text) -> Response {
+    let request: Apply = match parse(&text) {
         Ok(request) => request,
         Err(response) => return *response,
     };
@@ -98,8 +97,8 @@ struct Build {
     enabled_plugins: Option<Arc<BTreeSet<String>>>,
 }
 
-pub(super) async fn build(State(supervisor): State<Supervisor>, text: Bytes) -> Response {
-    let request: Build = match body(&text) {
+pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text) -> Response {
+    let request: Build = match parse(&text) {
         Ok(request) => request,
         Err(response) => return *response,
     };
@@ -135,9 +134,9 @@ struct Emit {
 pub(super) async fn emit(
     _: Operator,
     State(supervisor): State<Supervisor>,
-    text: Bytes,
+    Text(text): Text,
 ) -> Response {
-    let request: Emit = match body(&text) {
+    let request: Emit = match parse(&text) {
         Ok(request) => request,
         Err(response) => return *response,
     };

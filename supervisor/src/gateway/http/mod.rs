@@ -5,12 +5,16 @@ mod admin;
 mod data;
 mod extensions;
 mod plugins;
+mod render;
 mod run;
 mod stream;
 
+use std::error::Error;
+
 use axum::{
-    Json, Router,
-    extract::{DefaultBodyLimit, FromRequestParts},
+    Extension, Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request},
     http::{StatusCode, request::Parts},
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -18,12 +22,15 @@ use axum::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::door::{Caller, NOT_HERE};
+use super::{
+    body,
+    door::{Caller, NOT_HERE},
+    watch::Watch,
+};
 use crate::Supervisor;
 
 /// Every route.
-pub(super) fn router(supervisor: &Supervisor) -> Router {
-    let limit = supervisor.config().max_request;
+pub(super) fn router(supervisor: &Supervisor, watch: &Watch) -> Router {
     Router::new()
         .route("/healthz", get(plugins::healthz))
         .route("/readyz", get(plugins::readyz))
@@ -63,8 +70,9 @@ pub(super) fn router(supervisor: &Supervisor) -> Router {
         .route("/admin/plugins/behavior-extensions", get(admin::extensions))
         .route("/admin/plugins/{plugin}/details", get(admin::details))
         .route("/v1/events", get(plugins::events))
-        // A third of base64 on top of the payload.
-        .layer(DefaultBodyLimit::max(limit / 3 * 4 + (1 << 20)))
+        // Bodies are bounded before they come here.
+        .layer(DefaultBodyLimit::disable())
+        .layer(Extension(watch.clone()))
         .fallback(|| async { detail(StatusCode::NOT_FOUND, "Not Found") })
         .method_not_allowed_fallback(|| async {
             detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
@@ -84,8 +92,50 @@ impl<S: Send + Sync> FromRequestParts<S> for Operator {
     }
 }
 
+/// The body of a request.
+struct Text(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Text {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
+        body::read(request.into_body()).await.map(Text).map_err(|error| {
+            body_failed(&error)
+                .unwrap_or_else(|| detail(StatusCode::BAD_REQUEST, "the body did not come"))
+        })
+    }
+}
+
+/// Why a body was not read, if it is we who did not want it.
+fn body_failed(error: &(dyn Error + 'static)) -> Option<Response> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(status) = error.downcast_ref::<tonic::Status>() {
+            return Some(refused_body(status));
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// What [`body::Counted`] says, over HTTP.
+pub(super) fn refused_body(status: &tonic::Status) -> Response {
+    let code = match status.code() {
+        tonic::Code::OutOfRange => StatusCode::PAYLOAD_TOO_LARGE,
+        tonic::Code::ResourceExhausted => StatusCode::SERVICE_UNAVAILABLE,
+        tonic::Code::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let mut response = detail(code, status.message());
+    if code == StatusCode::SERVICE_UNAVAILABLE {
+        let second = axum::http::HeaderValue::from(1);
+        response.headers_mut().insert(axum::http::header::RETRY_AFTER, second);
+    }
+    response
+}
+
 /// A body of JSON; no body is `{}`.
-fn body<T: DeserializeOwned>(text: &[u8]) -> Result<T, Box<Response>> {
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Box<Response>> {
     let text = if text.is_empty() { b"{}" } else { text };
     serde_json::from_slice(text).map_err(|error| {
         let why = format!("the body is not as it should be: {error}");

@@ -1,7 +1,7 @@
 //! Questions: health, manifest, tools, events. Always answered, never late.
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
     extract::{Path, State},
     http::{StatusCode, header},
@@ -14,14 +14,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::plugin_not_found;
 use crate::{
     Supervisor,
-    gateway::report::{
-        health::{self, PluginList},
-        sandbox,
+    gateway::{
+        report::{health, sandbox},
+        watch::Watch,
     },
 };
 
-pub(super) async fn list(State(supervisor): State<Supervisor>) -> Json<PluginList> {
-    Json(health::list(&supervisor.registry().snapshot()))
+fn json(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+pub(super) async fn list(State(supervisor): State<Supervisor>) -> Response {
+    json(health::list_json(&supervisor.registry().snapshot()))
 }
 
 pub(super) async fn health(
@@ -29,7 +33,7 @@ pub(super) async fn health(
     Path(name): Path<String>,
 ) -> Response {
     match supervisor.plugin(&name) {
-        Some(handle) => Json(health::health(&handle)).into_response(),
+        Some(handle) => json(health::health_json(&handle)),
         None => plugin_not_found(&name),
     }
 }
@@ -108,9 +112,16 @@ pub(super) async fn readyz(State(supervisor): State<Supervisor>) -> Response {
 }
 
 /// Events as they happen (server-sent events).
-pub(super) async fn events(State(supervisor): State<Supervisor>) -> Response {
+pub(super) async fn events(
+    State(supervisor): State<Supervisor>,
+    Extension(watch): Extension<Watch>,
+) -> Response {
+    let Some(place) = watch.place() else {
+        return super::detail(StatusCode::TOO_MANY_REQUESTS, Watch::FULL);
+    };
     let (_, events) = supervisor.journal().follow(0);
-    let lines = ReceiverStream::new(events).map(|event| {
+    let lines = ReceiverStream::new(events).map(move |event| {
+        let _place = &place;
         let data = json!({
             "sequence": event.sequence,
             "time": event.time.to_string(),
@@ -119,7 +130,7 @@ pub(super) async fn events(State(supervisor): State<Supervisor>) -> Response {
             "kind": event.kind.as_str(),
             "state": event.state,
             "substate": event.substate,
-            "message": event.message,
+            "message": &event.message,
             "cause": event.cause,
         });
         let kind = event.kind.as_str();

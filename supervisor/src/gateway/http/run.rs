@@ -4,18 +4,24 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
-    body::Bytes,
+    body::{Body as HttpBody, Bytes},
     extract::{FromRequest as _, Multipart, Path, Query, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 
-use super::{detail, stream};
+use super::{
+    Text, body_failed, detail,
+    render::{self, ESCAPES},
+    stream,
+};
 use crate::{
-    CallError, Outcome, Success, Supervisor, ToolCall, gateway::status, plugin::Attachment,
+    CallError, Outcome, Success, Supervisor, ToolCall,
+    capacity::{Overloaded, limits, weigh},
+    gateway::{body::Reservation, status},
+    plugin::Attachment,
 };
 
 /// The body of a JSON request.
@@ -38,10 +44,13 @@ pub(super) async fn run(
 ) -> Response {
     let accept = Accept::of(request.headers());
     let options = Options::of(request.headers());
-    let mut call = match read(request, ToolCall { plugin, tool, ..ToolCall::default() }).await {
+    let reservation = request.extensions().get::<Reservation>().cloned();
+    let call = ToolCall { plugin, tool, ..ToolCall::default() };
+    let mut call = match read(&supervisor, request, call).await {
         Ok(call) => call,
         Err(response) => return *response,
     };
+    call.held = reservation.map(|reservation| reservation.take_all()).unwrap_or_default();
     call.timeout = options.timeout.or(call.timeout);
     call.workspace = options.workspace.unwrap_or(call.workspace);
     match accept {
@@ -49,9 +58,24 @@ pub(super) async fn run(
             stream::respond(&supervisor, call, accept == Accept::Events)
         }
         Accept::Json | Accept::Raw | Accept::Parts => {
-            respond(supervisor.calls().run(call).await, accept)
+            let outcome = supervisor.calls().run(call).await;
+            let small = outcome.result.as_ref().map_or(0, |success| success.result.len());
+            if small <= limits::STEP {
+                return respond(outcome, accept);
+            }
+            // Where its attachments stand is looked for by the crew.
+            let lane = outcome.plugin.clone();
+            let made = supervisor.calls().crew().run(&lane, move || respond(outcome, accept));
+            made.await.unwrap_or_else(overloaded)
         }
     }
+}
+
+fn overloaded(why: Overloaded) -> Response {
+    let mut response = detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string());
+    let seconds = HeaderValue::from(Overloaded::RETRY.as_secs());
+    response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    response
 }
 
 /// What goes with a call whatever its body is.
@@ -100,12 +124,24 @@ impl Accept {
     }
 }
 
-async fn read(request: Request, call: ToolCall) -> Result<ToolCall, Box<Response>> {
+async fn read(
+    supervisor: &Supervisor,
+    request: Request,
+    call: ToolCall,
+) -> Result<ToolCall, Box<Response>> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
     let media = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
-        "application/json" => read_json(body(request).await?, call),
+        "application/json" => {
+            let bytes = body(request).await?;
+            if bytes.len() <= limits::STEP {
+                return read_json(bytes, call);
+            }
+            let lane: Arc<str> = call.plugin.as_str().into();
+            let read = supervisor.calls().crew().run(&lane, move || read_json(bytes, call));
+            read.await.unwrap_or_else(|why| Err(Box::new(overloaded(why))))
+        }
         "multipart/form-data" => read_multipart(request, call).await,
         // What a web form can send without asking is not a raw body.
         "" | "text/plain" | "application/x-www-form-urlencoded" => Err(Box::new(detail(
@@ -118,10 +154,7 @@ async fn read(request: Request, call: ToolCall) -> Result<ToolCall, Box<Response
 }
 
 async fn body(request: Request) -> Result<Bytes, Box<Response>> {
-    Bytes::from_request(request, &()).await.map_err(|refused| {
-        // Too long, or the client went away.
-        Box::new(detail(refused.status(), &refused.body_text()))
-    })
+    Text::from_request(request, &()).await.map(|text| text.0).map_err(Box::new)
 }
 
 fn invalid(message: String, call: &ToolCall) -> Box<Response> {
@@ -141,6 +174,15 @@ fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>
     if bytes.is_empty() {
         return Ok(call);
     }
+    let values = weigh(&bytes).values;
+    if values > limits::JSON_VALUES {
+        let text = format!(
+            "the body has {values} JSON values; {} are allowed: send large data as a part of \
+             multipart/form-data",
+            limits::JSON_VALUES
+        );
+        return Err(Box::new(detail(StatusCode::PAYLOAD_TOO_LARGE, &text)));
+    }
     let body: Body<'_> = serde_json::from_slice(&bytes).map_err(|error| {
         invalid(format!("the body is not JSON of the form {{\"args\": {{…}}}}: {error}"), &call)
     })?;
@@ -155,7 +197,11 @@ fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>
 
 async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall, Box<Response>> {
     let refused = |error: axum::extract::multipart::MultipartError| {
-        Box::new(detail(error.status(), &error.body_text()))
+        Box::new(body_failed(&error).unwrap_or_else(|| detail(error.status(), &error.body_text())))
+    };
+    let too_many = |what: &str, most: usize| {
+        let text = format!("{what}; {most} are allowed");
+        Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &text))
     };
     let mut parts = Multipart::from_request(request, &())
         .await
@@ -168,6 +214,12 @@ async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall
         // A file of that name is an argument called `args`.
         let named = part.file_name().is_some();
         let file = named || !kind.is_empty();
+        if name.len() > limits::NAME || kind.len() > limits::CONTENT_TYPE {
+            return Err(too_many("the name or type of a part is too long", limits::NAME));
+        }
+        if call.attachments.len() + loose.len() >= limits::ATTACHMENTS {
+            return Err(too_many("the body has too many parts", limits::ATTACHMENTS));
+        }
         let data = part.bytes().await.map_err(refused)?;
         match name.as_str() {
             "args" if !named => call.args = data,
@@ -211,10 +263,12 @@ async fn read_raw(
 fn respond(outcome: Outcome, accept: Accept) -> Response {
     let status = status::http(&outcome.result);
     if accept == Accept::Parts && outcome.result.is_ok() {
-        return (status, in_parts(outcome)).into_response();
+        let (pieces, boundary) = render::parts(outcome);
+        let kind = format!("multipart/form-data; boundary={boundary}");
+        return (status, [(header::CONTENT_TYPE, kind)], HttpBody::new(pieces)).into_response();
     }
     if accept == Accept::Raw
-        && let Ok(Success { attachments, .. }) = &outcome.result
+        && let Ok(Success { attachments, held, .. }) = &outcome.result
         && let [only] = attachments.as_slice()
     {
         let kind = match only.content_type.as_str() {
@@ -223,103 +277,18 @@ fn respond(outcome: Outcome, accept: Accept) -> Response {
         };
         let kind = HeaderValue::from_str(kind)
             .unwrap_or(HeaderValue::from_static("application/octet-stream"));
-        return (status, [(header::CONTENT_TYPE, kind)], only.data.clone()).into_response();
+        let mut pieces = render::Pieces::default();
+        pieces.text(only.data.clone());
+        pieces.hold(held.clone());
+        return (status, [(header::CONTENT_TYPE, kind)], HttpBody::new(pieces)).into_response();
     }
     let retry = outcome.result.as_ref().err().and_then(CallError::retry_after);
     let json = HeaderValue::from_static("application/json");
-    let mut response = (status, [(header::CONTENT_TYPE, json)], to_json(outcome)).into_response();
+    let body = HttpBody::new(render::outcome(outcome, false));
+    let mut response = (status, [(header::CONTENT_TYPE, json)], body).into_response();
     if let Some(wait) = retry {
         let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
-}
-
-/// What the name of a part cannot hold, and what stands for it (WHATWG).
-const ESCAPES: [(char, &str); 3] = [('"', "%22"), ('\r', "%0D"), ('\n', "%0A")];
-
-/// `multipart/form-data`: the part `outcome` is JSON in which attachments stand
-/// as `"attachment:NAME"`; each attachment follows as the part of its name.
-fn in_parts(mut outcome: Outcome) -> Response {
-    let attachments = match &mut outcome.result {
-        Ok(success) => std::mem::take(&mut success.attachments),
-        Err(_) => Vec::new(),
-    };
-    let boundary = format!("stockade-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    let size: usize = attachments.iter().map(|blob| blob.data.len() + 256).sum();
-    let mut text = Vec::with_capacity(size + 1024);
-    let mut part = |name: &str, kind: &str, data: &[u8]| {
-        let name = ESCAPES.iter().fold(name.to_owned(), |name, (c, text)| name.replace(*c, text));
-        let head = format!(
-            "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\
-             Content-Type: {kind}\r\n\r\n"
-        );
-        text.extend_from_slice(head.as_bytes());
-        text.extend_from_slice(data);
-        text.extend_from_slice(b"\r\n");
-    };
-    part("outcome", "application/json", to_json(outcome).as_bytes());
-    for blob in &attachments {
-        let plain = blob.content_type.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-        let kind = match blob.content_type.as_str() {
-            kind if plain && !kind.is_empty() => kind,
-            _ => "application/octet-stream",
-        };
-        part(&blob.name, kind, &blob.data);
-    }
-    text.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-    let kind = format!("multipart/form-data; boundary={boundary}");
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
-}
-
-/// The outcome as JSON text: the result's own text, untouched, or with base64
-/// where an attachment stood.
-pub(super) fn to_json(outcome: Outcome) -> String {
-    let error = outcome.result.as_ref().err();
-    let ok = error.is_none();
-    let head = json!({
-        "error": error.map(ToString::to_string),
-        "error_type": error.map(CallError::error_type),
-        "raised": matches!(error, Some(CallError::Raised { .. })),
-        "plugin": &*outcome.plugin,
-        "tool": &*outcome.tool,
-        "duration_ms": outcome.duration.as_secs_f64() * 1000.0,
-        "call_id": &*outcome.call_id,
-        "generation": outcome.generation,
-        "delivered": outcome.delivered,
-        "cause": error.and_then(CallError::cause).map(|cause| cause.code.as_str()),
-    })
-    .to_string();
-    let result = match outcome.result {
-        Ok(success) => inline(success),
-        Err(_) => "null".to_owned(),
-    };
-    format!("{{\"ok\":{ok},\"result\":{result},{}", &head[1..])
-}
-
-/// Puts attachments into the JSON text as base64.
-pub(super) fn inline(success: Success) -> String {
-    let text = String::from_utf8_lossy(&success.result).into_owned();
-    if success.attachments.is_empty() {
-        return text;
-    }
-    let Ok(mut value) = serde_json::from_str::<Value>(&text) else { return text };
-    fill(&mut value, &success.attachments);
-    value.to_string()
-}
-
-fn fill(value: &mut Value, attachments: &[Attachment]) {
-    match value {
-        Value::String(text) => {
-            let found = text
-                .strip_prefix("attachment:")
-                .and_then(|name| attachments.iter().find(|blob| blob.name == name));
-            if let Some(blob) = found {
-                *text = STANDARD.encode(&blob.data);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| fill(item, attachments)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| fill(field, attachments)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
 }

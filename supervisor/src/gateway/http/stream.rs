@@ -1,42 +1,116 @@
 //! Progress and items as they come: one JSON object per line, or server-sent
 //! events.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
 use axum::{
-    body::{Body, Bytes},
+    body::{Body as HttpBody, Bytes},
     http::header,
     response::{IntoResponse as _, Response},
 };
-use serde_json::{json, value::RawValue};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use hyper::body::{Body, Frame};
+use serde::de::IgnoredAny;
+use serde_json::json;
+use tokio::sync::mpsc;
 
-use super::run::{inline, to_json};
-use crate::{Success, Supervisor, ToolCall, calls::CallEvent, plugin::Update};
+use super::render::{self, Pieces};
+use crate::{Success, Supervisor, ToolCall, calls::CallEvent, capacity::Crew, plugin::Update};
 
 /// Runs the call while the client reads. A client that goes cancels it.
 pub(super) fn respond(supervisor: &Supervisor, call: ToolCall, events: bool) -> Response {
-    let lines = ReceiverStream::new(supervisor.calls().stream(call)).map(move |event| {
-        let (kind, json) = line(event);
-        let text = match events {
-            true => format!("event: {kind}\ndata: {json}\n\n"),
-            false => format!("{{\"{kind}\":{json}}}\n"),
-        };
-        Ok::<_, std::convert::Infallible>(Bytes::from(text))
+    let (crew, lane) = (supervisor.calls().crew().clone(), call.plugin.as_str().into());
+    let mut happened = supervisor.calls().stream(call);
+    // One at a time: a client that does not read holds back the tool.
+    let (lines, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let event = tokio::select! {
+                event = happened.recv() => event,
+                () = lines.closed() => return,
+            };
+            let Some(event) = event else { return };
+            let Some(line) = line(&crew, &lane, event, events).await else { return };
+            if lines.send(line).await.is_err() {
+                return;
+            }
+        }
     });
     let kind = if events { "text/event-stream" } else { "application/x-ndjson" };
-    ([(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response()
+    let body = Lines { present: Pieces::default(), coming: receiver };
+    ([(header::CONTENT_TYPE, kind)], HttpBody::new(body)).into_response()
 }
 
-fn line(event: CallEvent) -> (&'static str, String) {
-    match event {
-        CallEvent::Update(Update::Progress(fraction, message)) => {
-            ("progress", json!({ "fraction": fraction, "message": message }).to_string())
+/// Lines one after the other.
+struct Lines {
+    present: Pieces,
+    coming: mpsc::Receiver<Pieces>,
+}
+
+impl Body for Lines {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        loop {
+            if let Some(part) = ready!(Pin::new(&mut self.present).poll_frame(context)) {
+                return Poll::Ready(Some(part));
+            }
+            match ready!(self.coming.poll_recv(context)) {
+                Some(line) => self.present = line,
+                None => return Poll::Ready(None),
+            }
         }
-        CallEvent::Update(Update::Item(result, attachments)) => {
-            let text = inline(Success { result, attachments });
-            // A tool's item is not checked like its result: one line, or null.
-            let one_line = serde_json::from_str::<Box<RawValue>>(&text).is_ok();
-            ("item", if one_line { text.replace('\n', " ") } else { "null".to_owned() })
-        }
-        CallEvent::Outcome(outcome) => ("outcome", to_json(*outcome).replace('\n', " ")),
     }
+}
+
+/// What is large is looked at by the crew. None: it has too much to do, and the stream
+/// ends without its outcome.
+async fn line(
+    crew: &Crew,
+    lane: &std::sync::Arc<str>,
+    event: CallEvent,
+    events: bool,
+) -> Option<Pieces> {
+    let size = match &event {
+        CallEvent::Update(Update::Progress(..)) => 0,
+        CallEvent::Update(Update::Item(result, ..)) => result.len(),
+        CallEvent::Outcome(outcome) => {
+            outcome.result.as_ref().map_or(0, |success| success.result.len())
+        }
+    };
+    match size <= crate::capacity::limits::STEP {
+        true => Some(written(event, events)),
+        false => crew.run(lane, move || written(event, events)).await.ok(),
+    }
+}
+
+fn written(event: CallEvent, events: bool) -> Pieces {
+    let (kind, body) = match event {
+        CallEvent::Update(Update::Progress(fraction, message)) => {
+            let mut pieces = Pieces::default();
+            pieces.text(json!({ "fraction": fraction, "message": message }).to_string());
+            ("progress", pieces)
+        }
+        CallEvent::Update(Update::Item(result, attachments, held)) => {
+            // A tool's item is not checked like its result: JSON, or null.
+            let is_json = serde_json::from_slice::<IgnoredAny>(&result).is_ok();
+            let result = if is_json { result } else { Bytes::from_static(b"null") };
+            ("item", render::inline(Success { result, attachments, held }, true))
+        }
+        CallEvent::Outcome(outcome) => ("outcome", render::outcome(*outcome, true)),
+    };
+    let mut line = Pieces::default();
+    line.text(match events {
+        true => format!("event: {kind}\ndata: "),
+        false => format!("{{\"{kind}\":"),
+    });
+    line.append(body);
+    line.text(if events { "\n\n" } else { "}\n" });
+    line
 }

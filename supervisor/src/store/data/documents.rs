@@ -11,10 +11,10 @@ use super::{
     Author, Data, DataError, now_ms, provenance, time_text, usage::Room,
     writer::Change as StoreChange,
 };
-use crate::manifest::Quota;
+use crate::{capacity::limits, manifest::Quota};
 
 /// Bytes of one document.
-pub const MAX_DOCUMENT: usize = 1 << 20;
+pub const MAX_DOCUMENT: usize = limits::DOCUMENT;
 
 /// The document of one entity.
 pub type Document = Map<String, Value>;
@@ -35,6 +35,20 @@ impl Data {
         let (workspace, entity) = (workspace.to_owned(), entity.to_owned());
         let found = self.read(move |connection| find(connection, &workspace, &entity)).await?;
         Ok(found)
+    }
+
+    /// What `look` finds in the document of an entity, where it is read.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn in_document<T: Send + 'static>(
+        self: &Arc<Self>,
+        workspace: &str,
+        entity: &str,
+        look: impl FnOnce(Document) -> T + Send + 'static,
+    ) -> Result<Option<T>, DataError> {
+        let (workspace, entity) = (workspace.to_owned(), entity.to_owned());
+        self.read(move |connection| Ok(find(connection, &workspace, &entity)?.map(look))).await
     }
 
     /// The entities of a workspace.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Author, Data, DataError, Usage, now_ms, provenance, usage::Room, writer::Change};
-use crate::manifest::Quota;
+use crate::{capacity::limits, manifest::Quota};
 
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +180,7 @@ impl Data {
                  AND substr(key, 1, length(?4)) = ?4 AND (expires = 0 OR expires > ?6) \
                  ORDER BY plugin, key LIMIT ?7",
             )?;
+            let limit = limit.min(limits::PAGE_ROWS as u32);
             let (after_plugin, after_key) = &after;
             let now = now_ms();
             let rows = select.query_map(
@@ -188,7 +189,18 @@ impl Data {
                     Ok(Row { plugin: row.get(0)?, key: row.get(1)?, entry: read_entry(row, 2)? })
                 },
             )?;
-            rows.collect()
+            // As many as fit into a page; one at least.
+            let mut page = Vec::new();
+            let mut bytes = 0;
+            for row in rows {
+                let row: Row = row?;
+                bytes += row.key.len() + row.entry.data.len();
+                if bytes > limits::PAGE_BYTES && !page.is_empty() {
+                    break;
+                }
+                page.push(row);
+            }
+            Ok(page)
         })
         .await
     }

@@ -19,6 +19,7 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode};
+use tokio::sync::Semaphore;
 
 pub use documents::{Change, Document, MAX_DOCUMENT};
 pub use kv::{Entry, Expectation, Row, Swap};
@@ -26,7 +27,7 @@ pub use provenance::{Author, Provenance, ProvenanceQuery};
 pub use usage::Usage;
 pub use workspaces::{Workspace, Workspaces, check_workspace, enabled_plugins};
 
-use super::put_aside;
+use super::{damage, is_damage, put_aside_database};
 use cache::Cache;
 use writer::Writer;
 
@@ -107,12 +108,18 @@ const SCHEMA: &str = "
         key TEXT NOT NULL,
         PRIMARY KEY (actor, id)
     ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS note (
+        name TEXT PRIMARY KEY,
+        text TEXT NOT NULL
+    ) WITHOUT ROWID;
 ";
 
 /// Another process that holds the file is waited for this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Reading connections that are kept.
 const READERS: usize = 4;
+/// Reads at once: a disk that does not answer holds no more threads.
+const READING: usize = 16;
 
 /// The open store.
 #[derive(Debug)]
@@ -120,46 +127,30 @@ pub struct Data {
     path: PathBuf,
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
+    reading: Arc<Semaphore>,
     cache: Arc<Cache>,
     /// Which plugins are enabled where.
-    pub workspaces: Workspaces,
-    /// Why nothing can be stored.
-    broken: Option<String>,
+    pub workspaces: Arc<Workspaces>,
 }
 
 impl Data {
     /// Opens (and makes) the file; a damaged one is put aside. One that cannot be
-    /// used is told in `problems`, and every request is answered with that.
+    /// opened now is tried again until it can; meanwhile every request is answered with
+    /// why, and workspaces are closed.
     pub(super) fn open(path: &Path, keep: usize, problems: &mut Vec<String>) -> Self {
-        let opened = open(path).or_else(|error| {
-            if !matches!(
-                error.sqlite_error_code(),
-                Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
-            ) {
-                return Err(error);
-            }
-            let kept = put_aside(path);
-            for suffix in ["-wal", "-shm"] {
-                let mut side = path.as_os_str().to_owned();
-                side.push(suffix);
-                let _ = std::fs::remove_file(PathBuf::from(side));
-            }
-            problems.push(format!("what plugins stored was damaged ({error}); {kept}"));
-            open(path)
-        });
-        let cache = Arc::new(Cache::default());
-        let (workspaces, broken, writer) = match opened {
-            Ok(connection) => {
-                let workspaces = Workspaces::load(&connection);
-                (workspaces, None, Writer::start(connection, keep))
-            }
-            Err(error) => {
-                let text = format!("{}: {error}", path.display());
-                problems.push(format!("plugins cannot store anything: {text}"));
-                (Workspaces::default(), Some(text), Writer::none())
-            }
-        };
-        Data { path: path.to_owned(), writer, readers: Mutex::default(), cache, workspaces, broken }
+        let workspaces: Arc<Workspaces> = Arc::default();
+        let mut told = Vec::new();
+        let opened = open_or_put_aside(path, &workspaces, &mut told);
+        problems.extend(told);
+        let writer = Writer::start(path.to_owned(), opened, keep, workspaces.clone());
+        Data {
+            path: path.to_owned(),
+            writer,
+            readers: Mutex::default(),
+            reading: Arc::new(Semaphore::new(READING)),
+            cache: Arc::default(),
+            workspaces,
+        }
     }
 
     /// Makes a change; answers once it is on the disk.
@@ -167,7 +158,6 @@ impl Data {
         &self,
         work: impl FnOnce(&mut writer::Change<'_>) -> Result<T, DataError> + Send + 'static,
     ) -> Result<T, DataError> {
-        self.usable()?;
         self.writer.write(work).await
     }
 
@@ -176,9 +166,13 @@ impl Data {
         self: &Arc<Self>,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, DataError> {
-        self.usable()?;
+        if let Some(why) = self.writer.closed() {
+            return Err(DataError::Broken(why));
+        }
         let data = self.clone();
+        let turn = self.reading.clone().acquire_owned().await;
         let asked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let free = data.readers().pop();
             let connection = match free {
                 Some(connection) => connection,
@@ -198,17 +192,39 @@ impl Data {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn usable(&self) -> Result<(), DataError> {
-        match &self.broken {
-            Some(why) => Err(DataError::Broken(why.clone())),
-            None => Ok(()),
-        }
-    }
-
-    /// The last change that could not be made, if none has been made since.
+    /// What an operator should know: why nothing can be stored, or the last change that
+    /// could not be made, and workspaces that are closed.
     pub fn problem(&self) -> Option<String> {
-        self.writer.problem()
+        self.writer.problem().or_else(|| self.workspaces.problem())
     }
+}
+
+/// Opens the file and reads the workspaces, putting a damaged file aside.
+fn open_or_put_aside(
+    path: &Path,
+    workspaces: &Workspaces,
+    told: &mut Vec<String>,
+) -> rusqlite::Result<Connection> {
+    let opened = open(path).and_then(|connection| {
+        workspaces.load(&connection)?;
+        Ok(connection)
+    });
+    let error = match opened {
+        Err(error) if is_damage(&error) => error,
+        opened => return opened,
+    };
+    let kept = put_aside_database(path);
+    let text = format!("what plugins stored ({}) was damaged ({error}); {kept}", path.display());
+    tracing::warn!("{text}");
+    told.push(text);
+    let connection = open(path)?;
+    // Which plugins may run where is not known any more.
+    connection.execute(
+        "INSERT OR REPLACE INTO note (name, text) VALUES ('workspaces', ?1)",
+        [format!("{} was damaged", path.display())],
+    )?;
+    workspaces.load(&connection)?;
+    Ok(connection)
 }
 
 fn open(path: &Path) -> rusqlite::Result<Connection> {
@@ -217,10 +233,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     connection.execute_batch(SCHEMA)?;
     let verdict: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
     if verdict != "ok" {
-        return Err(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-            Some(format!("quick_check: {verdict}")),
-        ));
+        return Err(damage(format!("quick_check: {verdict}")));
     }
     Ok(connection)
 }

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use rusqlite::{Connection, params};
 
 use super::{Data, DataError, now_ms, writer::Change};
+use crate::capacity::limits;
 
 /// Who makes a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,7 +124,13 @@ fn select(connection: &Connection, query: &ProvenanceQuery) -> rusqlite::Result<
     )?;
     let text = |row: &rusqlite::Row<'_>, column: usize| row.get::<_, String>(column);
     let rows = select.query_map(
-        params![query.actor, exact, prefix, query.workspace, query.limit],
+        params![
+            query.actor,
+            exact,
+            prefix,
+            query.workspace,
+            query.limit.min(limits::PAGE_ROWS as u32)
+        ],
         |row| {
             Ok(Provenance {
                 id: row.get::<_, i64>(0)? as u64,

@@ -3,16 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value};
 
 use super::{Author, Data, DataError, now_ms, provenance};
-
-/// Bytes of one workspace's document.
-const MAX_DOCUMENT: usize = 1 << 20;
+use crate::capacity::limits::{DOCUMENT as MAX_DOCUMENT, PLUGIN_NAMES};
 
 /// One workspace: `{"behavior": {"enabledPlugins": […], "simulationConfig": {…}}}`
 /// and whatever else its owner keeps in it.
@@ -52,6 +50,13 @@ impl Workspace {
         Ok(Workspace { document, enabled })
     }
 
+    /// As it was stored. One that nobody can read enables nothing.
+    fn stored(text: &str) -> Self {
+        let document = serde_json::from_str(text).ok();
+        let read = document.and_then(|document| Workspace::of(document).ok());
+        read.unwrap_or_else(|| Workspace { enabled: Some(BTreeSet::new()), ..Workspace::default() })
+    }
+
     /// `behavior`, an empty object when there is none.
     pub fn behavior(&self) -> Map<String, Value> {
         match self.document.get("behavior") {
@@ -80,6 +85,10 @@ pub fn enabled_plugins(
     let wrong = || DataError::Invalid("behavior.enabledPlugins must be a list of names".to_owned());
     match behavior.get("enabledPlugins") {
         None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(names)) if names.len() > PLUGIN_NAMES => {
+            let text = format!("behavior.enabledPlugins has more than {PLUGIN_NAMES} names");
+            Err(DataError::Invalid(text))
+        }
         Some(Value::Array(names)) => {
             let names = names.iter().map(|name| name.as_str().map(str::to_owned));
             names.collect::<Option<BTreeSet<_>>>().map(Some).ok_or_else(wrong)
@@ -88,32 +97,67 @@ pub fn enabled_plugins(
     }
 }
 
-/// Every configured workspace.
+/// Every configured workspace. Closed until they have been read.
 #[derive(Debug, Default)]
-pub struct Workspaces(RwLock<BTreeMap<String, Arc<Workspace>>>);
+pub struct Workspaces(RwLock<Known>);
+
+#[derive(Debug)]
+struct Known {
+    all: BTreeMap<String, Arc<Workspace>>,
+    /// Nothing is known of any of them, and why.
+    closed: Option<String>,
+    /// Nothing is known of those that are not listed, and why.
+    unknown: Option<String>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let closed = Some("data.db has not been read yet".to_owned());
+        Known { all: BTreeMap::new(), closed, unknown: None }
+    }
+}
 
 impl Workspaces {
-    pub(super) fn load(connection: &Connection) -> Self {
-        let load = || -> rusqlite::Result<BTreeMap<String, Arc<Workspace>>> {
-            let mut select = connection.prepare("SELECT name, text FROM workspace")?;
-            let rows = select.query_map([], |row| {
-                let (name, text): (String, String) = (row.get(0)?, row.get(1)?);
-                let document = serde_json::from_str(&text).unwrap_or_default();
-                Ok((name, Arc::new(Workspace::of(document).unwrap_or_default())))
-            })?;
-            rows.collect()
-        };
-        Workspaces(RwLock::new(load().unwrap_or_default()))
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads all of them. One that cannot be read has no plugins.
+    pub(super) fn load(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut select = connection.prepare("SELECT name, text FROM workspace")?;
+        let rows = select.query_map([], |row| {
+            let (name, text): (String, String) = (row.get(0)?, row.get(1)?);
+            Ok((name, Arc::new(Workspace::stored(&text))))
+        })?;
+        let all = rows.collect::<rusqlite::Result<BTreeMap<_, _>>>()?;
+        let mut note = connection.prepare("SELECT text FROM note WHERE name = 'workspaces'")?;
+        let unknown = note.query_row([], |row| row.get(0)).optional()?;
+        *self.write() = Known { all, closed: None, unknown };
+        Ok(())
+    }
+
+    /// Nothing is known any more: none of them runs anything.
+    pub(super) fn close(&self, why: &str) {
+        self.write().closed = Some(why.to_owned());
+    }
+
+    /// Those that are not listed are open again.
+    fn reopen(&self) {
+        self.write().unknown = None;
     }
 
     /// One workspace; None = nobody has configured it.
     pub fn get(&self, name: &str) -> Option<Arc<Workspace>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.read().all.get(name).cloned()
     }
 
     /// All of them by name.
     pub fn all(&self) -> BTreeMap<String, Arc<Workspace>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.read().all.clone()
     }
 
     /// The plugin may run there.
@@ -121,13 +165,42 @@ impl Workspaces {
         if workspace.is_empty() {
             return true;
         }
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let enabled = all.get(workspace).and_then(|workspace| workspace.enabled.as_ref());
-        enabled.is_none_or(|enabled| enabled.contains(plugin))
+        let known = self.read();
+        match known.all.get(workspace) {
+            _ if known.closed.is_some() => false,
+            Some(workspace) => {
+                workspace.enabled.as_ref().is_none_or(|enabled| enabled.contains(plugin))
+            }
+            None => known.unknown.is_none(),
+        }
+    }
+
+    /// Why nothing runs in a workspace, if that is because nothing is known of it.
+    pub fn why_closed(&self, workspace: &str) -> Option<String> {
+        let known = self.read();
+        if let Some(why) = &known.closed {
+            return Some(format!("which plugins are enabled there is not known: {why}"));
+        }
+        let why = known.unknown.as_ref().filter(|_| !known.all.contains_key(workspace))?;
+        Some(format!(
+            "which plugins were enabled there is not known any more: {why}. Configure it again \
+             (`stockade workspace enable {workspace} PLUGIN --only`), or say that nobody had \
+             restricted the others: `stockade workspace reopen`"
+        ))
+    }
+
+    /// What an operator should know.
+    pub(super) fn problem(&self) -> Option<String> {
+        let known = self.read();
+        let why = known.unknown.as_ref()?;
+        Some(format!(
+            "workspaces are closed until they are configured again: {why} (`stockade workspace \
+             reopen` opens all that are not listed)"
+        ))
     }
 
     fn put(&self, name: &str, workspace: Option<Arc<Workspace>>) {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let all = &mut self.write().all;
         match workspace {
             Some(workspace) => all.insert(name.to_owned(), workspace),
             None => all.remove(name),
@@ -138,8 +211,7 @@ impl Workspaces {
 fn find(connection: &Connection, name: &str) -> rusqlite::Result<Workspace> {
     let mut select = connection.prepare_cached("SELECT text FROM workspace WHERE name = ?1")?;
     let text: Option<String> = select.query_row(params![name], |row| row.get(0)).optional()?;
-    let document = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    Ok(Workspace::of(document).unwrap_or_default())
+    Ok(text.map(|text| Workspace::stored(&text)).unwrap_or_default())
 }
 
 /// A workspace's name: 1 to 128 bytes of letters, digits and `-_.:/@`.
@@ -242,6 +314,21 @@ impl Data {
             let known = workspace.clone();
             change.after_commit(move || data.workspaces.put(&place, Some(known)));
             Ok(workspace)
+        })
+        .await
+    }
+
+    /// Workspaces that nobody has configured are open again, after damage.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn reopen_workspaces(self: &Arc<Self>, author: Author) -> Result<(), DataError> {
+        let data = self.clone();
+        self.write(move |change| {
+            change.connection.execute("DELETE FROM note WHERE name = 'workspaces'", [])?;
+            provenance::record(change, &author, "workspace.reopen", "*")?;
+            change.after_commit(move || data.workspaces.reopen());
+            Ok(())
         })
         .await
     }

@@ -2,6 +2,7 @@
 //! each is answered when that commit is on the disk.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
@@ -12,12 +13,15 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{DataError, kv, provenance::Pruner, usage::Ledger};
+use super::{DataError, Workspaces, kv, open_or_put_aside, provenance::Pruner, usage::Ledger};
+use crate::capacity::limits;
 
 /// Changes that may wait.
 const WAITING: usize = 4096;
 /// Changes of one commit.
 const TOGETHER: usize = 256;
+/// Between two tries of a file that cannot be opened.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Between looks for what has expired.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -53,32 +57,42 @@ pub(super) struct Writer {
     jobs: Option<SyncSender<Job>>,
     thread: Option<std::thread::JoinHandle<()>>,
     problem: Arc<Mutex<Option<String>>>,
+    /// Why the file is not open.
+    closed: Arc<Mutex<Option<String>>>,
 }
 
 impl Writer {
-    /// Nothing can be written.
-    pub(super) fn none() -> Self {
-        Writer { jobs: None, thread: None, problem: Arc::default() }
-    }
-
-    pub(super) fn start(connection: Connection, keep: usize) -> Self {
+    pub(super) fn start(
+        path: PathBuf,
+        opened: rusqlite::Result<Connection>,
+        keep: usize,
+        workspaces: Arc<Workspaces>,
+    ) -> Self {
         let (jobs, inbox) = sync_channel(WAITING);
         let problem: Arc<Mutex<Option<String>>> = Arc::default();
-        let pruner = Pruner::new(&connection, keep);
-        let mut thread = Thread {
-            connection,
-            ledger: Ledger::default(),
-            pruner,
-            problem: problem.clone(),
-            swept: Instant::now(),
-        };
-        let thread =
-            std::thread::Builder::new().name("data".into()).spawn(move || thread.run(&inbox));
-        Writer { jobs: thread.is_ok().then_some(jobs), thread: thread.ok(), problem }
+        let closed: Arc<Mutex<Option<String>>> = Arc::default();
+        let opening = Opening { path, closed: closed.clone(), workspaces };
+        let connection = opened.map_err(|error| opening.tell(&error)).ok();
+        let told = problem.clone();
+        let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
+            let Some(connection) = connection.or_else(|| opening.wait(&inbox)) else { return };
+            let pruner = Pruner::new(&connection, keep);
+            let (ledger, swept) = (Ledger::default(), Instant::now());
+            Thread { connection, ledger, pruner, problem: told, swept }.run(&inbox);
+        });
+        let thread = thread.map_err(|error| tracing::error!("no thread for data.db: {error}")).ok();
+        Writer { jobs: thread.is_some().then_some(jobs), thread, problem, closed }
+    }
+
+    /// Why the file is not open.
+    pub(super) fn closed(&self) -> Option<String> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let closed = || self.closed().map(|why| format!("plugins cannot store anything: {why}"));
+        problem.or_else(closed)
     }
 
     pub(super) async fn write<T: Send + 'static>(
@@ -92,6 +106,9 @@ impl Writer {
                 let _ = reply.send(result.and_then(|value| committed.map(|()| value)));
             })
         });
+        if let Some(why) = self.closed() {
+            return Err(DataError::Broken(why));
+        }
         let ended = || DataError::Broken("the writing thread has ended".to_owned());
         match self.jobs.as_ref().ok_or_else(ended)?.try_send(job) {
             Ok(()) => answer.await.map_err(|_| ended())?,
@@ -106,7 +123,55 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            crate::store::join_within(thread, limits::FLUSH);
+        }
+    }
+}
+
+/// A file that does not open yet.
+struct Opening {
+    path: PathBuf,
+    closed: Arc<Mutex<Option<String>>>,
+    workspaces: Arc<Workspaces>,
+}
+
+impl Opening {
+    fn tell(&self, error: &rusqlite::Error) {
+        let text = format!(
+            "{} cannot be opened: {error}; it is tried again each second. Free its disk, or end \
+             the process that holds it",
+            self.path.display()
+        );
+        self.workspaces.close(&text);
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if closed.as_ref() != Some(&text) {
+            tracing::error!("plugins cannot store anything: {text}");
+        }
+        *closed = Some(text);
+    }
+
+    /// Tries again until it opens; None when the daemon ends before.
+    fn wait(&self, inbox: &Receiver<Job>) -> Option<Connection> {
+        loop {
+            match inbox.recv_timeout(AGAIN) {
+                Ok(job) => {
+                    let why = self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let error = DataError::Broken(why.unwrap_or_default());
+                    job(Err(error.clone()))(Err(error));
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            let mut told = Vec::new();
+            match open_or_put_aside(&self.path, &self.workspaces, &mut told) {
+                Ok(connection) => {
+                    tracing::info!("{} is open", self.path.display());
+                    *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    return Some(connection);
+                }
+                Err(error) => self.tell(&error),
+            }
         }
     }
 }

@@ -1,0 +1,227 @@
+//! The gate of every message from outside: its encoded form is walked once, and
+//! each text, list and number of parts compared with its bound, before anything
+//! is decoded. Two bytes of a message can become a hundred in memory; a walk
+//! costs nothing but the walk.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use tonic::{
+    Status,
+    codec::{Codec, DecodeBuf, Decoder},
+};
+use tonic_prost::{ProstCodec, ProstEncoder};
+
+/// The bounds of one message type.
+#[derive(Debug)]
+pub struct Gate {
+    /// Its full name.
+    pub name: &'static str,
+    /// Its fields.
+    pub fields: &'static [Field],
+}
+
+/// The bounds of one field.
+#[derive(Debug)]
+pub struct Field {
+    /// Its number on the wire.
+    pub number: u32,
+    /// Its name.
+    pub name: &'static str,
+    /// How often it may occur.
+    pub most: usize,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// What a field holds.
+#[derive(Debug)]
+pub enum Kind {
+    /// A number.
+    Scalar,
+    /// So many bytes of text or data.
+    Bytes(usize),
+    /// Another message.
+    Message(&'static Gate),
+}
+
+/// A type that comes over a channel. None: it comes from the daemon itself.
+pub trait Gated {
+    /// Its bounds.
+    const GATE: Option<&'static Gate>;
+}
+
+/// What does not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused(pub String);
+
+/// Occurrences of a field that its message knows nothing of.
+const UNKNOWN: usize = 64;
+/// Fields of one message type.
+const FIELDS: usize = 32;
+
+/// Walks an encoded message.
+///
+/// # Errors
+/// A field is beyond its bound, or the text is no message.
+pub fn check(gate: &Gate, mut bytes: &[u8]) -> Result<(), Refused> {
+    let mut counts = [0usize; FIELDS];
+    let mut unknown = 0;
+    while !bytes.is_empty() {
+        let broken = || Refused(format!("{} is not a well-formed message", gate.name));
+        let key = varint(&mut bytes).ok_or_else(broken)?;
+        let (number, wire) = ((key >> 3) as u32, key & 7);
+        let content = match wire {
+            0 => varint(&mut bytes).map(|_| &bytes[..0]),
+            1 => take(&mut bytes, 8),
+            5 => take(&mut bytes, 4),
+            2 => {
+                let length = varint(&mut bytes).ok_or_else(broken)?;
+                take(&mut bytes, usize::try_from(length).unwrap_or(usize::MAX))
+            }
+            // Groups are gone since a long time.
+            _ => None,
+        };
+        let content = content.ok_or_else(broken)?;
+        let known = gate.fields.iter().position(|field| field.number == number);
+        let Some((index, field)) = known.map(|index| (index, &gate.fields[index])) else {
+            unknown += 1;
+            if unknown > UNKNOWN {
+                return Err(Refused(format!("{} has too many unknown fields", gate.name)));
+            }
+            continue;
+        };
+        counts[index.min(FIELDS - 1)] += 1;
+        if counts[index.min(FIELDS - 1)] > field.most {
+            return Err(Refused(format!(
+                "{}.{} has more than {} entries (docs/limits.md)",
+                gate.name, field.name, field.most
+            )));
+        }
+        match field.kind {
+            Kind::Bytes(most) if content.len() > most => {
+                return Err(Refused(format!(
+                    "{}.{} has {} bytes; {most} are allowed (docs/limits.md)",
+                    gate.name,
+                    field.name,
+                    content.len()
+                )));
+            }
+            Kind::Message(inner) => check(inner, content)?,
+            Kind::Bytes(_) | Kind::Scalar => {}
+        }
+    }
+    Ok(())
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for (index, byte) in bytes.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            *bytes = &bytes[index + 1..];
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn take<'b>(bytes: &mut &'b [u8], length: usize) -> Option<&'b [u8]> {
+    let (content, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(content)
+}
+
+/// Protobuf, through the gate.
+#[derive(Clone, Debug)]
+pub struct GatedCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for GatedCodec<T, U> {
+    fn default() -> Self {
+        GatedCodec(PhantomData)
+    }
+}
+
+impl<T, U> Codec for GatedCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Gated + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = GatedDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::default().encoder()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        GatedDecoder(PhantomData)
+    }
+}
+
+/// Decodes what has passed the gate.
+#[derive(Clone, Debug)]
+pub struct GatedDecoder<U>(PhantomData<U>);
+
+impl<U: Message + Default + Gated> Decoder for GatedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        use bytes::Buf as _;
+        if let Some(gate) = U::GATE {
+            check(gate, buffer.chunk()).map_err(|refused| Status::invalid_argument(refused.0))?;
+        }
+        let message = U::decode(buffer);
+        message.map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{limits, v1, worker};
+
+    fn refused<M: Message + Gated>(message: &M) -> Option<String> {
+        let gate = M::GATE.expect("gated");
+        check(gate, &message.encode_to_vec()).err().map(|refused| refused.0)
+    }
+
+    #[test]
+    fn sizes_pass_at_the_bound_and_not_beyond() {
+        let call =
+            |bytes: usize| v1::CallRequest { plugin: "p".repeat(bytes), ..Default::default() };
+        assert_eq!(refused(&call(limits::NAME)), None);
+        let why = refused(&call(limits::NAME + 1)).unwrap();
+        assert!(why.contains("CallRequest.plugin has 129 bytes; 128 are allowed"), "{why}");
+        let list = |entries: usize| v1::CallRequest {
+            attachments: vec![v1::Attachment::default(); entries],
+            ..Default::default()
+        };
+        assert_eq!(refused(&list(limits::ATTACHMENTS)), None);
+        let why = refused(&list(limits::ATTACHMENTS + 1)).unwrap();
+        assert!(why.contains("attachments has more than 256 entries"), "{why}");
+    }
+
+    #[test]
+    fn bounds_hold_within_messages_of_messages() {
+        let done = worker::Done {
+            attachments: vec![worker::Attachment { name: "n".repeat(200), ..Default::default() }],
+            ..Default::default()
+        };
+        let frame = worker::FromPlugin { frame: Some(worker::from_plugin::Frame::Done(done)) };
+        assert!(refused(&frame).unwrap().contains("Attachment.name has 200 bytes"));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let gate = v1::CallRequest::GATE.unwrap();
+        for broken in [&b"\x0a\xff"[..], b"\x0b", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"] {
+            assert!(check(gate, broken).is_err(), "{broken:?}");
+        }
+        // A newer client's field is ignored.
+        assert_eq!(check(gate, &[0xf8, 0x7f, 0x01]), Ok(()));
+    }
+}

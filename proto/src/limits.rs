@@ -1,0 +1,291 @@
+//! Every size, count, rate and wait that somebody outside of the daemon chooses,
+//! bounded in one place. `docs/limits.md` is generated from [`TABLE`].
+//!
+//! A bound belongs to the edge where it is checked. Inside of the edge nothing
+//! is larger, so nothing is checked twice.
+
+use std::time::Duration;
+
+/// Where a bound is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// Requests of clients and operators, by the port or the unix socket.
+    Client,
+    /// What a plugin's process sends: frames, requests to the host, output.
+    Plugin,
+    /// What a remote plugin's service answers to `stockade-remote`.
+    Service,
+    /// Manifests, configuration, plugin directories.
+    Configuration,
+    /// What the daemon itself waits for or keeps.
+    Daemon,
+}
+
+impl Edge {
+    /// The heading of its table in `docs/limits.md`.
+    pub fn title(self) -> &'static str {
+        match self {
+            Edge::Client => "Client → daemon",
+            Edge::Plugin => "Plugin → daemon",
+            Edge::Service => "Remote service → `stockade-remote`",
+            Edge::Configuration => "Configuration → daemon",
+            Edge::Daemon => "The daemon itself",
+        }
+    }
+}
+
+/// What a bound's number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Things.
+    Count,
+    /// Milliseconds.
+    Time,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// The constant's name in this file.
+    pub name: &'static str,
+    /// Where it is checked.
+    pub edge: Edge,
+    /// What the number counts.
+    pub unit: Unit,
+    /// Bytes, things or milliseconds.
+    pub value: u64,
+    /// What is bounded.
+    pub what: &'static str,
+    /// Who may change it: `fixed`, or the key of stockade.toml.
+    pub who: &'static str,
+    /// What happens beyond it.
+    pub beyond: &'static str,
+}
+
+macro_rules! bounds {
+    ($($edge:ident { $($unit:ident $name:ident = $value:expr, $what:literal, $who:literal, $beyond:literal;)+ })+) => {
+        $($(bounds!(@constant $unit $name $value, $what);)+)+
+        /// Every bound, in the order of the document.
+        pub const TABLE: &[Bound] = &[
+            $($(Bound {
+                name: stringify!($name),
+                edge: Edge::$edge,
+                unit: bounds!(@unit $unit),
+                value: $value,
+                what: $what,
+                who: $who,
+                beyond: $beyond,
+            },)+)+
+        ];
+    };
+    (@constant bytes $name:ident $value:expr, $what:literal) => {
+        #[doc = $what]
+        pub const $name: usize = $value;
+    };
+    (@constant count $name:ident $value:expr, $what:literal) => {
+        #[doc = $what]
+        pub const $name: usize = $value;
+    };
+    (@constant time $name:ident $value:expr, $what:literal) => {
+        #[doc = $what]
+        pub const $name: Duration = Duration::from_millis($value);
+    };
+    (@unit bytes) => { Unit::Bytes };
+    (@unit count) => { Unit::Count };
+    (@unit time) => { Unit::Time };
+}
+
+bounds! {
+    Client {
+        bytes MAX_REQUEST = 64 << 20, "Arguments and attachments of one call", "max_request", "413 `PayloadTooLarge`";
+        bytes MAX_RESULT = 32 << 20, "Result and attachments of one call, or one item of a stream", "max_result", "502 `InvalidResult`; an item is a breach of the protocol";
+        bytes SMALL_BODY = 2 << 20, "Body of a request that is no call (workspaces, values, contexts, admin)", "fixed", "413";
+        bytes NAME = 128, "Names and identifiers: plugin, tool, workspace, provider, permission, attachment", "fixed", "INVALID_ARGUMENT, 422";
+        bytes KEY = 512, "Keys, entities, events, patterns, ids of conditions and effects", "fixed", "INVALID_ARGUMENT, 422";
+        bytes CONTENT_TYPE = 256, "Content type of an attachment", "fixed", "INVALID_ARGUMENT, 422";
+        count ATTACHMENTS = 256, "Attachments of one call or result", "fixed", "INVALID_ARGUMENT, 422; of a result a breach of the protocol";
+        count PLUGIN_NAMES = 1024, "Names in `enabled_plugins`, of a workspace or of a watcher", "fixed", "INVALID_ARGUMENT, 422";
+        count LIST = 256, "Entries of any other list in a request", "fixed", "INVALID_ARGUMENT, 422";
+        bytes CONTEXT = 1 << 20, "Context, parameters or base of a condition, an effect, a configuration", "fixed", "INVALID_ARGUMENT, 413";
+        count JSON_VALUES = 8_000_000, "Values of one JSON text that has to be read as a whole", "fixed", "413 `PayloadTooLarge`; of a result 502 `InvalidResult`";
+        count CONNECTIONS = 1024, "Connections at once on the port", "max_connections", "the one that has been idle longest ends; then health only, and 503";
+        count HEALTH_CONNECTIONS = 64, "Connections beyond `max_connections` that are answered health only", "fixed", "closed";
+        count SOCKET_CONNECTIONS = 256, "Connections at once on the unix socket, counted apart", "fixed", "the one that has been idle longest ends, else closed";
+        count STREAMS = 256, "Requests at once on one HTTP/2 connection", "fixed", "the client waits";
+        count RESETS = 32, "Streams that were reset and are not forgotten yet, per connection", "fixed", "GOAWAY";
+        bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431";
+        count HEADER_LINES = 100, "Headers of one HTTP/1 request", "fixed", "431";
+        bytes FLOOD = 1 << 20, "Bytes a second on one HTTP/2 connection that are neither a request nor a body (pings, settings, resets), beside 4 KiB for each request", "fixed", "the connection ends";
+        bytes WINDOW = 1 << 20, "Bytes in flight on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
+        count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
+        count ANSWERS = 256, "Answers of one `Tools/Calls` stream that its client has not taken", "fixed", "further calls wait unread";
+        count PAGE_ROWS = 10_000, "Rows of one answer (keys, records, crashes)", "fixed", "the rest with the next request";
+        bytes PAGE_BYTES = 4 << 20, "Bytes of one page of values", "fixed", "the rest with the next request";
+        time FIRST_BYTE = 10_000, "From a connection's start to its first byte, its TLS and its HTTP/2 preface", "fixed", "closed";
+        time HEAD = 10_000, "From a request's first byte to the end of its headers", "fixed", "closed";
+        time BODY_PAUSE = 30_000, "Without a byte of a body that is being read", "fixed", "408 / DEADLINE_EXCEEDED, closed";
+        time WRITE_PAUSE = 60_000, "Without a byte of an answer being taken", "fixed", "closed";
+        time IDLE = 120_000, "Without a request on an HTTP/1 connection that is kept alive", "fixed", "closed";
+        time IDLE_HTTP2 = 600_000, "Without a request on an HTTP/2 connection", "fixed", "GOAWAY, closed";
+    }
+    Plugin {
+        bytes HANDSHAKE_MESSAGE = 1 << 20, "Message of Hello or Init (schemas and texts included)", "fixed", "killed, `protocol_error`";
+        bytes CONTROL_TEXT = 1 << 20, "Text of an error or a traceback as it is sent", "fixed", "killed, `protocol_error`";
+        bytes HOST_MESSAGE = 8 << 20, "Request over the host channel", "fixed", "RESOURCE_EXHAUSTED";
+        count HOST_STREAMS = 64, "Requests at once over the host channel", "fixed", "they wait";
+        bytes ERROR_TEXT = 4 << 10, "Error messages, reasons, progress, as kept and passed on", "fixed", "cut in the middle, with the number of bytes that went";
+        bytes TRACEBACK = 16 << 10, "Tracebacks and stacks", "fixed", "cut in the middle, with the number of bytes that went";
+        bytes DESCRIPTION = 16 << 10, "Descriptions of tools and of what else is registered", "fixed", "cut in the middle, with the number of bytes that went";
+        bytes SCHEMAS = 256 << 10, "Schemas of one plugin, all together", "fixed", "FAILED, `init_error`";
+        count PATTERNS = 64, "Regular expressions in the schemas of one plugin", "fixed", "FAILED, `init_error`";
+        bytes PATTERN_SIZE = 256 << 10, "Memory of one compiled regular expression", "fixed", "FAILED, `init_error`";
+        count PATTERN_STEPS = 100_000, "Steps of one regular expression that goes back and forth", "fixed", "does not match";
+        count SCHEMA_PATHS = 10_000, "Ways through a schema at one place of a value (a doubling chain of `$ref`s)", "fixed", "FAILED, `init_error`";
+        count SCHEMA_DEPTH = 32, "`$ref`s and combinations within each other at one place of a value", "fixed", "FAILED, `init_error`";
+        count SCHEMA_STEPS = 200_000_000, "Parts of a schema visited for one value", "fixed", "422; of a result 502 `InvalidResult`";
+        count TOOLS = 256, "Tools, or registrations of one kind", "fixed", "killed, `protocol_error`";
+        count HANDLERS = 16, "Event handlers", "fixed", "not registered, told";
+        count EVENT_PATTERNS = 64, "Patterns of one subscription", "fixed", "not registered, told";
+        count MISSING = 64, "Names of what is missing", "fixed", "the rest is counted";
+        count WATCHED = 64, "Paths whose change may heal a failed start", "fixed", "the rest is not watched";
+        count IDLE_FRAMES = 20_000, "Frames a second that answer nothing", "fixed", "killed, `protocol_error`";
+        count CREDIT = 16, "Items that a tool sends before its client has taken one", "fixed", "killed, `protocol_error`";
+        count PROGRESS_WAITING = 64, "Progress reports that wait for a client", "fixed", "dropped";
+        bytes PATH = 1 << 10, "Path within a document", "fixed", "INVALID_ARGUMENT";
+        count PATH_PARTS = 64, "Parts of a path within a document", "fixed", "INVALID_ARGUMENT";
+        bytes DOCUMENT = 1 << 20, "Document of an entity or a workspace", "fixed", "INVALID_ARGUMENT";
+        count CALL_DEPTH = 8, "Calls within calls", "fixed", "508 `CallCycle`";
+        bytes LOG_LINE = 8 << 10, "Line of output", "fixed", "cut, with a mark";
+        bytes LOG_BYTES = 2 << 20, "Output kept per plugin", "fixed", "the oldest lines go, counted";
+        count LOG_LINES = 1000, "Lines of output kept per plugin", "log_lines", "the oldest go, counted";
+        count LOG_RATE = 20_000, "Lines of output a second that are kept", "fixed", "dropped and counted";
+        count LOG_FIELDS = 64, "Fields of a log line", "fixed", "INVALID_ARGUMENT";
+        count DENIED_NAMES = 200, "Permissions whose use is counted by name", "fixed", "counted together";
+        count EVENT_QUEUE = 10_000, "Events that wait for a subscriber", "fixed", "the oldest go, counted";
+        bytes EVENT_BYTES = 8 << 20, "Their bytes", "fixed", "the oldest go, counted";
+    }
+    Service {
+        bytes SERVICE_MESSAGE = 32 << 20, "Answer of a service", "max_result", "`InvalidResult`";
+        bytes SERVICE_HEAD = 64 << 10, "Headers of an answer", "fixed", "the service is unreachable";
+        count SERVICE_TOOLS = 256, "Tools that a service offers", "fixed", "FAILED, `init_error`";
+    }
+    Configuration {
+        bytes MANIFEST = 1 << 20, "A manifest or configuration file", "fixed", "UNAVAILABLE, `manifest_error`";
+        count PLUGIN_FILES = 10_000, "Files of a plugin's directory that are looked at for changes", "fixed", "the rest is not watched, told";
+        count REQUIRED = 64, "Entries of each list of `[requires]`", "fixed", "UNAVAILABLE, `manifest_error`";
+    }
+    Daemon {
+        count CREW_QUEUE = 1024, "Jobs of the crew that wait, all together", "fixed", "503 `Overloaded`, Retry-After";
+        count CREW_SHARE = 64, "Jobs of the crew that wait for one plugin", "fixed", "503 `Overloaded`, Retry-After";
+        bytes STEP = 64 << 10, "Bytes handled at once where others wait; more goes to the crew", "fixed", "the crew";
+        bytes MIN_BUFFERED = 256 << 20, "The least that `max_buffered` is by itself (an eighth of memory)", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read";
+        count EVENTS_KEPT = 1000, "Events of operators that are kept", "fixed", "the oldest go";
+        count FOLLOWER_BEHIND = 256, "Events or lines that a follower may be behind", "fixed", "it loses them, counted";
+        bytes STDERR = 1 << 20, "Log lines that wait for standard error", "fixed", "dropped and counted";
+        count RECORDS_WAITING = 256, "Crash records that wait for the disk", "fixed", "dropped and counted";
+        time LAST_WORDS = 50, "For what a dying process has written, all pipes together", "fixed", "what has come is kept";
+        time LOOK = 1000, "For one look of the guard at a process tree", "fixed", "named in health; the others are looked at by another thread";
+        time FLUSH = 2000, "For the disk at the end of the daemon", "fixed", "it ends without";
+    }
+}
+
+/// Cuts a text in the middle to at most `most` bytes and says how many went: the
+/// beginning of a message tells what it is, the end why.
+pub fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    const MARK: usize = 48;
+    let room = most.saturating_sub(MARK);
+    let head = text.floor_char_boundary(room / 2);
+    let tail = text.ceil_char_boundary(text.len() - room / 2);
+    format!("{} … ({} bytes cut) … {}", &text[..head], tail - head, &text[tail..])
+}
+
+/// [`cut`] without a copy where nothing is to be cut.
+pub fn cut_to(text: &mut String, most: usize) {
+    if text.len() > most {
+        *text = cut(text, most);
+        text.shrink_to_fit();
+    }
+}
+
+/// `docs/limits.md`.
+pub fn document() -> String {
+    let mut text = String::from(
+        "# Limits: everything that somebody outside can choose, and where it ends\n\n\
+         Generated from `proto/src/limits.rs`; `UPDATE=1 cargo test -p stockade-proto limits` \
+         writes it anew.\nA name behind \"changed by\" is a key of stockade.toml; what is fixed is \
+         part of the contract.\nSizes of a plugin's own memory, processes and data are in \
+         [sandbox.md](sandbox.md) and, for the\noperator's ceilings over all plugins, \
+         `[limits]` of [stockade.toml](../deploy/examples/stockade.toml).\n",
+    );
+    let edges = [Edge::Client, Edge::Plugin, Edge::Service, Edge::Configuration, Edge::Daemon];
+    for edge in edges {
+        text += &format!(
+            "\n## {}\n\n| what | most | changed by | beyond it | name |\n|---|---|---|---|---|\n",
+            edge.title()
+        );
+        for bound in TABLE.iter().filter(|bound| bound.edge == edge) {
+            let who = match bound.who {
+                "fixed" => "–".to_owned(),
+                key => format!("`{key}`"),
+            };
+            text += &format!(
+                "| {} | {} | {who} | {} | `{}` |\n",
+                bound.what,
+                amount(bound),
+                bound.beyond,
+                bound.name
+            );
+        }
+    }
+    text
+}
+
+fn amount(bound: &Bound) -> String {
+    let value = bound.value;
+    match bound.unit {
+        Unit::Bytes if value >= 1 << 20 && value.is_multiple_of(1 << 20) => {
+            format!("{} MiB", value >> 20)
+        }
+        Unit::Bytes if value >= 1 << 10 && value.is_multiple_of(1 << 10) => {
+            format!("{} KiB", value >> 10)
+        }
+        Unit::Bytes => format!("{value} bytes"),
+        Unit::Count => value.to_string(),
+        Unit::Time if value.is_multiple_of(1000) => format!("{} s", value / 1000),
+        Unit::Time => format!("{value} ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_is_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/limits.md");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, document()).expect("docs/limits.md");
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == document(),
+            "docs/limits.md: UPDATE=1 cargo test -p stockade-proto limits"
+        );
+    }
+
+    #[test]
+    fn a_text_is_cut_in_the_middle_and_says_so() {
+        assert_eq!(cut("short", 10), "short");
+        let long = format!("begin{}end", "ä".repeat(5000));
+        let text = cut(&long, 200);
+        assert!(text.len() <= 200, "{}", text.len());
+        assert!(text.starts_with("begin") && text.ends_with("end"), "{text}");
+        let kept = text.replace(|c: char| c != 'ä', "").len() + 8;
+        assert!(text.contains(&format!("({} bytes cut)", long.len() - kept)), "{text}");
+    }
+}

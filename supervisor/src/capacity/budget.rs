@@ -1,0 +1,279 @@
+//! One number bounds the bytes that the daemon holds for others: bodies being
+//! read, arguments that wait, results and streams that are not written yet.
+//! Each connection and each plugin has a share of it, and a part is kept for
+//! the operator.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use stockade_proto::limits;
+
+/// The budget. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    total: usize,
+    used: AtomicUsize,
+}
+
+/// The part that only operators may use: a sixteenth.
+const RESERVE: usize = 16;
+/// A connection's share: a quarter.
+const OF_CONNECTION: usize = 4;
+/// A plugin's share: a half.
+const OF_PLUGIN: usize = 2;
+
+/// There is no room for so many bytes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Exhausted {
+    /// Nor for as many with nothing else there.
+    #[error(
+        "{wanted} bytes do not fit into the share of one {whose} ({share} bytes); send less at \
+         once, or raise max_buffered"
+    )]
+    Never {
+        /// Asked for.
+        wanted: usize,
+        /// The share.
+        share: usize,
+        /// `connection`, `plugin` or `daemon`.
+        whose: &'static str,
+    },
+    /// Others must be done first.
+    #[error(
+        "as many bytes wait for this {whose} as may; read what is there and try again, or raise \
+         max_buffered"
+    )]
+    Now {
+        /// `connection`, `plugin` or `daemon`.
+        whose: &'static str,
+    },
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(total: usize) -> Self {
+        Budget(Arc::new(Inner { total, used: AtomicUsize::new(0) }))
+    }
+
+    /// An eighth of the machine's memory, but no less than it takes to work.
+    pub fn usual() -> usize {
+        let memory = sysinfo::System::new().map_or(0, |mut system| {
+            let _ = system.refresh_memory();
+            usize::try_from(system.total_memory()).unwrap_or(usize::MAX)
+        });
+        (memory / 8).max(limits::MIN_BUFFERED)
+    }
+
+    /// Bytes that are held now.
+    pub fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.0.total
+    }
+
+    /// The account of a connection.
+    pub fn of_connection(&self) -> Account {
+        self.account("connection", self.0.total / OF_CONNECTION, self.0.total / RESERVE)
+    }
+
+    /// The account of an operator's connection: it may use the reserve.
+    pub fn of_operator(&self) -> Account {
+        self.account("connection", self.0.total / OF_CONNECTION, 0)
+    }
+
+    /// The account of a plugin.
+    pub fn of_plugin(&self) -> Account {
+        self.account("plugin", self.0.total / OF_PLUGIN, self.0.total / RESERVE)
+    }
+
+    fn account(&self, whose: &'static str, share: usize, leaves: usize) -> Account {
+        Account(Arc::new(Share {
+            budget: self.clone(),
+            whose,
+            share,
+            leaves,
+            used: AtomicUsize::new(0),
+        }))
+    }
+}
+
+/// A share of the budget. Cheap to clone; the clones share.
+#[derive(Clone, Debug)]
+pub struct Account(Arc<Share>);
+
+#[derive(Debug)]
+struct Share {
+    budget: Budget,
+    whose: &'static str,
+    share: usize,
+    /// Bytes of the budget that are not for it.
+    leaves: usize,
+    used: AtomicUsize,
+}
+
+fn add(used: &AtomicUsize, bytes: usize, most: usize) -> bool {
+    let added = used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+    if added <= most {
+        return true;
+    }
+    used.fetch_sub(bytes, Ordering::Relaxed);
+    false
+}
+
+impl Account {
+    /// Holds so many bytes until the charge is dropped.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub fn charge(&self, bytes: usize) -> Result<Charge, Exhausted> {
+        let mut charge = Charge { account: self.clone(), bytes: 0 };
+        charge.grow(bytes)?;
+        Ok(charge)
+    }
+
+    /// Bytes that are held for it now.
+    pub fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes that are held. Given back when it is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    account: Account,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Holds more.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        let share = &self.account.0;
+        let whose = share.whose;
+        if bytes > share.share {
+            return Err(Exhausted::Never { wanted: bytes, share: share.share, whose });
+        }
+        if !add(&share.used, bytes, share.share) {
+            return Err(Exhausted::Now { whose });
+        }
+        let budget = &share.budget.0;
+        if !add(&budget.used, bytes, budget.total.saturating_sub(share.leaves)) {
+            share.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Exhausted::Now { whose: "daemon" });
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Takes a part of it out.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Charge {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Charge { account: self.account.clone(), bytes }
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.account.0.used.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.account.0.budget.0.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Charges that live as long as what they were made for. All are alike.
+#[derive(Clone, Debug, Default)]
+pub struct Held(Option<Arc<(Charge, Held)>>);
+
+impl Held {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let mut next = self.0.as_deref();
+        let mut bytes = 0;
+        while let Some((charge, more)) = next {
+            bytes += charge.bytes;
+            next = more.0.as_deref();
+        }
+        bytes
+    }
+
+    /// Holds a charge.
+    pub fn new(charge: Charge) -> Self {
+        if charge.bytes == 0 {
+            return Held::default();
+        }
+        Held(Some(Arc::new((charge, Held::default()))))
+    }
+
+    /// Holds another one, too.
+    #[must_use]
+    pub fn and(self, charge: Charge) -> Self {
+        if charge.bytes == 0 {
+            return self;
+        }
+        Held(Some(Arc::new((charge, self))))
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, _: &Held) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_and_reserve_hold_and_everything_comes_back() {
+        let budget = Budget::new(1600);
+        let (client, other) = (budget.of_connection(), budget.of_connection());
+        let held = client.charge(400).unwrap();
+        assert_eq!(client.charge(1).unwrap_err(), Exhausted::Now { whose: "connection" });
+        let never = client.charge(401).unwrap_err();
+        assert_eq!(never, Exhausted::Never { wanted: 401, share: 400, whose: "connection" });
+        let plugin = budget.of_plugin();
+        let more = (plugin.charge(800).unwrap(), other.charge(300).unwrap());
+        // What is left is the operator's.
+        assert_eq!(other.charge(1).unwrap_err(), Exhausted::Now { whose: "daemon" });
+        let operator = budget.of_operator().charge(100).unwrap();
+        assert_eq!(budget.used(), 1600);
+        drop((held, more, operator));
+        assert_eq!((budget.used(), client.used(), plugin.used()), (0, 0, 0));
+    }
+
+    #[test]
+    fn parts_of_a_charge_live_by_themselves() {
+        let budget = Budget::new(1600);
+        let account = budget.of_connection();
+        let mut all = account.charge(300).unwrap();
+        let part = all.split(100);
+        drop(all);
+        assert_eq!(budget.used(), 100);
+        let held = Held::new(part).and(account.charge(50).unwrap());
+        assert_eq!(held.bytes(), 150);
+        let twin = held.clone();
+        drop(held);
+        assert_eq!(budget.used(), 150);
+        drop(twin);
+        assert_eq!(budget.used(), 0);
+    }
+}

@@ -1,0 +1,78 @@
+//! How much a JSON text becomes in memory, told from the text alone.
+
+use std::{collections::BTreeMap, mem::size_of};
+
+use serde_json::Value;
+
+/// What a text becomes when it is read into a [`Value`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// Values in it; never fewer than there are.
+    pub values: usize,
+    /// Bytes of memory, about.
+    pub bytes: usize,
+}
+
+/// What an object costs besides its entries.
+const OBJECT: usize = 160 + size_of::<BTreeMap<String, Value>>();
+/// What a value costs: itself, and as an entry its key and its place in the index.
+const VALUE: usize = size_of::<Value>() + 48;
+
+/// Weighs a text that need not be valid. One pass, no memory.
+pub fn weigh(text: &[u8]) -> Weight {
+    let (mut values, mut objects) = (1, 0);
+    let mut index = 0;
+    while let Some(byte) = text.get(index) {
+        match byte {
+            b',' | b'[' => values += 1,
+            b'{' => {
+                values += 1;
+                objects += 1;
+            }
+            b'"' => index = end_of_string(text, index),
+            _ => {}
+        }
+        index += 1;
+    }
+    Weight { values, bytes: text.len() + values * VALUE + objects * OBJECT }
+}
+
+/// Where the string that begins at `start` ends: its closing quote, or the text's end.
+pub(crate) fn end_of_string(text: &[u8], start: usize) -> usize {
+    let mut index = start + 1;
+    while let Some(byte) = text.get(index) {
+        match byte {
+            b'\\' => index += 1,
+            b'"' => return index,
+            _ => {}
+        }
+        index += 1;
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(value: &Value) -> usize {
+        1 + match value {
+            Value::Array(items) => items.iter().map(count).sum(),
+            Value::Object(fields) => fields.values().map(count).sum(),
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn no_text_has_more_values_than_it_weighs() {
+        for text in
+            ["1", "[]", r#"{"a":[1,2,{"b":"x,[{\"y"}],"c\\":null}"#, r#"[[[]],{},{"":""},"{[,"]"#]
+        {
+            let value: Value = serde_json::from_str(text).unwrap();
+            let weight = weigh(text.as_bytes());
+            assert!(weight.values >= count(&value), "{text}: {weight:?}");
+            assert!(weight.values <= 2 * count(&value), "{text}: {weight:?}");
+        }
+        assert_eq!(weigh(b"\"never ends \\").values, 1);
+    }
+}

@@ -1,0 +1,14 @@
+//! What work that outsiders choose may take: threads of the [`Crew`], bytes of
+//! the [`Budget`]. The sizes themselves are in [`limits`].
+
+mod budget;
+mod crew;
+mod json;
+mod stall;
+
+pub use budget::{Account, Budget, Charge, Exhausted, Held};
+pub use crew::{Crew, Overloaded};
+pub(crate) use json::end_of_string;
+pub use json::{Weight, weigh};
+pub use stall::within;
+pub use stockade_proto::limits;

@@ -1,0 +1,301 @@
+//! Bodies of requests as they come: each byte is counted before it is kept, and a
+//! body that stops coming is given up.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+
+use crate::capacity::{Account, Charge, Exhausted, Held, limits};
+
+/// What a request's body takes of the budget; an extension of the request. Whoever
+/// keeps the body takes it over.
+#[derive(Clone, Debug)]
+pub(super) struct Reservation(Arc<Mutex<Charge>>);
+
+impl Reservation {
+    fn charge(&self) -> MutexGuard<'_, Charge> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over so many bytes.
+    pub(super) fn take(&self, bytes: usize) -> Held {
+        Held::new(self.charge().split(bytes))
+    }
+
+    /// Takes over all that is there.
+    pub(super) fn take_all(&self) -> Held {
+        self.take(usize::MAX)
+    }
+}
+
+/// How a body is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// HTTP: from its first byte to its last.
+    Plain,
+    /// gRPC with one message.
+    Message,
+    /// gRPC with messages that come when they come.
+    Messages,
+}
+
+/// A body that is counted and bounded in size and time. Its errors are statuses.
+#[derive(Debug)]
+pub(super) struct Counted<B = Incoming> {
+    inner: B,
+    reservation: Reservation,
+    form: Form,
+    most: usize,
+    read: usize,
+    /// Bytes that have been charged and not come yet.
+    prepaid: usize,
+    /// Of the message that is coming.
+    message: Message,
+    begun: bool,
+    patience: Option<Pin<Box<Sleep>>>,
+    over: bool,
+}
+
+/// Where in a gRPC message the body is.
+#[derive(Debug, Default)]
+struct Message {
+    head: [u8; 5],
+    head_read: usize,
+    left: usize,
+}
+
+impl<B: Body<Data = Bytes>> Counted<B> {
+    /// A body of `most` bytes (of each message, with gRPC).
+    ///
+    /// # Errors
+    /// It says that it is longer, or there is no room for it.
+    pub(super) fn new(
+        inner: B,
+        account: &Account,
+        form: Form,
+        most: usize,
+    ) -> Result<(Self, Reservation), Status> {
+        let length = inner.size_hint().exact().map(|length| length as usize);
+        let prepaid = length.filter(|_| form == Form::Plain).unwrap_or(0);
+        if prepaid > most {
+            return Err(too_long(prepaid, most));
+        }
+        let charge = account.charge(prepaid).map_err(refuse)?;
+        let reservation = Reservation(Arc::new(Mutex::new(charge)));
+        let body = Counted {
+            inner,
+            reservation: reservation.clone(),
+            form,
+            most,
+            read: 0,
+            prepaid,
+            message: Message::default(),
+            begun: false,
+            patience: None,
+            over: false,
+        };
+        Ok((body, reservation))
+    }
+
+    fn take(&mut self, data: &Bytes) -> Result<(), Status> {
+        self.begun = true;
+        if self.form == Form::Plain {
+            self.read += data.len();
+            if self.read > self.most {
+                return Err(too_long(self.read, self.most));
+            }
+            let unpaid = data.len().saturating_sub(self.prepaid);
+            self.prepaid = self.prepaid.saturating_sub(data.len());
+            return self.reservation.charge().grow(unpaid).map_err(refuse);
+        }
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            let message = &mut self.message;
+            if message.left > 0 {
+                let here = message.left.min(rest.len());
+                message.left -= here;
+                rest = &rest[here..];
+                continue;
+            }
+            message.head[message.head_read] = rest[0];
+            message.head_read += 1;
+            rest = &rest[1..];
+            if message.head_read == message.head.len() {
+                message.head_read = 0;
+                let [_, length @ ..] = message.head;
+                message.left = u32::from_be_bytes(length) as usize;
+                if message.left > self.most {
+                    return Err(too_long(message.left, self.most));
+                }
+                // All of it before any of it is read.
+                self.reservation.charge().grow(message.left).map_err(refuse)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// More must come soon.
+    fn is_awaited(&self) -> bool {
+        match self.form {
+            Form::Plain => true,
+            Form::Message | Form::Messages => {
+                let within = self.message.left > 0 || self.message.head_read > 0;
+                within || (self.form == Form::Message && !self.begun)
+            }
+        }
+    }
+}
+
+/// What an exhausted budget is over gRPC.
+pub(super) fn refuse(why: Exhausted) -> Status {
+    Status::resource_exhausted(format!("the request was not read: {why}"))
+}
+
+fn too_long(length: usize, most: usize) -> Status {
+    Status::out_of_range(format!("the body has {length} bytes or more; {most} are allowed"))
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B>
+where
+    B::Error: std::fmt::Display,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let failure = match Pin::new(&mut self.inner).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.patience = None;
+                match frame.data_ref().map_or(Ok(()), |data| self.take(&data.clone())) {
+                    Ok(()) => return Poll::Ready(Some(Ok(frame))),
+                    Err(refused) => refused,
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                Status::cancelled(format!("the body ended too early: {error}"))
+            }
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => {
+                if !self.is_awaited() {
+                    self.patience = None;
+                    return Poll::Pending;
+                }
+                let patience = self.patience.get_or_insert_with(|| {
+                    Box::pin(tokio::time::sleep_until(Instant::now() + limits::BODY_PAUSE))
+                });
+                ready!(patience.as_mut().poll(context));
+                Status::deadline_exceeded(format!(
+                    "no byte of the body came for {} s",
+                    limits::BODY_PAUSE.as_secs()
+                ))
+            }
+        };
+        self.over = true;
+        Poll::Ready(Some(Err(failure)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Reads a body to its end, copying each part as it comes.
+pub(super) async fn read<B>(body: B) -> Result<Bytes, B::Error>
+where
+    B: Body<Data = Bytes>,
+{
+    let expected = body.size_hint().exact().unwrap_or(0) as usize;
+    let mut body = std::pin::pin!(body);
+    let (mut first, mut all) = (None, BytesMut::new());
+    while let Some(frame) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await
+    {
+        let Ok(data) = frame?.into_data() else { continue };
+        if first.is_none() && all.is_empty() {
+            // The only part, most often: nothing is copied then.
+            first = Some(data);
+            continue;
+        }
+        if let Some(first) = first.take() {
+            all.reserve(expected.max(first.len() + data.len()));
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::capacity::Budget;
+
+    /// Parts as they come; then it ends, or stops coming.
+    struct Parts(VecDeque<Bytes>, bool);
+
+    impl Body for Parts {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            match self.0.pop_front() {
+                Some(part) => Poll::Ready(Some(Ok(Frame::data(part)))),
+                None if self.1 => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    fn parts(list: &[&[u8]], stalls: bool) -> Parts {
+        Parts(list.iter().map(|part| Bytes::copy_from_slice(part)).collect(), stalls)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_are_counted_bounded_and_given_up() {
+        let budget = Budget::new(1600);
+        let account = budget.of_connection();
+        let counted = |list: &[&[u8]], stalls, form, most| {
+            Counted::new(parts(list, stalls), &account, form, most).unwrap()
+        };
+        let (body, reservation) = counted(&[b"abc", b"def"], false, Form::Plain, 10);
+        assert_eq!(read(body).await.unwrap(), "abcdef");
+        assert_eq!(budget.used(), 6);
+        drop(reservation.take_all());
+        assert_eq!(budget.used(), 0);
+        let (body, _) = counted(&[b"abcdef", b"ghijkl"], false, Form::Plain, 10);
+        assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::OutOfRange);
+        let (body, _) = counted(&[b"abc"], true, Form::Plain, 10);
+        assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        let (body, _) = counted(&[&[0; 300], &[0; 300]], false, Form::Plain, 1000);
+        assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+        // A message is paid for before it is read, also when its head comes in pieces.
+        let (body, reservation) = counted(&[&[0, 0, 0], &[0, 100, 7]], true, Form::Messages, 1000);
+        assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(reservation.charge().bytes(), 100);
+        drop(reservation);
+        let (body, _) = counted(&[&[0, 0, 0, 2, 0]], true, Form::Message, 1000);
+        assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+        assert_eq!(budget.used(), 0);
+    }
+}

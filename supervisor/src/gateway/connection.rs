@@ -1,0 +1,404 @@
+//! One connection: what it has read and written, how long it may be silent, and who
+//! has to go when there are too many.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+};
+
+use crate::capacity::limits;
+
+/// Bytes that a connection reads before others have their turn.
+const TURN: u32 = limits::STEP as u32;
+/// What a request costs in headers, generously.
+const PER_REQUEST: u64 = 4096;
+/// The beginning of HTTP/2.
+const PREFACE: &[u8] = b"PRI";
+
+/// What is known of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    started: Instant,
+    /// Milliseconds since the start of the last byte in, plus one; 0 = none came.
+    last_in: AtomicU64,
+    /// Since when a write has been waiting, likewise.
+    blocked: AtomicU64,
+    /// When the last answer was finished, likewise.
+    last_end: AtomicU64,
+    /// When the head that is coming began, likewise; 0 = none is.
+    head: AtomicU64,
+    read: AtomicU64,
+    bodies: AtomicU64,
+    requests: AtomicU64,
+    active: AtomicU32,
+    http2: AtomicBool,
+    /// Bytes read since others had their turn.
+    turn: AtomicU32,
+    /// It has to make room.
+    leave: Notify,
+}
+
+/// What is to be done about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Look again then.
+    Later(Instant),
+    /// It has had nothing to say for too long.
+    Idle,
+    /// It does not go on with what it has begun.
+    Stuck,
+}
+
+impl Connection {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Connection {
+            started: Instant::now(),
+            last_in: AtomicU64::new(0),
+            blocked: AtomicU64::new(0),
+            last_end: AtomicU64::new(0),
+            head: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            bodies: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            active: AtomicU32::new(0),
+            http2: AtomicBool::new(false),
+            turn: AtomicU32::new(0),
+            leave: Notify::new(),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64 + 1
+    }
+
+    fn at(&self, stamp: u64) -> Instant {
+        self.started + Duration::from_millis(stamp.saturating_sub(1))
+    }
+
+    /// A request has come; it is over when the value is dropped.
+    pub(super) fn request(self: &Arc<Self>) -> Active {
+        self.head.store(0, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Active(self.clone())
+    }
+
+    /// So much of what was read was a body.
+    pub(super) fn body(&self, bytes: usize) {
+        self.bodies.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Others have had their turn.
+    pub(super) fn next_turn(&self) {
+        self.turn.store(0, Ordering::Relaxed);
+    }
+
+    /// Resolves when it has to make room for another one.
+    pub(super) async fn left(&self) {
+        self.leave.notified().await;
+    }
+
+    /// How long it has been doing nothing; None while a request is under way. One that
+    /// has never said anything comes before all others.
+    fn idle(&self) -> Option<(bool, Duration)> {
+        if self.active.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let silent = self.requests.load(Ordering::Relaxed) == 0;
+        let last = self.last_end.load(Ordering::Relaxed).max(self.last_in.load(Ordering::Relaxed));
+        Some((silent, self.at(last.max(1)).elapsed()))
+    }
+
+    /// Is it still within its times?
+    pub(super) fn judge(&self) -> Verdict {
+        let now = Instant::now();
+        let within = |since: u64, patience: Duration, beyond: Verdict| {
+            let due = self.at(since) + patience;
+            if due > now { Verdict::Later(due) } else { beyond }
+        };
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        if blocked > 0 {
+            return within(blocked, limits::WRITE_PAUSE, Verdict::Stuck);
+        }
+        let last_in = self.last_in.load(Ordering::Relaxed);
+        if last_in == 0 {
+            return within(1, limits::FIRST_BYTE, Verdict::Stuck);
+        }
+        if self.active.load(Ordering::Relaxed) > 0 {
+            // Bodies and calls have times of their own.
+            return Verdict::Later(now + limits::WRITE_PAUSE);
+        }
+        let requests = self.requests.load(Ordering::Relaxed);
+        let http2 = self.http2.load(Ordering::Relaxed);
+        // HTTP/2's head is its preface and settings; a request may follow when it likes.
+        let head = self.head.load(Ordering::Relaxed);
+        if head > 0 && !http2 {
+            return within(head, limits::HEAD, Verdict::Stuck);
+        }
+        if http2 && requests == 0 && self.read.load(Ordering::Relaxed) < 24 {
+            return within(1, limits::FIRST_BYTE, Verdict::Stuck);
+        }
+        let last = self.last_end.load(Ordering::Relaxed).max(1);
+        let patience = if http2 { limits::IDLE_HTTP2 } else { limits::IDLE };
+        within(last, patience, Verdict::Idle)
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Active(Arc<Connection>);
+
+impl Active {
+    /// The same request once more: over when both are dropped.
+    pub(super) fn of(other: &Active) -> Self {
+        other.0.active.fetch_add(1, Ordering::Relaxed);
+        Active(other.0.clone())
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.0
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.last_end.store(self.0.now(), Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The bytes of a connection, counted and taken in turns.
+#[derive(Debug)]
+pub(super) struct Counted<I> {
+    io: I,
+    connection: Arc<Connection>,
+    flood: Flood,
+}
+
+/// What came in the last second that was neither a request nor a body.
+#[derive(Debug)]
+struct Flood {
+    since: Instant,
+    read: u64,
+    bodies: u64,
+    requests: u64,
+}
+
+impl<I> Counted<I> {
+    pub(super) fn new(io: I, connection: Arc<Connection>) -> Self {
+        let flood = Flood { since: Instant::now(), read: 0, bodies: 0, requests: 0 };
+        Counted { io, connection, flood }
+    }
+
+    /// A flood of frames that ask for nothing.
+    fn is_flood(&mut self) -> bool {
+        let elapsed = self.flood.since.elapsed();
+        if elapsed < Duration::from_secs(1) {
+            return false;
+        }
+        let connection = &self.connection;
+        let now = Flood {
+            since: Instant::now(),
+            read: connection.read.load(Ordering::Relaxed),
+            bodies: connection.bodies.load(Ordering::Relaxed),
+            requests: connection.requests.load(Ordering::Relaxed),
+        };
+        let before = std::mem::replace(&mut self.flood, now);
+        let now = &self.flood;
+        let useful = (now.bodies - before.bodies) + PER_REQUEST * (now.requests - before.requests);
+        let rest = (now.read - before.read).saturating_sub(useful);
+        // What is in the window may not have been counted as a body yet.
+        let allowed = limits::FLOOD as f64 * elapsed.as_secs_f64() + limits::WINDOW as f64;
+        connection.http2.load(Ordering::Relaxed) && rest as f64 > allowed
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.connection.turn.load(Ordering::Relaxed) >= TURN {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
+        let came = &buffer.filled()[before..];
+        if came.is_empty() {
+            return polled;
+        }
+        let connection = &self.connection;
+        let now = connection.now();
+        if connection.read.load(Ordering::Relaxed) == 0 {
+            connection.http2.store(came.starts_with(PREFACE), Ordering::Relaxed);
+        }
+        connection.read.fetch_add(came.len() as u64, Ordering::Relaxed);
+        connection.turn.fetch_add(came.len() as u32, Ordering::Relaxed);
+        connection.last_in.store(now, Ordering::Relaxed);
+        if connection.active.load(Ordering::Relaxed) == 0 {
+            let _ = connection.head.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        if self.is_flood() {
+            return Poll::Ready(Err(io::Error::other("a flood of frames that ask for nothing")));
+        }
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> Counted<I> {
+    fn wrote<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let blocked = &self.connection.blocked;
+        match &polled {
+            Poll::Ready(_) => blocked.store(0, Ordering::Relaxed),
+            Poll::Pending => {
+                let now = self.connection.now();
+                let _ = blocked.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.wrote(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(context, parts);
+        self.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+/// The connections of one listener. Each has a number of its own.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: usize,
+    /// Beyond those: answered health only.
+    reserve: usize,
+    list: Mutex<Vec<Arc<Connection>>>,
+}
+
+/// A connection's place; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Places>,
+    pub(super) connection: Arc<Connection>,
+    /// It is answered health only.
+    pub(super) reserve: bool,
+}
+
+impl Places {
+    pub(super) fn new(most: usize, reserve: usize) -> Arc<Self> {
+        Arc::new(Places { most, reserve, list: Mutex::default() })
+    }
+
+    /// Room for one more. When all are taken the one that has been idle longest goes;
+    /// when none is idle, the newcomer may ask for health.
+    pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reserve = false;
+        if list.len() >= self.most {
+            let idlest = list
+                .iter()
+                .enumerate()
+                .filter_map(|(index, one)| Some((one.idle()?, index)))
+                .max()
+                .map(|(_, index)| index);
+            match idlest {
+                Some(index) => {
+                    let idlest = list.swap_remove(index);
+                    idlest.leave.notify_one();
+                }
+                None if list.len() < self.most + self.reserve => reserve = true,
+                None => return None,
+            }
+        }
+        let connection = Connection::new();
+        list.push(connection.clone());
+        Some(Place { places: self.clone(), connection, reserve })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut list = self.places.list.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = list.iter().position(|one| Arc::ptr_eq(one, &self.connection)) {
+            list.swap_remove(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_idlest_makes_room_and_the_busy_stay() {
+        let places = Places::new(2, 1);
+        let silent = places.take().unwrap();
+        let busy = places.take().unwrap();
+        let request = busy.connection.request();
+        let third = places.take().unwrap();
+        assert!(!third.reserve);
+        assert_eq!(Arc::strong_count(&silent.connection), 1, "it was let go");
+        let other = third.connection.request();
+        let health = places.take().unwrap();
+        assert!(health.reserve);
+        let asked = health.connection.request();
+        assert!(places.take().is_none());
+        drop((request, other, asked));
+        assert!(!places.take().unwrap().reserve);
+    }
+
+    #[test]
+    fn silence_has_an_end() {
+        let connection = Connection::new();
+        let due = |verdict| match verdict {
+            Verdict::Later(due) => due - connection.started,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(due(connection.judge()), limits::FIRST_BYTE);
+        connection.last_in.store(1, Ordering::Relaxed);
+        connection.head.store(1, Ordering::Relaxed);
+        assert_eq!(due(connection.judge()), limits::HEAD);
+        drop(connection.request());
+        assert!(due(connection.judge()) >= limits::IDLE);
+        connection.blocked.store(1, Ordering::Relaxed);
+        assert_eq!(due(connection.judge()), limits::WRITE_PAUSE);
+    }
+}

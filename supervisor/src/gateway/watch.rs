@@ -1,0 +1,171 @@
+//! Whoever follows health shares one picture of all plugins, looked at twenty times a
+//! second while anybody does. A thousand watchers cost a thousand writes, not a thousand
+//! renderings.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use stockade_proto::v1::{PluginChange, PluginHealth, plugin_change::Kind};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tonic::Status;
+
+use super::report::health;
+use crate::{Supervisor, capacity::limits};
+
+/// A watcher is told of a change this soon; what changes back in between is
+/// not told (RUNNING comes and goes with every call).
+const TICK: Duration = Duration::from_millis(50);
+
+/// The shared picture, and how many may look. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Watch {
+    pictures: Arc<watch::Sender<Arc<Picture>>>,
+    places: Arc<Semaphore>,
+    looking: Arc<AtomicBool>,
+    supervisor: Supervisor,
+}
+
+/// All plugins at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Picture {
+    plugins: BTreeMap<Arc<str>, Seen>,
+}
+
+/// A plugin, and a number that grows with each change that is told.
+#[derive(Clone, Debug)]
+struct Seen {
+    change: u64,
+    serving: bool,
+    health: Arc<PluginHealth>,
+}
+
+/// A watcher's place; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Watch {
+    /// What somebody is told for whom there is no place.
+    pub(super) const FULL: &'static str =
+        "as many streams are being followed as may; end some, or ask instead of following";
+
+    pub(super) fn new(supervisor: &Supervisor) -> Self {
+        Watch {
+            pictures: Arc::new(watch::channel(Arc::default()).0),
+            places: Arc::new(Semaphore::new(limits::WATCHERS)),
+            looking: Arc::default(),
+            supervisor: supervisor.clone(),
+        }
+    }
+
+    /// A place for one more watcher of anything.
+    pub(super) fn place(&self) -> Option<Place> {
+        let permit = self.places.clone().try_acquire_owned().ok()?;
+        Some(Place { _permit: permit })
+    }
+
+    /// The same, or why not.
+    pub(super) fn grpc_place(&self) -> Result<Place, Status> {
+        self.place().ok_or_else(|| Status::resource_exhausted(Self::FULL))
+    }
+
+    /// Pictures from now on; the first one is of now.
+    pub(super) fn pictures(&self) -> watch::Receiver<Arc<Picture>> {
+        let receiver = self.pictures.subscribe();
+        if !self.looking.swap(true, Ordering::AcqRel) {
+            self.look();
+            let this = self.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(TICK).await;
+                    if this.pictures.receiver_count() == 0 {
+                        this.looking.store(false, Ordering::Release);
+                        return;
+                    }
+                    this.look();
+                }
+            });
+        }
+        receiver
+    }
+
+    /// Takes a new picture, if anything has changed.
+    fn look(&self) {
+        let before = self.pictures.borrow().clone();
+        let registry = self.supervisor.registry().snapshot();
+        let mut changed = before.plugins.len() != registry.plugins.len();
+        let mut plugins = BTreeMap::new();
+        for (name, handle) in &registry.plugins {
+            let known = before.plugins.get(name);
+            let now = PluginHealth::from(health::health(handle));
+            let same = known.filter(|known| essence(&known.health) == essence(&now)).cloned();
+            let seen = same.unwrap_or_else(|| {
+                changed = true;
+                Seen {
+                    change: known.map_or(1, |known| known.change + 1),
+                    serving: health::serving(&handle.snapshot()),
+                    health: Arc::new(now),
+                }
+            });
+            plugins.insert(name.clone(), seen);
+        }
+        if changed {
+            self.pictures.send_replace(Arc::new(Picture { plugins }));
+        }
+    }
+}
+
+impl Picture {
+    /// Is a plugin SERVING in the sense of grpc.health.v1? None = there is none.
+    pub(super) fn serving(&self, name: &str) -> Option<bool> {
+        self.plugins.get(name).map(|seen| seen.serving)
+    }
+}
+
+/// What one watcher has been told.
+#[derive(Debug, Default)]
+pub(super) struct Told(HashMap<Arc<str>, Seen>);
+
+impl Told {
+    /// What is new since the last picture.
+    pub(super) fn changes(&mut self, picture: &Picture, names: &[String]) -> Vec<PluginChange> {
+        let mut changes = Vec::new();
+        let mut tell = |kind: Kind, seen: &Seen| {
+            let health = Some(PluginHealth::clone(&seen.health));
+            changes.push(PluginChange { kind: kind as i32, health });
+        };
+        let wanted = |name: &str| names.is_empty() || names.iter().any(|known| known == name);
+        for (name, seen) in picture.plugins.iter().filter(|(name, _)| wanted(name)) {
+            match self.0.get(name) {
+                None => tell(Kind::Present, seen),
+                Some(before) if before.change != seen.change => tell(Kind::Changed, seen),
+                Some(_) => continue,
+            }
+            self.0.insert(name.clone(), seen.clone());
+        }
+        self.0.retain(|name, last| {
+            let there = picture.plugins.contains_key(name);
+            if !there {
+                tell(Kind::Removed, last);
+            }
+            there
+        });
+        changes
+    }
+}
+
+/// The fields whose change is told; counters and times run on.
+fn essence(health: &PluginHealth) -> impl PartialEq + '_ {
+    (
+        (health.state, &health.substate, &health.reason, &health.version),
+        (health.pid, health.generation, health.restarts, &health.last_exit),
+        (&health.missing, &health.pending_change, &health.progress),
+    )
+}

@@ -1,0 +1,147 @@
+//! Calls that are given up, and calls whose reader is slow.
+
+use std::time::Duration;
+
+use serde_json::json;
+use stockade_proto::v1::{CallRequest, PluginState, call_update::Update};
+use stockade_tests::{Client, Clock, Http, Options, eventually};
+
+use crate::scene::{QUICK, timed};
+
+fn wait(plugin: &str) -> CallRequest {
+    CallRequest {
+        plugin: plugin.to_owned(),
+        tool: "wait".into(),
+        args: r#"{"n":600000}"#.into(),
+        ..CallRequest::default()
+    }
+}
+
+/// Occupies the one slot of a plugin; until it is aborted.
+async fn occupied(client: &Client, plugin: &str) -> tokio::task::JoinHandle<()> {
+    let (mut tools, request) = (client.tools(), wait(plugin));
+    let call = tokio::spawn(async move { drop(tools.call(request).await) });
+    client.until(plugin, |health| health.in_flight == 1).await;
+    call
+}
+
+/// A call that waits is gone at once when its client is, by gRPC and by HTTP: its
+/// place in the queue is free within a second.
+#[tokio::test]
+async fn a_client_that_hangs_up_leaves_the_queue_at_once() {
+    let more = format!("queue = {{ size = 50, timeout = \"600s\" }}\n{QUICK}");
+    let daemon = Options::new().port().rogue("x", &more).start().await;
+    daemon.serving("x").await;
+    let address = daemon.address().await;
+    let holder = occupied(&daemon, "x").await;
+    // What a question takes on this machine, now.
+    let clock = Clock::start(&daemon, None);
+    clock.running().await;
+    let control = clock.report().await;
+    let bound = Duration::from_secs(1).max(4 * control.health_worst);
+
+    let client = daemon.apart().await;
+    let waiting: Vec<_> = (0..20)
+        .map(|_| {
+            let mut tools = client.tools();
+            tokio::spawn(async move { drop(tools.call(wait("x")).await) })
+        })
+        .collect();
+    daemon.until("x", |health| health.queued == 20).await;
+    for call in waiting {
+        call.abort();
+    }
+    let (_, took) = timed(daemon.until("x", |health| health.queued == 0)).await;
+    assert!(took <= bound, "gRPC: {took:?}");
+
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let mut http = Http::tcp(&address).await.expect("connect");
+        let body = br#"{"args":{"n":600000}}"#;
+        let url = "/v1/plugins/x/tools/wait/run";
+        http.head("POST", url, "application/json", body.len()).await.expect("send");
+        http.write(body).await.expect("send");
+        waiting.push(http);
+    }
+    daemon.until("x", |health| health.queued == 20).await;
+    drop(waiting);
+    let (_, took) = timed(daemon.until("x", |health| health.queued == 0)).await;
+    assert!(took <= bound, "HTTP: {took:?}");
+    // The call that ran is cancelled with its client, too.
+    assert_eq!(daemon.health("x").await.state(), PluginState::Running);
+    holder.abort();
+    daemon.until("x", |health| health.in_flight == 0).await;
+    assert_eq!(daemon.call("x", "cancelled", json!({})).await.unwrap(), true);
+    assert_eq!(daemon.health("x").await.restarts, 0);
+    daemon.stop().await;
+}
+
+/// What a plugin calls on behalf of a call is cancelled with it.
+#[tokio::test]
+async fn calls_within_a_call_are_cancelled_with_it() {
+    let asking = format!("{QUICK}\n[permissions]\nrequest = [\"plugin:call\"]");
+    let daemon = Options::new().rogue("a", &asking).rogue("b", QUICK).start().await;
+    daemon.serving("a").await;
+    daemon.serving("b").await;
+    let within = json!({"op": "call", "key": "b.wait", "value": {"n": 600_000}, "mode": "raise"});
+    let request = CallRequest {
+        plugin: "a".into(),
+        tool: "host".into(),
+        args: within.to_string().into(),
+        ..CallRequest::default()
+    };
+    let mut tools = daemon.tools();
+    let call = tokio::spawn(async move { drop(tools.call(request).await) });
+    daemon.until("b", |health| health.in_flight == 1).await;
+    call.abort();
+    daemon.until("b", |health| health.in_flight == 0).await;
+    assert_eq!(daemon.call("b", "cancelled", json!({})).await.unwrap(), true);
+    daemon.until("a", |health| health.in_flight == 0).await;
+    for plugin in ["a", "b"] {
+        assert_eq!(daemon.health(plugin).await.restarts, 0, "{plugin}");
+    }
+    daemon.stop().await;
+}
+
+/// A client that reads its stream more slowly than the tool may take is slow
+/// itself: nothing is cancelled and nobody killed for it.
+#[tokio::test]
+async fn a_slow_reader_is_not_a_slow_tool() {
+    let more = format!("[timeouts]\ncall = \"3s\"\ncancel_grace = \"200ms\"\n{QUICK}");
+    let daemon = Options::new().bystander().rogue("x", &more).start().await;
+    daemon.serving("x").await;
+    let request = CallRequest {
+        plugin: "x".into(),
+        tool: "blocks".into(),
+        args: r#"{"n":200,"bytes":65536}"#.into(),
+        ..CallRequest::default()
+    };
+    let client = daemon.apart().await;
+    let mut updates = client.tools().call_stream(request).await.expect("call").into_inner();
+    daemon.until("x", |health| health.in_flight == 1).await;
+    // Twice as long as the tool may take.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(daemon.health("x").await.in_flight, 1, "it waits for its client");
+    let mut items = 0;
+    let outcome = loop {
+        match updates.message().await.expect("update").expect("an outcome").update {
+            Some(Update::Item(item)) => {
+                assert_eq!(item.value.len(), 65_538);
+                items += 1;
+            }
+            Some(Update::Outcome(outcome)) => break outcome,
+            _ => {}
+        }
+    };
+    assert!(outcome.ok, "{}: {}", outcome.error_type, outcome.error);
+    assert_eq!(items, 200);
+    assert_eq!(daemon.health("x").await.restarts, 0);
+    // The control: the tool itself must not take so long.
+    let late = daemon.call("x", "wait", json!({"n": 60_000})).await;
+    assert_eq!(late.failed(), ("TimeoutError", ""));
+    eventually("it is idle again", || async {
+        (daemon.health("x").await.in_flight == 0).then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}

@@ -1,0 +1,218 @@
+//! Clients that send nothing, or not all, or do not read.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use stockade_proto::v1::{
+    CallRequest, CallsRequest, WatchPluginsRequest, calls_request::Frame,
+    plugins_client::PluginsClient,
+};
+use stockade_tests::{Http, Options, eventually};
+
+use crate::scene::{BUFFERED, MIB, QUICK, a_while, attacked, timed, under_attack};
+
+/// More descriptors for this process, which plays so many clients.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    setrlimit(Resource::Nofile, raised).expect("descriptors");
+}
+
+/// Connects so often, half of them with the beginning of a request.
+async fn silent(count: usize, connect: impl AsyncFn() -> std::io::Result<Http>) -> Vec<Http> {
+    let mut held = Vec::new();
+    for n in 0..count {
+        let patience = Duration::from_millis(500);
+        let Ok(Ok(mut http)) = tokio::time::timeout(patience, connect()).await else { continue };
+        if n % 2 == 1 {
+            let _ = http.write(b"GET /v1/plugins HTTP/1.1\r\nhost: ").await;
+        }
+        held.push(http);
+    }
+    held
+}
+
+/// Finding 6: 1,100 connections to the port that send nothing. The socket answers
+/// as ever, and so does health on the port.
+#[tokio::test]
+async fn silent_connections_shut_nobody_out() {
+    raise_descriptor_limit();
+    let daemon = attacked(Options::new().port()).await;
+    let address = daemon.address().await;
+    under_attack(&daemon, 64 * MIB, async {
+        let held = silent(1100, async || Http::tcp(&address).await).await;
+        assert!(held.len() > 1000, "{} connections", held.len());
+        let (reply, took) = timed(eventually("health on the port", || async {
+            let asked = async { Http::tcp(&address).await?.get("/v1/plugins").await };
+            let asked = tokio::time::timeout(Duration::from_secs(5), asked).await;
+            asked.ok()?.ok()
+        }))
+        .await;
+        assert_eq!(reply.status, 200);
+        assert!(
+            took < Duration::from_secs(8),
+            "before they are dropped for their silence: {took:?}"
+        );
+        a_while().await;
+        held.len() as u64
+    })
+    .await;
+    // And when they are gone all is as before.
+    let body = br#"{"args":{"text":"x"}}"#;
+    let url = "/v1/plugins/good/tools/ping/run";
+    eventually("a call by the port", || async {
+        let reply = Http::tcp(&address).await.ok()?.post(url, body).await.ok()?;
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Finding 6: a connection that says nothing is ended, as is one that does not
+/// come to the end of its request's head.
+#[tokio::test]
+async fn silent_connections_are_ended() {
+    let daemon = Options::new().port().start().await;
+    let address = daemon.address().await;
+    let mut held = silent(4, async || Http::tcp(&address).await).await;
+    held.extend(silent(4, async || Http::unix(&daemon.socket).await).await);
+    assert_eq!(held.len(), 8);
+    let ends = held.iter_mut().map(|http| async {
+        // Until the end of the connection; an answer may come before it.
+        while http.answer_head().await.is_ok() {}
+    });
+    let ends = tokio::time::timeout(Duration::from_secs(30), join_all(ends)).await;
+    ends.expect("all are ended within half a minute");
+    daemon.stop().await;
+}
+
+/// Finding 6, on the unix socket: even there one more connection gets in.
+#[tokio::test]
+async fn silent_connections_on_the_socket_shut_nobody_out() {
+    raise_descriptor_limit();
+    let daemon = attacked(Options::new()).await;
+    under_attack(&daemon, 64 * MIB, async {
+        let held = silent(500, async || Http::unix(&daemon.socket).await).await;
+        a_while().await;
+        held.len() as u64
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Sends most of a body of 60 MB and stops; how much it got rid of.
+async fn most_of_a_body(http: &mut Http, url: &str) -> u64 {
+    let block = vec![0; 64 << 10];
+    if http.head("POST", url, "image/jpeg", 60_000_000).await.is_err() {
+        return 0;
+    }
+    let mut sent = 0;
+    while sent < 45_000_000 {
+        let write = tokio::time::timeout(Duration::from_secs(2), http.write(&block)).await;
+        match write {
+            Ok(Ok(())) => sent += block.len() as u64,
+            // Refused, or not read any more.
+            _ => break,
+        }
+    }
+    sent
+}
+
+/// Finding 9: 40 clients that send most of a large body and stop.
+#[tokio::test]
+async fn bodies_that_stop_take_no_more_than_the_budget() {
+    let daemon = attacked(Options::new().port().config(BUFFERED)).await;
+    let address = daemon.address().await;
+    let url = "/v1/plugins/good/tools/ping/run";
+    under_attack(&daemon, 256 * MIB + 96 * MIB, async {
+        let mut clients = Vec::new();
+        for _ in 0..40 {
+            clients.push(Http::tcp(&address).await.expect("connect"));
+        }
+        let sent: u64 =
+            join_all(clients.iter_mut().map(|http| most_of_a_body(http, url))).await.iter().sum();
+        a_while().await;
+        sent
+    })
+    .await;
+    // They have gone, and with them what they took.
+    let body = format!("{{\"args\":{{\"text\":\"{}\"}}}}", "x".repeat(20_000_000));
+    eventually("there is room again", || async {
+        let reply = Http::tcp(&address).await.ok()?.post(url, body.as_bytes()).await.ok()?;
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Finding 9: 1,000 calls of 10 MiB each over one stream that nobody reads.
+#[tokio::test]
+async fn answers_that_nobody_reads_take_no_more_than_the_budget() {
+    let more = format!("concurrency = 8\nqueue = {{ size = 1000, timeout = \"60s\" }}\n{QUICK}");
+    let daemon = attacked(Options::new().config(BUFFERED).rogue("x", &more)).await;
+    daemon.serving("x").await;
+    under_attack(&daemon, 256 * MIB + 128 * MIB, async {
+        let client = daemon.apart().await;
+        let requests = (1..=1000).map(|id| {
+            let call = CallRequest {
+                plugin: "x".into(),
+                tool: "huge".into(),
+                args: r#"{"n":10}"#.into(),
+                ..CallRequest::default()
+            };
+            CallsRequest { id, frame: Some(Frame::Call(call)) }
+        });
+        let answers = client.tools().calls(tokio_stream::iter(requests)).await.expect("calls");
+        let ran = |health: &stockade_proto::v1::PluginHealth| health.success_count > 0;
+        daemon.until("x", ran).await;
+        a_while().await;
+        a_while().await;
+        let health = daemon.health("x").await;
+        drop(answers);
+        health.success_count
+    })
+    .await;
+    daemon.until("x", |health| health.in_flight == 0 && health.queued == 0).await;
+    daemon.call("x", "pid", serde_json::json!({})).await.unwrap();
+    daemon.stop().await;
+}
+
+/// Finding 15: 1,000 watchers of 50 plugins, most of whom do not read.
+#[tokio::test]
+async fn watchers_share_one_picture() {
+    let absent = "[requires]\ncommands = [\"no-such-command\"]";
+    let options =
+        (0..50).fold(Options::new(), |options, n| options.rogue(&format!("absent{n}"), absent));
+    let daemon = attacked(options).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(daemon.apart().await);
+    }
+    under_attack(&daemon, 192 * MIB, async {
+        let mut held = Vec::new();
+        for client in &clients {
+            for _ in 0..125 {
+                let mut plugins = PluginsClient::new(client.channel());
+                let stream = plugins.watch_plugins(WatchPluginsRequest::default()).await;
+                held.push(stream.expect("watch").into_inner());
+            }
+        }
+        assert_eq!(held.len(), 1000);
+        // A fifth of them read for a while: everybody's plugins, then the changes.
+        let readers = held.iter_mut().step_by(5).map(|stream| async move {
+            let mut read = 0u64;
+            let end = tokio::time::Instant::now() + Duration::from_secs(4);
+            while let Ok(change) = tokio::time::timeout_at(end, stream.message()).await {
+                change.expect("change").expect("it goes on");
+                read += 1;
+            }
+            read
+        });
+        let read = join_all(readers).await;
+        assert!(read.iter().all(|read| *read >= 52), "everybody is told of every plugin");
+        read.iter().sum()
+    })
+    .await;
+    daemon.stop().await;
+}

@@ -1,0 +1,133 @@
+//! Files that are locked, damaged or cannot be written when the daemon starts.
+
+use std::path::Path;
+
+use stockade_proto::v1::{CallRequest, PluginState};
+use stockade_tests::{Client, Daemon, Options, eventually, small_disk};
+
+use crate::scene::problems;
+
+/// Files that were put aside as damaged.
+fn put_aside(root: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(root.join("state")).expect("state").flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.contains("corrupt")).collect()
+}
+
+fn with_x() -> Options {
+    Options::new().rogue("x", "")
+}
+
+/// A daemon whose plugin `x` an operator has disabled.
+async fn disabled() -> Daemon {
+    let daemon = with_x().start().await;
+    daemon.serving("x").await;
+    disable(&daemon).await;
+    daemon
+}
+
+async fn disable(client: &Client) {
+    client.admin().disable_plugin(client.action("x")).await.expect("disable");
+    client.state("x", PluginState::Loaded, "DISABLED").await;
+}
+
+async fn until_well(client: &Client) {
+    eventually("nothing is said of stockade.db any more", || async {
+        let said = problems(client).await;
+        said.iter().all(|problem| !problem.contains("stockade.db")).then_some(())
+    })
+    .await;
+}
+
+/// Finding 11: a database that somebody else has locked is not damaged. What
+/// operators wanted is neither renamed nor forgotten.
+#[tokio::test]
+async fn a_locked_database_is_waited_for() {
+    let folder = disabled().await.kill().await;
+    let lock = rusqlite::Connection::open(folder.path().join("state/stockade.db")).expect("open");
+    lock.pragma_update(None, "locking_mode", "exclusive").expect("exclusive");
+    lock.execute_batch("BEGIN IMMEDIATE").expect("lock");
+    let daemon = with_x().start_in(folder).await;
+    eventually("operators are told", || async {
+        let said = problems(&daemon).await;
+        said.iter().any(|problem| problem.contains("stockade.db")).then_some(())
+    })
+    .await;
+    assert_eq!(put_aside(&daemon.root), [""; 0]);
+    lock.execute_batch("ROLLBACK").expect("unlock");
+    drop(lock);
+    until_well(&daemon).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    assert_eq!(put_aside(&daemon.root), [""; 0]);
+    // And the next daemon knows it, too.
+    let daemon = with_x().start_in(daemon.kill().await).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    daemon.stop().await;
+}
+
+/// Finding 11: neither is one that lies on a full disk.
+#[tokio::test]
+async fn a_full_disk_at_the_start_damages_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).expect("state");
+    let Some(disk) = small_disk(&state, "4m") else { return };
+    let daemon = with_x().start_in(folder).await;
+    daemon.serving("x").await;
+    disable(&daemon).await;
+    let folder = daemon.kill().await;
+    let mut filler = std::fs::File::create(state.join("filler")).expect("filler");
+    while std::io::Write::write_all(&mut filler, &[0u8; 512]).is_ok() {}
+    let daemon = with_x().start_in(folder).await;
+    assert_eq!(put_aside(&daemon.root), [""; 0]);
+    std::fs::remove_file(state.join("filler")).expect("filler");
+    drop(filler);
+    until_well(&daemon).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    assert_eq!(put_aside(&daemon.root), [""; 0]);
+    let folder = daemon.kill().await;
+    let daemon = with_x().start_in(folder).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    // The disk goes first: the folder cannot be removed before.
+    let folder = daemon.kill().await;
+    drop(disk);
+    drop(folder);
+}
+
+async fn call_in_w(client: &Client) -> Result<(), tonic::Status> {
+    let request = CallRequest {
+        plugin: "good".into(),
+        tool: "pid".into(),
+        workspace: "w".into(),
+        ..CallRequest::default()
+    };
+    client.tools().call(request).await.map(drop)
+}
+
+/// Finding 18: when it is not known which plugins are enabled in a workspace, none
+/// is; the reason names the file.
+#[tokio::test]
+async fn a_damaged_data_db_closes_workspaces() {
+    for directory in [false, true] {
+        let daemon = with_x().start().await;
+        daemon.serving("x").await;
+        let (code, _, error) = daemon.cli(&["workspace", "enable", "w", "x", "--only"]).await;
+        assert_eq!(code, 0, "{error}");
+        call_in_w(&daemon).await.expect_err("not enabled there");
+        let folder = daemon.kill().await;
+        let state = folder.path().join("state");
+        for file in ["data.db", "data.db-wal", "data.db-shm"] {
+            let _ = std::fs::remove_file(state.join(file));
+        }
+        match directory {
+            true => std::fs::create_dir(state.join("data.db")).expect("directory"),
+            false => std::fs::write(state.join("data.db"), vec![0x55; 8192]).expect("damage"),
+        }
+        let daemon = with_x().start_in(folder).await;
+        let refused = call_in_w(&daemon).await.expect_err("nobody knows");
+        assert!(refused.message().contains("data.db"), "{refused}");
+        // Outside of workspaces nothing has changed.
+        daemon.call("good", "pid", serde_json::json!({})).await.unwrap();
+        daemon.stop().await;
+    }
+}

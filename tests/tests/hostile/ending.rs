@@ -1,0 +1,95 @@
+//! SIGTERM, whatever is going on.
+
+use std::time::Duration;
+
+use stockade_proto::v1::{CallRequest, CallsRequest, calls_request::Frame};
+use stockade_tests::{Daemon, Http, Options, eventually, manifest};
+
+use crate::scene::{BUFFERED, ONCE, QUICK, nothing_left, raw, timed};
+
+/// Within this the daemon has to end.
+const SHUTDOWN: &str = "shutdown_timeout = \"3s\"";
+
+/// Waits for its end, which must be in order, in time, and leave nothing behind.
+async fn ends(mut daemon: Daemon) {
+    let (code, took) = timed(daemon.ended()).await;
+    assert_eq!(code, Some(0), "{}", daemon.log());
+    // The time-out, and what a busy machine needs besides.
+    assert!(took < Duration::from_secs(8), "the end took {took:?}");
+    nothing_left(&mut daemon).await;
+    assert!(!daemon.socket.exists(), "the socket is left behind");
+}
+
+/// Finding 5a: SIGTERM is obeyed while schemas of very many patterns come in.
+#[tokio::test]
+async fn sigterm_is_obeyed_while_schemas_are_compiled() {
+    for patterns in [60, 1500] {
+        let daemon = Options::new().config(SHUTDOWN).start().await;
+        for name in ["a", "b", "c", "d"] {
+            let more = raw(&format!("schema-bomb:patterns:{patterns}"), ONCE);
+            daemon.write_plugin(name, &manifest(name, &more));
+        }
+        daemon.reload().await;
+        daemon.until("a", |health| health.generation > 0).await;
+        daemon.signal(libc::SIGTERM);
+        ends(daemon).await;
+    }
+}
+
+/// Findings 6 and 9: SIGTERM does not wait for clients that say nothing, not all,
+/// or do not read.
+#[tokio::test]
+async fn sigterm_does_not_wait_for_clients() {
+    let more = format!("concurrency = 4\nqueue = {{ size = 100, timeout = \"60s\" }}\n{QUICK}");
+    let daemon =
+        Options::new().port().config(SHUTDOWN).config(BUFFERED).rogue("x", &more).start().await;
+    daemon.serving("x").await;
+    let address = daemon.address().await;
+    let mut silent = Vec::new();
+    for n in 0..200 {
+        let mut http = Http::tcp(&address).await.expect("connect");
+        let url = "/v1/plugins/good/tools/ping/run";
+        match n % 3 {
+            0 => {}
+            1 => http.write(b"GET / HTTP/1.1\r\n").await.expect("send"),
+            _ => {
+                http.head("POST", url, "image/jpeg", 1_000_000).await.expect("send");
+                http.write(&[0; 4096]).await.expect("send");
+            }
+        }
+        silent.push(http);
+    }
+    let client = daemon.apart().await;
+    let requests = (1..=100).map(|id| {
+        let call = CallRequest {
+            plugin: "x".into(),
+            tool: "huge".into(),
+            args: r#"{"n":10}"#.into(),
+            ..CallRequest::default()
+        };
+        CallsRequest { id, frame: Some(Frame::Call(call)) }
+    });
+    let answers = client.tools().calls(tokio_stream::iter(requests)).await.expect("calls");
+    daemon.until("x", |health| health.success_count > 0).await;
+    daemon.signal(libc::SIGTERM);
+    ends(daemon).await;
+    drop((answers, silent));
+}
+
+/// A second SIGTERM ends it at once, whatever the first one waits for; its plugins
+/// go with it.
+#[tokio::test]
+async fn a_second_sigterm_ends_it_at_once() {
+    let more = "args = [\"--before\", \"ignore-term\", \"--hang-in-shutdown\"]\n\
+                [timeouts]\nstop = \"60s\"";
+    let mut daemon =
+        Options::new().config("shutdown_timeout = \"50s\"").rogue("x", more).start().await;
+    daemon.serving("x").await;
+    daemon.signal(libc::SIGTERM);
+    eventually("the first is heard", || async { daemon.log().contains("SIGTERM").then_some(()) })
+        .await;
+    daemon.signal(libc::SIGTERM);
+    let (_, took) = timed(daemon.ended()).await;
+    assert!(took < Duration::from_secs(5), "the end took {took:?}");
+    nothing_left(&mut daemon).await;
+}

@@ -1,0 +1,164 @@
+//! Work that multiplies within the daemon: looks at processes, configurations,
+//! pollers, and a standard error that nobody reads.
+
+use std::os::fd::AsRawFd as _;
+
+use serde_json::{Value, json};
+use stockade_proto::v1::{
+    BuildSimulationConfigRequest, PluginState, extensions_client::ExtensionsClient,
+};
+use stockade_tests::{Client, Options, manifest};
+
+use crate::scene::{MIB, QUICK, a_while, attacked, nothing_left, timed, under_attack};
+
+/// Finding 12: children with very many mappings, whose memory takes long to count.
+/// Nobody's start waits for the guard.
+#[tokio::test]
+async fn a_process_tree_that_is_slow_to_look_at_delays_nobody() {
+    let more = format!("{QUICK}\n[limits]\nmemory = \"256MiB\"\nprocesses = 64");
+    let daemon = attacked(Options::new().rogue("x", &more)).await;
+    daemon.serving("x").await;
+    under_attack(&daemon, 64 * MIB, async {
+        let args = json!({"n": 20_000, "mib": 40, "children": 10});
+        let children = daemon.call("x", "mappings", args).await.unwrap();
+        a_while().await;
+        children.as_u64().expect("children")
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Finding 19: a base of 900 KB for each of 200 configurations.
+#[tokio::test]
+async fn a_base_is_not_copied_for_each_configuration() {
+    let more = format!(
+        "args = [\"--configurations\", \"200\"]\n{QUICK}\n[permissions]\nrequest = \
+         [\"behavior:configure_simulation\"]"
+    );
+    let daemon = attacked(Options::new().rogue("x", &more)).await;
+    daemon.serving("x").await;
+    let base = json!({"simulationConfig": {"text": "x".repeat(900_000)}}).to_string();
+    under_attack(&daemon, 96 * MIB, async {
+        let mut built = 0;
+        for _ in 0..2 {
+            let request = BuildSimulationConfigRequest {
+                base: base.clone().into(),
+                ..BuildSimulationConfigRequest::default()
+            };
+            let mut extensions = ExtensionsClient::new(daemon.channel());
+            let reply = extensions.build_simulation_config(request).await.expect("built");
+            let reply = reply.into_inner();
+            assert_eq!(reply.applied.len() + reply.skipped.len(), 200);
+            built += 200;
+        }
+        built
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Seconds of processor that a process has had.
+fn processor(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let (_, tail) = stat.rsplit_once(')').expect("name");
+    let fields: Vec<u64> =
+        tail.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    (fields[11] + fields[12]) as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// Processor time of an idle daemon over a few seconds.
+async fn idle(pid: u32) -> f64 {
+    let before = processor(pid);
+    a_while().await;
+    a_while().await;
+    processor(pid) - before
+}
+
+async fn start_often(client: &Client, times: usize) -> u64 {
+    let mut started = 0;
+    for _ in 0..times / 20 {
+        let all = (0..20)
+            .map(|_| async { client.admin().start_plugin(client.action_now("x")).await.is_ok() });
+        let all = futures_util::future::join_all(all).await;
+        started += all.into_iter().filter(|ok| *ok).count() as u64;
+    }
+    started
+}
+
+/// Finding 21: whoever is started again and again without its model is looked
+/// after by one poller. The path is long, so that many would be noticed.
+#[tokio::test]
+async fn a_missing_model_has_one_poller() {
+    let daemon = attacked(Options::new()).await;
+    let deep = daemon.root.join(format!("deep/{}", vec!["a"; 200].join("/")));
+    std::fs::create_dir_all(&deep).expect("folders");
+    let model = deep.join("model.onnx");
+    let more = format!("[requires]\nmodels = {{ m = {:?} }}", model.display().to_string());
+    daemon.write_plugin("x", &manifest("x", &more));
+    daemon.reload().await;
+    daemon.until("x", |health| health.state() == PluginState::Unavailable).await;
+    let control = idle(daemon.pid()).await;
+    under_attack(&daemon, 64 * MIB, start_often(&daemon, 3000)).await;
+    daemon.until("x", |health| health.state() == PluginState::Unavailable).await;
+    let after = idle(daemon.pid()).await;
+    assert!(after <= control + 0.3, "{after:.2} s of processor, {control:.2} s before");
+    // And it looks: the plugin starts when its model comes.
+    std::fs::write(&model, "weights").expect("model");
+    stockade_tests::give_to_test_user(&daemon.root.join("deep"));
+    daemon.serving("x").await;
+    daemon.stop().await;
+}
+
+/// Bytes that wait in a pipe.
+fn unread(pipe: &std::fs::File) -> i32 {
+    let mut bytes = 0;
+    let asked = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &mut bytes) };
+    assert_eq!(asked, 0, "FIONREAD");
+    bytes
+}
+
+/// Finding 26: standard error is a full pipe that nobody reads. Health and calls
+/// go on, and SIGTERM is obeyed.
+#[tokio::test]
+async fn a_standard_error_that_nobody_reads_stops_nobody() {
+    // Opened for reading, too: it fills, and writing to it never fails.
+    let script = "mkfifo err && exec \"$@\" 2<>err";
+    let wrapper = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
+    let options =
+        Options::new().within(wrapper).config("log = \"stockade=debug\"").rogue("x", QUICK);
+    let mut daemon = attacked(options.config("shutdown_timeout = \"5s\"")).await;
+    daemon.serving("x").await;
+    let pipe = std::fs::File::open(daemon.root.join("err")).expect("the pipe");
+    under_attack(&daemon, 64 * MIB, async {
+        // Full when more has been said and no more is in it.
+        let (mut before, mut same) = (-1, 0);
+        for _ in 0..500 {
+            let args = json!({"text": "x".repeat(3000)});
+            let outcome = daemon.call("x", "words_then_exit", args).await;
+            assert!(!outcome.ok, "{outcome:?}");
+            daemon.serving("x").await;
+            let names = json!({"kind": "plugin", "n": 10, "bytes": 5000});
+            let _: Value = daemon.call("x", "long_names", names).await.result;
+            let now = unread(&pipe);
+            same = if now > 16_000 && now == before { same + 1 } else { 0 };
+            if same == 3 {
+                break;
+            }
+            before = now;
+        }
+        assert_eq!(same, 3, "the pipe never became full: {} bytes", unread(&pipe));
+        // More is said, which nobody can write any more.
+        for _ in 0..5 {
+            daemon.call("x", "words_then_exit", json!({"text": "x"})).await;
+            daemon.serving("x").await;
+        }
+        a_while().await;
+        unread(&pipe) as u64
+    })
+    .await;
+    daemon.signal(libc::SIGTERM);
+    let (code, took) = timed(daemon.ended()).await;
+    assert_eq!(code, Some(0));
+    assert!(took.as_secs() < 10, "the end took {took:?}");
+    nothing_left(&mut daemon).await;
+}

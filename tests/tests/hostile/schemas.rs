@@ -1,0 +1,93 @@
+//! Schemas that take memory or time to compile or to apply (finding 5).
+
+use std::time::Duration;
+
+use stockade_proto::v1::PluginState;
+use stockade_tests::{Daemon, Options, eventually, manifest};
+
+use crate::scene::{MIB, ONCE, attacked, raw, timed, under_attack};
+
+/// Writes a plugin with this bomb and waits until it is refused; the reason.
+async fn refused(daemon: &Daemon, name: &str, bomb: &str) -> String {
+    let mode = format!("schema-bomb:{bomb}");
+    daemon.write_plugin(name, &manifest(name, &raw(&mode, ONCE)));
+    let (reloaded, took) = timed(daemon.reload()).await;
+    assert!(took < Duration::from_secs(5), "the reload took {took:?}");
+    assert!(reloaded.problems.is_empty(), "{reloaded:?}");
+    let health = daemon.until(name, |health| health.state() == PluginState::Failed).await;
+    health.reason.expect("reason")
+}
+
+/// Finding 5a: 1,500 regular expressions of megabytes each, at the start. They
+/// keep nobody from starting, from reloading, or from asking.
+#[tokio::test]
+async fn regular_expressions_without_end_are_refused() {
+    let daemon = attacked(Options::new()).await;
+    under_attack(&daemon, 64 * MIB, async {
+        let reason = refused(&daemon, "x", "patterns:1500").await;
+        assert!(reason.contains("schema") || reason.contains("pattern"), "{reason}");
+        // As many as are allowed, each of them too large.
+        let reason = refused(&daemon, "y", "patterns:60").await;
+        assert!(reason.contains("schema") || reason.contains("pattern"), "{reason}");
+        2
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Finding 5a: a hang-up is answered while schemas are refused.
+#[tokio::test]
+async fn a_hang_up_is_obeyed_while_schemas_are_refused() {
+    let daemon = attacked(Options::new()).await;
+    under_attack(&daemon, 64 * MIB, async {
+        for name in ["a", "b", "c", "d"] {
+            let more = raw("schema-bomb:patterns:1500", ONCE);
+            daemon.write_plugin(name, &manifest(name, &more));
+        }
+        let broken = "max_starting = \"many\"\n";
+        std::fs::write(daemon.root.join("stockade.toml"), broken).expect("stockade.toml");
+        daemon.signal(libc::SIGHUP);
+        let told = eventually("SIGHUP is obeyed", || async {
+            daemon.log().contains("configuration not taken").then_some(())
+        });
+        let ((), took) = timed(told).await;
+        assert!(took < Duration::from_secs(5), "it took {took:?}");
+        for name in ["a", "b", "c", "d"] {
+            daemon.until(name, |health| health.state() == PluginState::Failed).await;
+        }
+        4
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Finding 5b: each definition refers to the next one twice.
+#[tokio::test]
+async fn references_that_double_are_refused() {
+    let daemon = attacked(Options::new()).await;
+    under_attack(&daemon, 64 * MIB, async {
+        for (name, levels) in [("x", 20), ("y", 26), ("z", 31)] {
+            let reason = refused(&daemon, name, &format!("doubling:{levels}")).await;
+            assert!(reason.contains("schema"), "{reason}");
+        }
+        3
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Finding 5c: chains of references that would overflow the stack, small enough
+/// for the limit of schemas and beyond it.
+#[tokio::test]
+async fn references_without_end_are_refused() {
+    let daemon = attacked(Options::new()).await;
+    under_attack(&daemon, 128 * MIB, async {
+        let reason = refused(&daemon, "x", "chain:3000").await;
+        assert!(reason.contains("schema"), "{reason}");
+        refused(&daemon, "y", "chain:15000").await;
+        refused(&daemon, "z", "chain:300000").await;
+        3
+    })
+    .await;
+    daemon.stop().await;
+}
