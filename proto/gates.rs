@@ -12,7 +12,7 @@ use protox::prost_reflect::prost_types::{
 };
 
 /// The generated code.
-pub fn generate(set: &FileDescriptorSet) -> String {
+pub(crate) fn generate(set: &FileDescriptorSet) -> String {
     let mut messages = BTreeMap::new();
     for file in &set.file {
         for message in &file.message_type {

@@ -165,6 +165,12 @@ where
 #[derive(Clone, Debug)]
 pub struct GatedDecoder<U>(PhantomData<U>);
 
+impl<U> Default for GatedDecoder<U> {
+    fn default() -> Self {
+        GatedDecoder(PhantomData)
+    }
+}
+
 impl<U: Message + Default + Gated> Decoder for GatedDecoder<U> {
     type Item = U;
     type Error = Status;

@@ -66,6 +66,8 @@ pub mod notice {
 pub mod limits;
 
 #[cfg(feature = "grpc")]
+pub mod frames;
+#[cfg(feature = "grpc")]
 pub mod gate;
 #[cfg(feature = "grpc")]
 pub mod inherited;

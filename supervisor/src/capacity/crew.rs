@@ -212,11 +212,13 @@ mod tests {
         let crew = Crew::start("test", 2).unwrap();
         let (stuck, other): (Arc<str>, Arc<str>) = ("stuck".into(), "other".into());
         let (release, held) = mpsc::channel::<()>();
-        crew.push(&stuck, Box::new(move || drop(held.recv()))).unwrap();
-        for _ in 0..limits::CREW_SHARE {
-            // The first may have been taken already.
-            let _ = crew.push(&stuck, Box::new(|| {}));
-        }
+        let (begin, begun) = mpsc::channel();
+        let hold = move || {
+            let _ = begin.send(());
+            let _ = held.recv();
+        };
+        crew.push(&stuck, Box::new(hold)).unwrap();
+        begun.recv().unwrap();
         while crew.push(&stuck, Box::new(|| {})).is_ok() {}
         assert_eq!(block_on(crew.run(&other, || 7)), Ok(7));
         assert_eq!(block_on(crew.run(&stuck, || 7)), Err(Overloaded));

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and who carries it out.
 
 mod act;
+mod allocator;
 mod arguments;
 mod call;
 mod check;

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Place,
+    Place, allocator,
     failure::Failure,
     signals::{self, Asked, Signals},
     stderr::Stderr,
@@ -72,6 +72,7 @@ pub(super) fn run(serve: Serve, place: Place) -> Result<(), Failure> {
     let source = Source { file: place.config, flags };
     let config = source.load().map_err(|problems| Failure::problems(&problems))?;
     // Before there is a second thread.
+    allocator::give_back_large_blocks();
     let failed = |error: &std::io::Error| Failure::failed(format!("cannot start: {error}"));
     signals::block().map_err(|error| failed(&error))?;
     let log = Stderr::start().map_err(|error| failed(&error))?;

@@ -19,7 +19,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use stockade_proto::v1::tools_server::ToolsServer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
@@ -182,7 +181,7 @@ async fn bind_socket(path: &Path) -> io::Result<UnixListener> {
 /// Everything that answers. One clone per connection.
 #[derive(Clone)]
 struct House {
-    tools: ToolsServer<ToolsService>,
+    tools: ToolsService,
     grpc: Routes,
     http: axum::Router,
     allowed_hosts: Arc<[String]>,
@@ -257,7 +256,7 @@ impl House {
         let mut request = Request::from_parts(parts, counted);
         request.extensions_mut().insert(reservation);
         if is_tools {
-            return or_never(self.tools.oneshot(request).await);
+            return self.tools.answer(request).await;
         }
         request.extensions_mut().insert(caller);
         if is_grpc {

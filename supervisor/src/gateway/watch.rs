@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -22,10 +22,15 @@ use crate::{Supervisor, capacity::limits};
 /// not told (RUNNING comes and goes with every call).
 const TICK: Duration = Duration::from_millis(50);
 
+/// Groups of watchers.
+const GROUPS: usize = 128;
+
 /// The shared picture, and how many may look. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Watch {
-    pictures: Arc<watch::Sender<Arc<Picture>>>,
+    /// Watchers are woken a few at a time, so that others have their turn in between.
+    groups: Arc<[watch::Sender<Arc<Picture>>]>,
+    next: Arc<AtomicUsize>,
     places: Arc<Semaphore>,
     looking: Arc<AtomicBool>,
     supervisor: Supervisor,
@@ -58,7 +63,8 @@ impl Watch {
 
     pub(super) fn new(supervisor: &Supervisor) -> Self {
         Watch {
-            pictures: Arc::new(watch::channel(Arc::default()).0),
+            groups: (0..GROUPS).map(|_| watch::channel(Arc::default()).0).collect(),
+            next: Arc::default(),
             places: Arc::new(Semaphore::new(limits::WATCHERS)),
             looking: Arc::default(),
             supervisor: supervisor.clone(),
@@ -78,27 +84,38 @@ impl Watch {
 
     /// Pictures from now on; the first one is of now.
     pub(super) fn pictures(&self) -> watch::Receiver<Arc<Picture>> {
-        let receiver = self.pictures.subscribe();
+        let group = self.next.fetch_add(1, Ordering::Relaxed) % GROUPS;
+        let receiver = self.groups[group].subscribe();
         if !self.looking.swap(true, Ordering::AcqRel) {
-            self.look();
-            let this = self.clone();
-            tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(TICK).await;
-                    if this.pictures.receiver_count() == 0 {
-                        this.looking.store(false, Ordering::Release);
-                        return;
-                    }
-                    this.look();
-                }
-            });
+            let first = self.look().unwrap_or_else(|| self.groups[0].borrow().clone());
+            self.groups.iter().for_each(|group| drop(group.send_replace(first.clone())));
+            tokio::spawn(self.clone().run());
         }
         receiver
     }
 
+    /// Looks while anybody follows.
+    async fn run(self) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            if self.groups.iter().all(|group| group.receiver_count() == 0) {
+                self.looking.store(false, Ordering::Release);
+                return;
+            }
+            let Some(picture) = self.look() else { continue };
+            for group in self.groups.iter() {
+                group.send_replace(picture.clone());
+                if group.receiver_count() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
     /// Takes a new picture, if anything has changed.
-    fn look(&self) {
-        let before = self.pictures.borrow().clone();
+    fn look(&self) -> Option<Arc<Picture>> {
+        // The last group is told last: what it knows everybody knows.
+        let before = self.groups[GROUPS - 1].borrow().clone();
         let registry = self.supervisor.registry().snapshot();
         let mut changed = before.plugins.len() != registry.plugins.len();
         let mut plugins = BTreeMap::new();
@@ -116,9 +133,7 @@ impl Watch {
             });
             plugins.insert(name.clone(), seen);
         }
-        if changed {
-            self.pictures.send_replace(Arc::new(Picture { plugins }));
-        }
+        changed.then(|| Arc::new(Picture { plugins }))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::capacity::limits;
+use stockade_proto::limits;
 
 /// What a cause makes of the plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,14 +5,17 @@ use std::{
     os::unix::net::UnixStream as StdStream,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use stockade_proto::{
     PROTOCOL_VERSIONS,
+    frames::{Frames, Pieces, Source},
+    gate::GatedDecoder,
     inherited::{self, Channel},
     worker::{
-        HelloRequest, InitFailed, InitReady, InitRequest, ToPlugin, init_failed::Kind, init_update,
+        FromPlugin, HelloRequest, InitFailed, InitReady, InitRequest, ToPlugin, init_failed::Kind, init_update,
         worker_client::WorkerClient,
     },
 };
@@ -21,8 +24,8 @@ use tokio::{
     runtime::Handle as Runtime,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Status, Streaming};
+use tower::Service as _;
 
 use super::{
     actor::HANGUP_GRACE,
@@ -209,25 +212,19 @@ async fn shake(
     }
     let channel = connect(&data, calls).await.map_err(|e| breach("connect", e))?;
     // Hello and Init are bounded apart: they are read on the thread of all actors.
-    let mut first = WorkerClient::new(channel.clone())
+    let mut client = WorkerClient::new(channel.clone())
         .max_decoding_message_size(limits::HANDSHAKE_MESSAGE)
         .max_encoding_message_size(inherited::MAX_MESSAGE);
-    let mut client = WorkerClient::new(channel)
-        .max_decoding_message_size(handshake.max_result + ENVELOPE)
-        .max_encoding_message_size(inherited::MAX_MESSAGE);
-    let _ = hand_out.send(first.clone());
-    hello(&mut first, &manifest, generation).await?;
+    let _ = hand_out.send(client.clone());
+    hello(&mut client, &manifest, generation).await?;
     events.tell(Internal::Greeted(generation));
     let _gpus = handshake.gpu_tokens.take(&plan.gpus, &events, generation).await;
-    let ready = init(&mut first, &manifest, &plan, generation, &events).await?;
+    let ready = init(&mut client, &manifest, &plan, generation, &events).await?;
     let lane: Arc<str> = manifest.name.as_str().into();
     let (tools, registered, refused) = compile(&handshake.crew, &lane, &manifest, ready).await?;
     let (outbox, frames) = mpsc::channel::<ToPlugin>(Session::outbox_size(&manifest));
-    let stream = client
-        .calls(ReceiverStream::new(frames))
-        .await
-        .map_err(|status| breach("calls", status.message()))?
-        .into_inner();
+    let most = handshake.max_result + ENVELOPE;
+    let stream = open_calls(channel, frames, most).await.map_err(|why| breach("calls", why))?;
     let session = Session::new(Parts {
         plugin: manifest.name.as_str().into(),
         generation,
@@ -246,6 +243,42 @@ async fn shake(
     let _ = caller.session.set(Arc::downgrade(&session));
     host_handler.opened(&caller, &session, refused);
     Ok(session)
+}
+
+/// Frames that a process is to read; long arguments go to it as they are.
+struct Outgoing(mpsc::Receiver<ToPlugin>);
+
+impl Source<()> for Outgoing {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Pieces, ())>> {
+        let frame = ready!(self.0.poll_recv(context));
+        Poll::Ready(frame.map(|frame| (Pieces::of(&frame), ())))
+    }
+}
+
+/// `Worker.Calls`, the stream that carries every call of the process.
+async fn open_calls(
+    mut channel: Channel,
+    frames: mpsc::Receiver<ToPlugin>,
+    most: usize,
+) -> Result<Streaming<FromPlugin>, String> {
+    let body = tonic::body::Body::new(Frames::requests(Outgoing(frames)));
+    let request = http::Request::post("/stockade.worker.v1.Worker/Calls")
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .header(http::header::TE, "trailers")
+        .body(body)
+        .map_err(|error| error.to_string())?;
+    std::future::poll_fn(|context| channel.poll_ready(context))
+        .await
+        .map_err(|error| error.to_string())?;
+    let response = channel.call(request).await.map_err(|error| error.to_string())?;
+    if let Some(status) = Status::from_header_map(response.headers())
+        && status.code() != tonic::Code::Ok
+    {
+        return Err(status.message().to_owned());
+    }
+    let (head, body) = response.into_parts();
+    let decoder = GatedDecoder::<FromPlugin>::default();
+    Ok(Streaming::new_response(decoder, body, head.status, None, Some(most)))
 }
 
 /// The crew compiles what a process has registered: how long that takes is its

@@ -384,11 +384,11 @@ impl Session {
             }
             Frame::Item(item) => self.item(item),
             Frame::Pong(pong) => {
-                if pong.id > self.last_ping.load(Ordering::Acquire) {
-                    return Err(format!("answered ping {}, which was never sent", pong.id));
+                // The answer to a ping that was never sent answers nothing.
+                if pong.id <= self.last_ping.load(Ordering::Acquire) {
+                    self.last_pong.fetch_max(pong.id, Ordering::AcqRel);
+                    self.ponged.notify_waiters();
                 }
-                self.last_pong.fetch_max(pong.id, Ordering::AcqRel);
-                self.ponged.notify_waiters();
                 Ok(false)
             }
         }

@@ -39,24 +39,31 @@ pub struct Answer<T> {
     pub why: Option<(String, String)>,
 }
 
-impl<T: Default> Answer<T> {
-    fn none(kind: &str, text: impl Into<String>) -> Self {
-        Answer { result: T::default(), why: Some((kind.to_owned(), text.into())) }
+impl<T> Answer<T> {
+    fn none(empty: T, kind: &str, text: impl Into<String>) -> Self {
+        Answer { result: empty, why: Some((kind.to_owned(), text.into())) }
     }
+}
 
-    fn of(error: &CallError) -> Self {
-        Self::none(error.error_type(), error.to_string())
-    }
+/// Why something was not asked, or not answered: its class and what there is to say.
+type Why = (String, String);
+
+fn why(kind: &str, text: impl Into<String>) -> Why {
+    (kind.to_owned(), text.into())
+}
+
+fn failed(error: &CallError) -> Why {
+    why(error.error_type(), error.to_string())
 }
 
 /// A simulation's configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Built {
-    /// What it is.
-    pub config: Map<String, Value>,
+    /// What it is: the text of a JSON object.
+    pub config: Bytes,
     /// Whose parts are in it, in the order of their priority.
     pub applied: Vec<String>,
-    /// Whose are not, and why.
+    /// Whose parts are not, and why.
     pub skipped: Vec<(String, String)>,
 }
 
@@ -102,116 +109,168 @@ impl HostServices {
         (!fine).then(|| format!("plugin '{plugin}' is not enabled here"))
     }
 
-    /// True only if the condition ran and said so.
+    /// Done here when it is small, else by the crew.
+    async fn aside<T: Send + 'static>(
+        &self,
+        lane: &str,
+        size: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Why> {
+        if size <= limits::STEP {
+            return Ok(work());
+        }
+        let done = self.calls().await.crew().run(&lane.into(), work).await;
+        done.map_err(|overloaded| why("Overloaded", overloaded.to_string()))
+    }
+
+    /// True only if the condition ran and said so. `context` is the text of a JSON object;
+    /// nothing is an empty one.
     pub async fn evaluate_condition(
         &self,
         id: &str,
-        context: Map<String, Value>,
+        context: Bytes,
         workspace: &str,
         enabled: Enabled,
         timeout: Option<Duration>,
     ) -> Answer<bool> {
-        let shown = limits::cut(id, limits::KEY);
-        let unknown =
-            || Answer::none("UnknownCondition", format!("there is no condition {shown:?}"));
-        let timeout = bounded(timeout);
-        let deadline = Instant::now() + timeout;
-        let parts = id.strip_prefix(PLUGIN_PREFIX).and_then(|rest| rest.split_once(':'));
-        let Some((plugin, name)) = parts else { return unknown() };
-        if let Some(why) = self.disabled(plugin, workspace, &enabled) {
-            return Answer::none("DisabledInWorkspace", why);
-        }
-        let calls = self.calls().await;
-        let session = match calls.session_of(plugin, timeout).await {
-            Ok(session) => session,
-            Err(CallError::PluginNotFound(_)) => return unknown(),
-            Err(error) => return Answer::of(&error),
-        };
-        let Some(condition) = session.registered.condition(name) else { return unknown() };
-        if let Some(key) = condition.required_context.iter().find(|key| !context.contains_key(*key))
-        {
-            let text = format!("the condition needs {key:?} in its context");
-            return Answer::none("MissingContext", text);
-        }
-        let context = context_for(&session.manifest, context);
-        let args = to_bytes(&json!({ "context": context }));
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut call = call((plugin, name), Kind::Condition, args, workspace, left);
-        call.enabled_plugins = enabled;
-        match calls.run(call).await.result {
-            Ok(success) => Answer { result: &success.result[..] == b"true", why: None },
-            Err(error) => Answer::of(&error),
+        match self.evaluate(id, context, workspace, enabled, bounded(timeout)).await {
+            Ok(result) => Answer { result, why: None },
+            Err((kind, text)) => Answer::none(false, &kind, text),
         }
     }
 
-    /// What the effect gave; null if it did not run.
+    async fn evaluate(
+        &self,
+        id: &str,
+        context: Bytes,
+        workspace: &str,
+        enabled: Enabled,
+        timeout: Duration,
+    ) -> Result<bool, Why> {
+        let shown = limits::cut(id, limits::KEY);
+        let unknown = || why("UnknownCondition", format!("there is no condition {shown:?}"));
+        let deadline = Instant::now() + timeout;
+        let parts = id.strip_prefix(PLUGIN_PREFIX).and_then(|rest| rest.split_once(':'));
+        let (plugin, name) = parts.ok_or_else(unknown)?;
+        if let Some(disabled) = self.disabled(plugin, workspace, &enabled) {
+            return Err(why("DisabledInWorkspace", disabled));
+        }
+        let calls = self.calls().await;
+        let session = calls.session_of(plugin, timeout).await;
+        let session = session.map_err(|error| match error {
+            CallError::PluginNotFound(_) => unknown(),
+            error => failed(&error),
+        })?;
+        session.registered.condition(name).ok_or_else(unknown)?;
+        let (size, own) = (context.len(), name.to_owned());
+        let args = self.aside(plugin, size, move || {
+            let context = object("context", &context)?;
+            let condition = session.registered.condition(&own);
+            let needed = condition.into_iter().flat_map(|condition| &condition.required_context);
+            if let Some(key) = needed.into_iter().find(|key| !context.contains_key(*key)) {
+                let text = format!("the condition needs {key:?} in its context");
+                return Err(why("MissingContext", text));
+            }
+            Ok(to_bytes(&json!({ "context": context_for(&session.manifest, context) })))
+        });
+        let args = args.await??;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut call = call((plugin, name), Kind::Condition, args, workspace, left);
+        call.enabled_plugins = enabled;
+        let success = calls.run(call).await.result.map_err(|error| failed(&error))?;
+        Ok(&success.result[..] == b"true")
+    }
+
+    /// What the effect gave, as JSON text; null if it did not run. `context` and `params`
+    /// are texts of JSON objects.
     pub async fn apply_effect(
         &self,
         id: &str,
-        context: Map<String, Value>,
-        params: Map<String, Value>,
+        context: Bytes,
+        params: Bytes,
         workspace: &str,
         enabled: Enabled,
         timeout: Option<Duration>,
-    ) -> Answer<Value> {
+    ) -> Answer<Bytes> {
+        match self.apply(id, (context, params), workspace, enabled, bounded(timeout)).await {
+            Ok(result) => Answer { result, why: None },
+            Err((kind, text)) => Answer::none(Bytes::from_static(b"null"), &kind, text),
+        }
+    }
+
+    async fn apply(
+        &self,
+        id: &str,
+        (context, params): (Bytes, Bytes),
+        workspace: &str,
+        enabled: Enabled,
+        timeout: Duration,
+    ) -> Result<Bytes, Why> {
         let shown = limits::cut(id, limits::KEY);
-        let unknown = || Answer::none("UnknownEffect", format!("there is no effect {shown:?}"));
-        let timeout = bounded(timeout);
+        let unknown = || why("UnknownEffect", format!("there is no effect {shown:?}"));
         let deadline = Instant::now() + timeout;
         let parts = id.strip_prefix(EFFECT_PREFIX).and_then(|rest| rest.split_once(':'));
-        let Some((plugin, name)) = parts else { return unknown() };
-        if let Some(why) = self.disabled(plugin, workspace, &enabled) {
-            return Answer::none("DisabledInWorkspace", why);
+        let (plugin, name) = parts.ok_or_else(unknown)?;
+        if let Some(disabled) = self.disabled(plugin, workspace, &enabled) {
+            return Err(why("DisabledInWorkspace", disabled));
         }
         let calls = self.calls().await;
-        let session = match calls.session_of(plugin, timeout).await {
-            Ok(session) => session,
-            Err(CallError::PluginNotFound(_)) => return unknown(),
-            Err(error) => return Answer::of(&error),
-        };
-        let Some(effect) = session.registered.effect(name) else { return unknown() };
-        let context = context_for(&session.manifest, context);
-        let mut all = effect.default_params.clone();
-        all.extend(params);
-        let args = to_bytes(&json!({ "context": context, "params": all }));
+        let session = calls.session_of(plugin, timeout).await;
+        let session = session.map_err(|error| match error {
+            CallError::PluginNotFound(_) => unknown(),
+            error => failed(&error),
+        })?;
+        session.registered.effect(name).ok_or_else(unknown)?;
+        let (size, own) = (context.len() + params.len(), name.to_owned());
+        let args = self.aside(plugin, size, move || {
+            let context = context_for(&session.manifest, object("context", &context)?);
+            let effect = session.registered.effect(&own);
+            let mut all = effect.map(|effect| effect.default_params.clone()).unwrap_or_default();
+            all.extend(object("params", &params)?);
+            Ok::<_, Why>(to_bytes(&json!({ "context": context, "params": all })))
+        });
+        let args = args.await??;
         let left = deadline.saturating_duration_since(Instant::now());
         let mut call = call((plugin, name), Kind::Effect, args, workspace, left);
         call.enabled_plugins = enabled;
-        match calls.run(call).await.result {
-            Ok(success) if !success.attachments.is_empty() => {
-                Answer::none("InvalidResult", "the effect returned bytes; it must be JSON")
-            }
-            Ok(success) => Answer {
-                result: serde_json::from_slice(&success.result).unwrap_or_default(),
-                why: None,
-            },
-            Err(error) => Answer::of(&error),
+        let success = calls.run(call).await.result.map_err(|error| failed(&error))?;
+        match success.attachments.is_empty() {
+            true => Ok(success.result),
+            false => Err(why("InvalidResult", "the effect returned bytes; it must be JSON")),
         }
     }
 
     /// The providers' configurations in ascending priority, each over the ones
     /// before it, all of them under `base.simulationConfig`: what the user
-    /// configured is never overridden. `base` is a `behavior` object; None = the
-    /// workspace's own.
+    /// configured is never overridden. `base` is the text of a `behavior` object; None =
+    /// the workspace's own.
     ///
     /// # Errors
-    /// `base` is not such an object.
+    /// `base` is not such an object, or there is too much to do.
     pub async fn build_simulation_config(
         &self,
-        base: Option<Map<String, Value>>,
+        base: Option<Bytes>,
         workspace: &str,
         enabled: Enabled,
     ) -> Result<Built, String> {
-        let base = base.unwrap_or_else(|| {
-            self.data().workspaces.get(workspace).map(|one| one.behavior()).unwrap_or_default()
+        let known = self.data().workspaces.get(workspace);
+        let size = base.as_ref().map_or(limits::DOCUMENT, Bytes::len);
+        // Written once, whoever is asked.
+        let read = self.aside(workspace, size, move || {
+            let base = match base {
+                Some(text) => object("base", &text).map_err(|(_, text)| text)?,
+                None => known.map(|one| one.behavior()).unwrap_or_default(),
+            };
+            let own = enabled_plugins(&base).map_err(|error| error.to_string())?;
+            let user = match base.get("simulationConfig") {
+                None | Some(Value::Null) => Map::new(),
+                Some(Value::Object(user)) => user.clone(),
+                Some(_) => return Err("base.simulationConfig must be an object".to_owned()),
+            };
+            Ok((to_bytes(&json!({ "base": base })), own, user))
         });
-        let own = enabled_plugins(&base).map_err(|error| error.to_string())?;
+        let (args, own, user) = read.await.map_err(|(_, text)| text)??;
         let enabled = enabled.or(own.map(Arc::new));
-        let user = match base.get("simulationConfig") {
-            None | Some(Value::Null) => Map::new(),
-            Some(Value::Object(user)) => user.clone(),
-            Some(_) => return Err("base.simulationConfig must be an object".to_owned()),
-        };
         let calls = self.calls().await;
         let mut providers = Vec::new();
         for (plugin, handle) in &calls.registry().plugins {
@@ -225,8 +284,7 @@ impl HostServices {
             }
         }
         providers.sort();
-        // Written once, whoever is asked; a few at a time, all within one time.
-        let args = to_bytes(&json!({ "base": base }));
+        // A few at a time, all within one time.
         let until = Instant::now() + TIMEOUTS.1;
         let asked: Vec<_> = providers
             .iter()
@@ -235,20 +293,32 @@ impl HostServices {
                 self.simulation_config(&calls, (plugin, name), args.clone(), place, &enabled)
             })
             .collect();
-        let answers: Vec<_> = futures_util::stream::iter(asked).buffered(TOGETHER).collect().await;
-        let mut built = Built::default();
-        for ((_, plugin, name), answer) in providers.iter().zip(answers) {
-            let id = super::names::full(plugin, name);
-            match answer {
-                Ok(config) => {
-                    merge(&mut built.config, config);
-                    built.applied.push(id);
+        let answers: Vec<Result<Bytes, String>> =
+            futures_util::stream::iter(asked).buffered(TOGETHER).collect().await;
+        let size = answers.iter().flatten().map(Bytes::len).sum::<usize>() + args.len();
+        let names = providers.into_iter().map(|(_, plugin, name)| super::names::full(&plugin, &name));
+        let names: Vec<String> = names.collect();
+        let built = self.aside(workspace, size, move || {
+            let mut config = Map::new();
+            let mut built = Built::default();
+            for (id, answer) in names.into_iter().zip(answers) {
+                let read = answer.and_then(|text| {
+                    serde_json::from_slice::<Map<String, Value>>(&text)
+                        .map_err(|_| "it did not return an object".to_owned())
+                });
+                match read {
+                    Ok(one) => {
+                        merge(&mut config, one);
+                        built.applied.push(id);
+                    }
+                    Err(why) => built.skipped.push((id, why)),
                 }
-                Err(why) => built.skipped.push((id, why)),
             }
-        }
-        merge(&mut built.config, user);
-        Ok(built)
+            merge(&mut config, user);
+            built.config = to_bytes(&Value::Object(config));
+            built
+        });
+        built.await.map_err(|(_, text)| text)
     }
 
     async fn simulation_config(
@@ -258,19 +328,27 @@ impl HostServices {
         args: Bytes,
         (workspace, until): (&str, Instant),
         enabled: &Enabled,
-    ) -> Result<Map<String, Value>, String> {
+    ) -> Result<Bytes, String> {
         let kind = Kind::SimulationConfig;
         let timeout = until.saturating_duration_since(Instant::now());
         let mut call = call((id.0, id.1), kind, args, workspace, timeout);
         call.enabled_plugins.clone_from(enabled);
         let success = calls.run(call).await.result;
         let success = success.map_err(|error| format!("{}: {error}", error.error_type()))?;
-        if success.result.len() > limits::CONTEXT {
-            return Err(format!("it returned more than {} bytes", limits::CONTEXT));
+        match success.result.len() > limits::CONTEXT {
+            true => Err(format!("it returned more than {} bytes", limits::CONTEXT)),
+            false => Ok(success.result),
         }
-        serde_json::from_slice(&success.result)
-            .map_err(|_| "it did not return an object".to_owned())
     }
+}
+
+/// A JSON object from its text; nothing is an empty one.
+fn object(what: &str, text: &Bytes) -> Result<Map<String, Value>, Why> {
+    if text.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(text)
+        .map_err(|error| why("InvalidArguments", format!("{what} is no JSON object: {error}")))
 }
 
 fn to_bytes(value: &Value) -> Bytes {

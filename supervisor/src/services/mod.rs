@@ -5,6 +5,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `channel`, `counted` | `stockade.host.v1.Host` of one process, and what its requests may hold |
+//! | `asking` | calls of other plugins and of providers |
 //! | `names`, `permits` | whose a name is; who may what, and how often it was tried |
 //! | `kv`, `state` | keys and values; documents of entities |
 //! | `bus`, `events`, `delivery` | events: queues, by a channel, to registered handlers |
@@ -12,6 +13,7 @@
 //! | `extensions`, `filter` | conditions, effects, simulation configuration |
 //! | `providers` | capabilities of servers and of other plugins |
 
+mod asking;
 mod bus;
 mod channel;
 mod counted;

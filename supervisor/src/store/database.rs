@@ -344,10 +344,10 @@ impl Database {
         let row = row.flatten();
         // The small file is written first.
         match self.shared.wishes.of(plugin) {
-            Some(wanted) => {
+            Some(wanted) if row.is_some() || wanted != Wanted::Run => {
                 Some(Remembered { wanted, generation: row.map_or(0, |row| row.generation) })
             }
-            None => row,
+            _ => row,
         }
     }
 

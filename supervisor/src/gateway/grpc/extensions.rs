@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use serde_json::{Map, Value};
 use stockade_proto::v1::{
     ApplyEffectRequest, ApplyEffectResponse, BuildSimulationConfigRequest,
     BuildSimulationConfigResponse, EnabledPlugins, EvaluateConditionRequest,
@@ -24,13 +22,12 @@ impl ExtensionsService {
     }
 }
 
-/// A JSON object; nothing is an empty one.
-fn object(what: &str, text: &Bytes) -> Result<Map<String, Value>, Status> {
-    if text.is_empty() {
-        return Ok(Map::new());
+/// Why it was not asked, or not answered. What is wrong with the request is an error.
+fn told(why: Option<(String, String)>) -> Result<(String, String), Status> {
+    match why {
+        Some((kind, text)) if kind == "InvalidArguments" => Err(Status::invalid_argument(text)),
+        why => Ok(why.unwrap_or_default()),
     }
-    serde_json::from_slice(text)
-        .map_err(|error| Status::invalid_argument(format!("{what} is no JSON object: {error}")))
 }
 
 fn names(enabled: Option<EnabledPlugins>) -> Option<Arc<BTreeSet<String>>> {
@@ -60,13 +57,13 @@ impl Extensions for ExtensionsService {
             .services()
             .evaluate_condition(
                 &request.condition_id,
-                object("context", &request.context)?,
+                request.context,
                 &request.workspace,
                 names(request.enabled_plugins),
                 timeout(request.timeout_ms),
             )
             .await;
-        let (error_type, reason) = answer.why.unwrap_or_default();
+        let (error_type, reason) = told(answer.why)?;
         Ok(Response::new(EvaluateConditionResponse { result: answer.result, reason, error_type }))
     }
 
@@ -80,16 +77,15 @@ impl Extensions for ExtensionsService {
             .services()
             .apply_effect(
                 &request.effect_id,
-                object("context", &request.context)?,
-                object("params", &request.params)?,
+                request.context,
+                request.params,
                 &request.workspace,
                 names(request.enabled_plugins),
                 timeout(request.timeout_ms),
             )
             .await;
-        let (error_type, reason) = answer.why.unwrap_or_default();
-        let result = serde_json::to_vec(&answer.result).unwrap_or_default().into();
-        Ok(Response::new(ApplyEffectResponse { result, reason, error_type }))
+        let (error_type, reason) = told(answer.why)?;
+        Ok(Response::new(ApplyEffectResponse { result: answer.result, reason, error_type }))
     }
 
     async fn build_simulation_config(
@@ -97,10 +93,7 @@ impl Extensions for ExtensionsService {
         request: Request<BuildSimulationConfigRequest>,
     ) -> Result<Response<BuildSimulationConfigResponse>, Status> {
         let request = request.into_inner();
-        let base = match request.base.is_empty() {
-            true => None,
-            false => Some(object("base", &request.base)?),
-        };
+        let base = Some(request.base).filter(|base| !base.is_empty());
         let services = self.supervisor.services();
         let built = services
             .build_simulation_config(base, &request.workspace, names(request.enabled_plugins))
@@ -108,7 +101,7 @@ impl Extensions for ExtensionsService {
             .map_err(Status::invalid_argument)?;
         let skipped = built.skipped.into_iter();
         Ok(Response::new(BuildSimulationConfigResponse {
-            config: serde_json::to_vec(&built.config).unwrap_or_default().into(),
+            config: built.config,
             applied: built.applied,
             skipped: skipped
                 .map(|(provider_id, reason)| SkippedConfig { provider_id, reason })

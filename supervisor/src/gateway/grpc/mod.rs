@@ -17,7 +17,7 @@ use stockade_proto::{
         admin_server::AdminServer, data_server::DataServer, events_server::EventsServer,
         extensions_server::ExtensionsServer, hosting_server::HostingServer,
         observability_server::ObservabilityServer, plugins_server::PluginsServer,
-        tools_server::ToolsServer, workspaces_server::WorkspacesServer,
+        workspaces_server::WorkspacesServer,
     },
 };
 use tonic::{Request, Status, service::Routes};
@@ -43,11 +43,8 @@ fn who<T>(request: &Request<T>) -> Result<String, Status> {
 }
 
 /// The service of calls, apart from the others: its path is the shortest.
-pub(super) fn tools(supervisor: &Supervisor) -> ToolsServer<ToolsService> {
-    let config = supervisor.config();
-    ToolsServer::new(ToolsService::new(supervisor))
-        .max_decoding_message_size(config.max_request + ENVELOPE)
-        .max_encoding_message_size(config.max_result + ENVELOPE)
+pub(super) fn tools(supervisor: &Supervisor) -> ToolsService {
+    ToolsService::new(supervisor, supervisor.config().max_request + ENVELOPE)
 }
 
 /// Everything else.

@@ -1,16 +1,26 @@
 //! `stockade.v1.Tools`: one call, one call with updates, many on one stream.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use futures_util::Stream;
-use prost::Message as _;
-use stockade_proto::v1::{
-    Attachment as WireAttachment, CallItem, CallOutcome, CallProgress, CallRequest, CallResponse,
-    CallUpdate, CallsRequest, CallsResponse, call_update, calls_request, tools_server::Tools,
+use axum::http::{HeaderMap, HeaderValue, Request, Response, header};
+use bytes::Bytes;
+use hyper::body::Body as HttpBody;
+use prost::Message;
+use stockade_proto::{
+    frames::{Frames, Pieces, Source},
+    gate::{Gated, GatedDecoder},
+    v1::{
+        Attachment as WireAttachment, CallItem, CallOutcome, CallProgress, CallRequest,
+        CallResponse, CallUpdate, CallsRequest, CallsResponse, call_update, calls_request,
+    },
 };
 use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming, body::Body};
 
 use crate::{
     Supervisor,
@@ -23,50 +33,93 @@ use crate::{
 /// Answers of one stream that may wait for its client; more calls wait unread.
 const ANSWERS: usize = limits::ANSWERS;
 
+/// `stockade.v1.Tools`, written out: results go to the client as they are, and what they
+/// take of the budget is kept until they have been sent.
+#[derive(Clone)]
 pub(crate) struct ToolsService {
     calls: Calls,
+    most: usize,
 }
 
 impl ToolsService {
-    pub(super) fn new(supervisor: &Supervisor) -> Self {
-        ToolsService { calls: supervisor.calls().clone() }
+    pub(super) fn new(supervisor: &Supervisor, most: usize) -> Self {
+        ToolsService { calls: supervisor.calls().clone(), most }
     }
-}
 
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+    /// Answers a request for one of the methods.
+    pub(in crate::gateway) async fn answer<B>(self, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+    {
+        let (head, body) = request.into_parts();
+        let method = head.uri.path().strip_prefix("/stockade.v1.Tools/").unwrap_or_default();
+        let reservation = head.extensions.get::<Reservation>().cloned();
+        let timeout = header_timeout(&head.headers);
+        let answered = match method {
+            "Call" => self.call(body, timeout, reservation).await,
+            "CallStream" => self.call_stream(body, timeout, reservation).await,
+            "Calls" => Ok(self.calls(body, reservation)),
+            _ => Err(Status::unimplemented("stockade.v1.Tools has no such method")),
+        };
+        answered.unwrap_or_else(Status::into_http)
+    }
 
-#[tonic::async_trait]
-impl Tools for ToolsService {
-    type CallStreamStream = Replies<CallUpdate>;
-    type CallsStream = Replies<CallsResponse>;
+    fn read<M, B>(&self, body: B) -> Streaming<M>
+    where
+        M: Message + Default + Gated + Send + 'static,
+        B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+    {
+        let decoder = GatedDecoder::<M>::default();
+        Streaming::new_request(decoder, body, None, Some(self.most))
+    }
 
-    async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
-        let (timeout, held) = (header_timeout(&request), held(&request));
-        let outcome = self.calls.run(to_call(request.into_inner(), timeout, held)).await;
-        match &outcome.result {
-            Ok(_) => Ok(Response::new(to_response(outcome))),
-            Err(error) => Err(status::grpc(&outcome, error)),
+    async fn only<M, B>(&self, body: B) -> Result<M, Status>
+    where
+        M: Message + Default + Gated + Send + 'static,
+        B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+    {
+        let message = self.read::<M, B>(body).message().await?;
+        message.ok_or_else(|| Status::invalid_argument("the request has no message"))
+    }
+
+    async fn call<B>(
+        &self,
+        body: B,
+        timeout: Option<Duration>,
+        reservation: Option<Reservation>,
+    ) -> Result<Response<Body>, Status>
+    where
+        B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+    {
+        let request = self.only::<CallRequest, B>(body).await?;
+        let outcome = self.calls.run(to_call(request, timeout, all(reservation))).await;
+        if let Err(error) = &outcome.result {
+            return Err(status::grpc(&outcome, error));
         }
+        let held = held_by(&outcome);
+        let pieces = Pieces::of(&to_response(outcome));
+        Ok(respond(Frames::answers(Some((pieces, held)))))
     }
 
-    async fn call_stream(
+    async fn call_stream<B>(
         &self,
-        request: Request<CallRequest>,
-    ) -> Result<Response<Self::CallStreamStream>, Status> {
-        let (timeout, held) = (header_timeout(&request), held(&request));
-        let call = to_call(request.into_inner(), timeout, held);
-        let events = self.calls.stream(call);
-        let updates = ReceiverStream::new(events)
-            .map(|event| Ok(CallUpdate { update: Some(to_update(event)) }));
-        Ok(Response::new(Box::pin(updates)))
+        body: B,
+        timeout: Option<Duration>,
+        reservation: Option<Reservation>,
+    ) -> Result<Response<Body>, Status>
+    where
+        B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+    {
+        let request = self.only::<CallRequest, B>(body).await?;
+        let events = self.calls.stream(to_call(request, timeout, all(reservation)));
+        Ok(respond(Frames::answers(Updates(events))))
     }
 
-    async fn calls(
-        &self,
-        request: Request<Streaming<CallsRequest>>,
-    ) -> Result<Response<Self::CallsStream>, Status> {
-        let reservation = request.extensions().get::<Reservation>().cloned();
-        let mut incoming = request.into_inner();
+    fn calls<B>(&self, body: B, reservation: Option<Reservation>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+    {
+        let mut incoming = self.read::<CallsRequest, B>(body);
         let (sender, receiver) = mpsc::channel(ANSWERS);
         let calls = self.calls.clone();
         tokio::spawn(async move {
@@ -109,7 +162,53 @@ impl Tools for ToolsService {
             // The client is gone: what it asked for is wanted by nobody.
             left.iter().for_each(JoinHandle::abort);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(Ok))))
+        respond(Frames::answers(Answers(receiver)))
+    }
+}
+
+fn respond<S>(frames: Frames<S, Held>) -> Response<Body>
+where
+    S: Source<Held> + Unpin + Send + 'static,
+{
+    let mut response = Response::new(Body::new(frames));
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    response
+}
+
+/// What a request's body takes of the budget.
+fn all(reservation: Option<Reservation>) -> Held {
+    reservation.map(|reservation| reservation.take_all()).unwrap_or_default()
+}
+
+fn held_by(outcome: &Outcome) -> Held {
+    outcome.result.as_ref().map(|success| success.held.clone()).unwrap_or_default()
+}
+
+/// What a streamed call tells.
+struct Updates(mpsc::Receiver<CallEvent>);
+
+impl Source<Held> for Updates {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Pieces, Held)>> {
+        let event = std::task::ready!(self.0.poll_recv(context));
+        Poll::Ready(event.map(|event| {
+            let held = match &event {
+                CallEvent::Update(Update::Item(.., held)) => held.clone(),
+                CallEvent::Update(Update::Progress(..)) => Held::default(),
+                CallEvent::Outcome(outcome) => held_by(outcome),
+            };
+            (Pieces::of(&CallUpdate { update: Some(to_update(event)) }), held)
+        }))
+    }
+}
+
+/// Outcomes of the calls of one stream.
+struct Answers(mpsc::Receiver<(CallsResponse, Held)>);
+
+impl Source<Held> for Answers {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Pieces, Held)>> {
+        let answer = std::task::ready!(self.0.poll_recv(context));
+        Poll::Ready(answer.map(|(answer, held)| (Pieces::of(&answer), held)))
     }
 }
 
@@ -118,17 +217,18 @@ fn run_one(
     calls: Calls,
     id: u64,
     call: ToolCall,
-    place: mpsc::OwnedPermit<CallsResponse>,
+    place: mpsc::OwnedPermit<(CallsResponse, Held)>,
 ) -> JoinHandle<()> {
     // Boxed: tokio moves a task's future several times, and this one is large.
     tokio::spawn(Box::pin(async move {
         let outcome = calls.run(call).await;
-        place.send(CallsResponse { id, outcome: Some(to_outcome(outcome)) });
+        let held = held_by(&outcome);
+        place.send((CallsResponse { id, outcome: Some(to_outcome(outcome)) }, held));
     }))
 }
 
 /// The outcome of a call that its client took back.
-fn cancelled(id: u64) -> CallsResponse {
+fn cancelled(id: u64) -> (CallsResponse, Held) {
     let error = CallError::Cancelled;
     let outcome = CallOutcome {
         error: error.to_string(),
@@ -136,12 +236,12 @@ fn cancelled(id: u64) -> CallsResponse {
         delivered: true,
         ..CallOutcome::default()
     };
-    CallsResponse { id, outcome: Some(outcome) }
+    (CallsResponse { id, outcome: Some(outcome) }, Held::default())
 }
 
 /// The `grpc-timeout` header: a number and a unit.
-fn header_timeout<T>(request: &Request<T>) -> Option<Duration> {
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+fn header_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     // Eight digits at most, says the protocol.
     let number: u64 = Some(number).filter(|number| number.len() <= 8)?.parse().ok()?;
@@ -154,12 +254,6 @@ fn header_timeout<T>(request: &Request<T>) -> Option<Duration> {
         "n" => Some(Duration::from_nanos(number)),
         _ => None,
     }
-}
-
-/// What the request's body takes of the budget.
-fn held<T>(request: &Request<T>) -> Held {
-    let reservation = request.extensions().get::<Reservation>();
-    reservation.map(Reservation::take_all).unwrap_or_default()
 }
 
 fn to_call(request: CallRequest, header: Option<Duration>, held: Held) -> ToolCall {

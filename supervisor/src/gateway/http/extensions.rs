@@ -4,15 +4,17 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Json,
+    body::Body,
     extract::State,
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json, value::RawValue};
 
-use super::{Operator, Text, detail, parse};
-use crate::{Supervisor, gateway::report, services::Answer};
+use super::{Operator, Text, detail, parse, render::Pieces};
+use crate::{Supervisor, capacity::limits, gateway::report};
 
 pub(super) async fn list(State(supervisor): State<Supervisor>) -> Response {
     let list = report::extensions::extensions(&supervisor);
@@ -24,21 +26,52 @@ pub(super) async fn list(State(supervisor): State<Supervisor>) -> Response {
 struct Evaluate {
     condition_id: String,
     #[serde(default)]
-    context: Map<String, Value>,
+    context: Option<Box<RawValue>>,
     #[serde(default)]
     workspace: String,
     enabled_plugins: Option<Arc<BTreeSet<String>>>,
     timeout_ms: Option<u64>,
 }
 
-fn answer<T: serde::Serialize>(answer: Answer<T>) -> Response {
-    let (error_type, reason) = answer.why.unzip();
-    Json(json!({ "result": answer.result, "reason": reason, "error_type": error_type }))
-        .into_response()
+/// The text of a part of a body.
+fn part(raw: Option<Box<RawValue>>) -> Bytes {
+    raw.map(|raw| Bytes::from(String::from(Box::<str>::from(raw)))).unwrap_or_default()
+}
+
+/// A body that is read by the crew when it is large.
+async fn read<T: DeserializeOwned + Send + 'static>(
+    supervisor: &Supervisor,
+    text: Bytes,
+) -> Result<T, Box<Response>> {
+    if text.len() <= limits::STEP {
+        return parse(&text);
+    }
+    let read = supervisor.calls().crew().run(&"extensions".into(), move || parse(&text)).await;
+    read.unwrap_or_else(|why| {
+        Err(Box::new(detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())))
+    })
+}
+
+/// An answer whose result is a text of its own, sent as it is.
+fn answer(result: Bytes, why: Option<(String, String)>) -> Response {
+    if let Some((_, text)) = why.as_ref().filter(|(kind, _)| kind == "InvalidArguments") {
+        return detail(StatusCode::UNPROCESSABLE_ENTITY, text);
+    }
+    let (error_type, reason) = why.unzip();
+    let rest = json!({ "reason": reason, "error_type": error_type }).to_string();
+    let mut pieces = Pieces::default();
+    pieces.text("{\"result\":");
+    pieces.text(result);
+    pieces.text(format!(",{}", &rest[1..]));
+    json_body(pieces)
+}
+
+fn json_body(pieces: Pieces) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], Body::new(pieces)).into_response()
 }
 
 pub(super) async fn evaluate(State(supervisor): State<Supervisor>, Text(text): Text) -> Response {
-    let request: Evaluate = match parse(&text) {
+    let request: Evaluate = match read(&supervisor, text).await {
         Ok(request) => request,
         Err(response) => return *response,
     };
@@ -46,13 +79,13 @@ pub(super) async fn evaluate(State(supervisor): State<Supervisor>, Text(text): T
         .services()
         .evaluate_condition(
             &request.condition_id,
-            request.context,
+            part(request.context),
             &request.workspace,
             request.enabled_plugins,
             request.timeout_ms.map(Duration::from_millis),
         )
         .await;
-    answer(evaluated)
+    answer(Bytes::from(evaluated.result.to_string()), evaluated.why)
 }
 
 #[derive(Deserialize)]
@@ -60,9 +93,9 @@ pub(super) async fn evaluate(State(supervisor): State<Supervisor>, Text(text): T
 struct Apply {
     effect_id: String,
     #[serde(default)]
-    context: Map<String, Value>,
+    context: Option<Box<RawValue>>,
     #[serde(default)]
-    params: Map<String, Value>,
+    params: Option<Box<RawValue>>,
     #[serde(default)]
     workspace: String,
     enabled_plugins: Option<Arc<BTreeSet<String>>>,
@@ -70,7 +103,7 @@ struct Apply {
 }
 
 pub(super) async fn apply(State(supervisor): State<Supervisor>, Text(text): Text) -> Response {
-    let request: Apply = match parse(&text) {
+    let request: Apply = match read(&supervisor, text).await {
         Ok(request) => request,
         Err(response) => return *response,
     };
@@ -78,33 +111,37 @@ pub(super) async fn apply(State(supervisor): State<Supervisor>, Text(text): Text
         .services()
         .apply_effect(
             &request.effect_id,
-            request.context,
-            request.params,
+            part(request.context),
+            part(request.params),
             &request.workspace,
             request.enabled_plugins,
             request.timeout_ms.map(Duration::from_millis),
         )
         .await;
-    answer(applied)
+    answer(applied.result, applied.why)
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Build {
-    base: Option<Map<String, Value>>,
+    base: Option<Box<RawValue>>,
     #[serde(default)]
     workspace: String,
     enabled_plugins: Option<Arc<BTreeSet<String>>>,
 }
 
 pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text) -> Response {
-    let request: Build = match parse(&text) {
+    let request: Build = match read(&supervisor, text).await {
         Ok(request) => request,
         Err(response) => return *response,
     };
     let services = supervisor.services();
     let built = services
-        .build_simulation_config(request.base, &request.workspace, request.enabled_plugins)
+        .build_simulation_config(
+            request.base.map(|base| part(Some(base))),
+            &request.workspace,
+            request.enabled_plugins,
+        )
         .await;
     match built {
         Ok(built) => {
@@ -112,10 +149,12 @@ pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text
             let skipped: Vec<Value> = skipped
                 .map(|(provider_id, reason)| json!({"provider_id": provider_id, "reason": reason}))
                 .collect();
-            Json(json!({
-                "config": built.config, "applied": built.applied, "skipped": skipped,
-            }))
-            .into_response()
+            let rest = json!({ "applied": built.applied, "skipped": skipped }).to_string();
+            let mut pieces = Pieces::default();
+            pieces.text("{\"config\":");
+            pieces.text(built.config);
+            pieces.text(format!(",{}", &rest[1..]));
+            json_body(pieces)
         }
         Err(why) => detail(StatusCode::UNPROCESSABLE_ENTITY, &why),
     }
@@ -136,7 +175,7 @@ pub(super) async fn emit(
     State(supervisor): State<Supervisor>,
     Text(text): Text,
 ) -> Response {
-    let request: Emit = match parse(&text) {
+    let request: Emit = match read(&supervisor, text).await {
         Ok(request) => request,
         Err(response) => return *response,
     };
