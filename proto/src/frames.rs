@@ -172,7 +172,9 @@ mod tests {
             ..Default::default()
         };
         let list = Pieces::of(&message).into_list();
-        assert!(list.iter().any(|piece| piece.as_ptr() == data.as_ptr() && piece.len() == data.len()));
+        assert!(
+            list.iter().any(|piece| piece.as_ptr() == data.as_ptr() && piece.len() == data.len())
+        );
         let all: Vec<u8> = list.iter().flatten().copied().collect();
         assert_eq!(all[0], 0);
         assert_eq!(u32::from_be_bytes([all[1], all[2], all[3], all[4]]) as usize, all.len() - 5);

@@ -132,6 +132,7 @@ bounds! {
     }
     Plugin {
         bytes HANDSHAKE_MESSAGE = 1 << 20, "Message of Hello or Init (schemas and texts included)", "fixed", "killed, `protocol_error`";
+        bytes FRAME = 64 << 20, "One frame of a call, where `max_result` is not larger (a result beyond `max_result` costs its call)", "fixed", "killed, `protocol_error`";
         bytes CONTROL_TEXT = 1 << 20, "Text of an error or a traceback as it is sent", "fixed", "killed, `protocol_error`";
         bytes HOST_MESSAGE = 8 << 20, "Request over the host channel", "fixed", "RESOURCE_EXHAUSTED";
         count HOST_STREAMS = 64, "Requests at once over the host channel", "fixed", "they wait";

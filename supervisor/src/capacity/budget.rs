@@ -63,7 +63,7 @@ impl Budget {
     /// An eighth of the machine's memory, but no less than it takes to work.
     pub fn usual() -> usize {
         let memory = sysinfo::System::new().map_or(0, |mut system| {
-            let _ = system.refresh_memory();
+            system.refresh_memory();
             usize::try_from(system.total_memory()).unwrap_or(usize::MAX)
         });
         (memory / 8).max(limits::MIN_BUFFERED)

@@ -1,10 +1,10 @@
-//! `stockade workspace list|show|set|enable|disable|delete`
+//! `stockade workspace list|show|set|enable|disable|delete|reopen`
 
 use clap::{Args, Subcommand};
 use stockade::gateway::report::data::workspace_json;
 use stockade_proto::v1::{
-    self, DeleteWorkspaceRequest, GetWorkspaceRequest, ListWorkspacesRequest, SetWorkspaceRequest,
-    WorkspacePluginRequest,
+    self, DeleteWorkspaceRequest, GetWorkspaceRequest, ListWorkspacesRequest,
+    ReopenWorkspacesRequest, SetWorkspaceRequest, WorkspacePluginRequest,
 };
 
 use super::{
@@ -70,6 +70,8 @@ enum Command {
         /// Its name
         name: String,
     },
+    /// Open the workspaces that nobody has configured, after the stored ones were lost
+    Reopen,
 }
 
 pub(super) async fn run(workspace: Workspace, client: Client) -> Result<(), Failure> {
@@ -107,6 +109,13 @@ pub(super) async fn run(workspace: Workspace, client: Client) -> Result<(), Fail
             if !workspaces.delete_workspace(request).await?.into_inner().deleted {
                 return Err(Failure::unknown(format!("Workspace {name} is not configured.")));
             }
+        }
+        Command::Reopen => {
+            let reply = workspaces.reopen_workspaces(ReopenWorkspacesRequest {}).await?;
+            output::line(match reply.into_inner().reopened {
+                true => "The workspaces that nobody has configured are open again.",
+                false => "No workspace was closed.",
+            });
         }
     }
     Ok(())

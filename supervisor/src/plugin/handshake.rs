@@ -15,8 +15,8 @@ use stockade_proto::{
     gate::GatedDecoder,
     inherited::{self, Channel},
     worker::{
-        FromPlugin, HelloRequest, InitFailed, InitReady, InitRequest, ToPlugin, init_failed::Kind, init_update,
-        worker_client::WorkerClient,
+        FromPlugin, HelloRequest, InitFailed, InitReady, InitRequest, ToPlugin, init_failed::Kind,
+        init_update, worker_client::WorkerClient,
     },
 };
 use tokio::{
@@ -223,7 +223,8 @@ async fn shake(
     let lane: Arc<str> = manifest.name.as_str().into();
     let (tools, registered, refused) = compile(&handshake.crew, &lane, &manifest, ready).await?;
     let (outbox, frames) = mpsc::channel::<ToPlugin>(Session::outbox_size(&manifest));
-    let most = handshake.max_result + ENVELOPE;
+    // A result that is too large costs its call; only far beyond that, the process.
+    let most = (handshake.max_result + ENVELOPE).max(limits::FRAME);
     let stream = open_calls(channel, frames, most).await.map_err(|why| breach("calls", why))?;
     let session = Session::new(Parts {
         plugin: manifest.name.as_str().into(),

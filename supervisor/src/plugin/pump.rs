@@ -43,7 +43,9 @@ pub(super) async fn run(mut frames: Streaming<FromPlugin>, session: Arc<Session>
             }
             // What did not pass the gate, or is larger than any message.
             Err(status) if matches!(status.code(), Code::InvalidArgument | Code::OutOfRange) => {
-                Some(limits::cut(status.message(), limits::ERROR_TEXT / 4))
+                let what = status.message();
+                let what = what.strip_prefix("Error, ").unwrap_or(what);
+                Some(limits::cut(what, limits::ERROR_TEXT / 4))
             }
             // Never a cause by itself: the evidence of a death may follow.
             Err(status) => {

@@ -133,4 +133,3 @@ fn time_left(call: Option<&CallScope>, wanted_ms: u64) -> Option<Duration> {
         (wanted, left) => wanted.or(left),
     }
 }
-

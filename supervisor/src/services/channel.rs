@@ -1,9 +1,6 @@
 //! `stockade.host.v1.Host` of one process: who asks is whose channel it is.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use stockade_proto::host::{self as wire, OnDenied, host_server::Host};
 use tokio::sync::Semaphore;

@@ -296,7 +296,8 @@ impl HostServices {
         let answers: Vec<Result<Bytes, String>> =
             futures_util::stream::iter(asked).buffered(TOGETHER).collect().await;
         let size = answers.iter().flatten().map(Bytes::len).sum::<usize>() + args.len();
-        let names = providers.into_iter().map(|(_, plugin, name)| super::names::full(&plugin, &name));
+        let names =
+            providers.into_iter().map(|(_, plugin, name)| super::names::full(&plugin, &name));
         let names: Vec<String> = names.collect();
         let built = self.aside(workspace, size, move || {
             let mut config = Map::new();

@@ -79,7 +79,7 @@ async fn a_call_that_is_never_answered_ends_at_its_time_out() {
 #[tokio::test]
 async fn floods_and_huge_messages_are_breaches() {
     for (mode, what) in [
-        ("huge-message", "Broke the protocol in calls: its calls channel broke: "),
+        ("huge-message", "Broke the protocol in calls: decoded message length too large: "),
         ("flood", "Broke the protocol in calls: message flood: "),
         (
             "items-without-credit",

@@ -2,8 +2,8 @@
 
 use stockade_proto::v1::{
     DeleteWorkspaceRequest, DeleteWorkspaceResponse, GetWorkspaceRequest, ListWorkspacesRequest,
-    ListWorkspacesResponse, SetWorkspaceRequest, Workspace, WorkspacePluginRequest,
-    workspaces_server::Workspaces,
+    ListWorkspacesResponse, ReopenWorkspacesRequest, ReopenWorkspacesResponse, SetWorkspaceRequest,
+    Workspace, WorkspacePluginRequest, workspaces_server::Workspaces,
 };
 use tonic::{Request, Response, Status};
 
@@ -104,5 +104,14 @@ impl Workspaces for WorkspacesService {
         let author = author(&who, &name);
         let set = self.data().disable_in_workspace(author, &name, plugins, all).await;
         Ok(Response::new(data::workspace(&name, Some(&*set.map_err(data_error)?))))
+    }
+
+    async fn reopen_workspaces(
+        &self,
+        request: Request<ReopenWorkspacesRequest>,
+    ) -> Result<Response<ReopenWorkspacesResponse>, Status> {
+        let author = author(&who(&request)?, "");
+        let reopened = self.data().reopen_workspaces(author).await.map_err(data_error)?;
+        Ok(Response::new(ReopenWorkspacesResponse { reopened }))
     }
 }

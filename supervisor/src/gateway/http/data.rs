@@ -252,6 +252,17 @@ pub(super) async fn delete_workspace(
     }
 }
 
+pub(super) async fn reopen_workspaces(
+    operator: Operator,
+    State(supervisor): State<Supervisor>,
+) -> Response {
+    let author = author(&operator.0, "");
+    match supervisor.services().data().reopen_workspaces(author).await {
+        Ok(reopened) => Json(json!({ "reopened": reopened })).into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Enabling {

@@ -57,6 +57,7 @@ pub(super) fn router(supervisor: &Supervisor, watch: &Watch) -> Router {
         )
         .route("/v1/provenance", get(data::provenance))
         .route("/v1/workspaces", get(data::workspaces))
+        .route("/v1/workspaces:reopen", post(data::reopen_workspaces))
         .route(
             "/v1/workspaces/{name}",
             get(data::workspace).put(data::set_workspace).delete(data::delete_workspace),

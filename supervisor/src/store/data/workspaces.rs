@@ -318,17 +318,21 @@ impl Data {
         .await
     }
 
-    /// Workspaces that nobody has configured are open again, after damage.
+    /// Workspaces that nobody has configured are open again, after damage; false when
+    /// they were not closed.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub async fn reopen_workspaces(self: &Arc<Self>, author: Author) -> Result<(), DataError> {
+    pub async fn reopen_workspaces(self: &Arc<Self>, author: Author) -> Result<bool, DataError> {
         let data = self.clone();
         self.write(move |change| {
-            change.connection.execute("DELETE FROM note WHERE name = 'workspaces'", [])?;
+            let forget = "DELETE FROM note WHERE name = 'workspaces'";
+            if change.connection.execute(forget, [])? == 0 {
+                return Ok(false);
+            }
             provenance::record(change, &author, "workspace.reopen", "*")?;
             change.after_commit(move || data.workspaces.reopen());
-            Ok(())
+            Ok(true)
         })
         .await
     }
