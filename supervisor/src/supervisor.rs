@@ -20,9 +20,9 @@ use crate::{
     config::Config,
     gateway::report::health,
     lifecycle::State,
-    machine::{Cgroups, Gpus, LayerProbe, OomWatch, Tracer},
-    manifest::Restrictions,
-    plugin::{Context, EventKind, Guard, Handle, Journal, Spawner},
+    machine::{self, Cgroups, Gpus, LayerProbe, OomWatch, Tracer},
+    manifest::{Ceilings, Restrictions},
+    plugin::{Context, EventKind, Guard, Handle, Journal, Spawner, Totals},
     preflight::{Guarded, PythonHost, Surroundings},
     registry::{self, Folders, Registry, Reloaded},
     services::HostServices,
@@ -80,6 +80,7 @@ struct Inner {
     calls: Calls,
     services: HostServices,
     budget: Budget,
+    guard: Guard,
     started: Timestamp,
     /// Ends the control thread when dropped.
     _control: oneshot::Sender<()>,
@@ -140,10 +141,12 @@ impl Supervisor {
         let journal = Arc::new(Journal::default());
         let services = HostServices::new(store.data.clone(), journal.clone());
         let (output_end, output) = output_thread()?;
+        let guard = Guard::start()?;
+        guard.allow(totals(&config));
         let context = Context {
             store: store.clone(),
             spawner: Spawner::start()?,
-            guard: Guard::start()?,
+            guard: guard.clone(),
             journal: journal.clone(),
             surroundings: Surroundings {
                 state_dir: config.state_dir.clone(),
@@ -191,6 +194,7 @@ impl Supervisor {
                 calls,
                 services,
                 budget,
+                guard,
                 started: Timestamp::now(),
                 _control: control,
                 _output: output_end,
@@ -321,6 +325,7 @@ impl Supervisor {
     /// laid over single plugins. The rest keeps its value until a restart.
     pub async fn reconfigure(&self, config: Config) -> Reloaded {
         let folders = folders(&config);
+        self.inner.guard.allow(totals(&config));
         *self.inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.inner.registry.reload(Some(folders)).await
@@ -342,9 +347,23 @@ fn folders(config: &Config) -> Folders {
         python: config.entry_points.then(|| config.python.clone()),
         restrictions: restrictions(config),
         permissions: config.permissions.clone(),
+        ceilings: config.ceilings,
         quota: config.quota,
         remote: config.remote.clone(),
         overlays: config.plugins.clone(),
+    }
+}
+
+/// What all plugins may use together: a quarter of the machine is nobody's.
+fn totals(config: &Config) -> Totals {
+    let Ceilings { memory_total, processes_total, .. } = config.ceilings;
+    let most = |machine: u64| match machine / 4 * 3 {
+        0 => u64::MAX,
+        most => most,
+    };
+    Totals {
+        memory: memory_total.unwrap_or_else(|| most(machine::host_usage().memory_total)),
+        processes: processes_total.unwrap_or_else(|| most(machine::tasks_max())),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     document::{
         Bytes, Problem, Problems, Severity, Table, parse_bytes, parse_duration, parse_toml,
     },
-    manifest::{PermissionLists, Quota, RemoteRules, Restrictions, read_quota},
+    manifest::{Ceilings, PermissionLists, Quota, RemoteRules, Restrictions, read_quota},
 };
 
 /// Where a value came from.
@@ -88,6 +88,7 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
         tokens: Vec::new(),
         sandbox: Restrictions::default(),
         permissions: PermissionLists::default(),
+        ceilings: Ceilings::default(),
         quota: Quota::default(),
         remote: RemoteRules::default(),
     };
@@ -186,6 +187,7 @@ struct Loader {
     tokens: Vec<Token>,
     sandbox: Restrictions,
     permissions: PermissionLists,
+    ceilings: Ceilings,
     quota: Quota,
     remote: RemoteRules,
 }
@@ -223,6 +225,9 @@ impl Loader {
             }
             if let Some(table) = root.table("permissions") {
                 self.permissions.add(PermissionLists::of_operator(table));
+            }
+            if let Some(table) = root.table("limits") {
+                self.ceilings.add(table);
             }
             if let Some(table) = root.table("quota") {
                 read_quota(table, &mut self.quota);
@@ -490,6 +495,7 @@ impl Loader {
             ),
             sandbox: std::mem::take(&mut self.sandbox),
             permissions: std::mem::take(&mut self.permissions),
+            ceilings: self.ceilings,
             quota: self.quota,
             remote: std::mem::take(&mut self.remote),
             tokens: std::mem::take(&mut self.tokens),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::capacity::{Budget, limits};
-use crate::manifest::{PermissionLists, Quota, RemoteRules, Restrictions};
+use crate::manifest::{Ceilings, PermissionLists, Quota, RemoteRules, Restrictions};
 pub use load::{Layer, Setting, Source};
 pub use overlay::Overlay;
 pub use paths::{default_config_file, default_socket};
@@ -90,6 +90,8 @@ pub struct Config {
     pub sandbox: Restrictions,
     /// Which permissions plugins may be granted (`[permissions]`).
     pub permissions: PermissionLists,
+    /// What any manifest may ask for at most, and all plugins together (`[limits]`).
+    pub ceilings: Ceilings,
     /// How much of the host each plugin may use (`[quota]`).
     pub quota: Quota,
     /// Which private addresses remote plugins may have (`[remote]`).
@@ -143,6 +145,7 @@ impl Config {
             plugin_uids: 70_000..=79_999,
             sandbox: Restrictions::default(),
             permissions: PermissionLists::default(),
+            ceilings: Ceilings::default(),
             quota: Quota::default(),
             remote: RemoteRules::default(),
             provenance_records: 10_000,

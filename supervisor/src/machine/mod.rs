@@ -16,5 +16,5 @@ pub use process::{
     Usage, children, descendants, is_alive, parent, pid_of, process_ticks, resident, scratch,
     start_time, tree_pss, tree_usage, wchan,
 };
-pub use resources::{HostUsage, host_usage};
+pub use resources::{HostUsage, host_usage, tasks_max};
 pub use trace::{Observed, Tracer, plain};

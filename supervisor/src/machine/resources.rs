@@ -15,6 +15,14 @@ pub struct HostUsage {
     pub load: f64,
 }
 
+/// Processes and threads that the machine can have; 0 when that cannot be read.
+pub fn tasks_max() -> u64 {
+    let read = |name| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok();
+    let number = |name| read(name)?.trim().parse::<u64>().ok();
+    let both = [number("threads-max"), number("pid_max")];
+    both.into_iter().flatten().min().unwrap_or(0)
+}
+
 /// Asks the kernel now; what cannot be read is 0.
 pub fn host_usage() -> HostUsage {
     let mut usage = HostUsage {

@@ -3,6 +3,7 @@
 //! A directory is found (`discover`), its file read (`native` or `legacy`), and
 //! checked; every problem is reported at once with its place.
 
+mod ceilings;
 mod discover;
 mod entry_points;
 mod legacy;
@@ -15,6 +16,7 @@ mod sandbox;
 mod settings;
 mod types;
 
+pub use ceilings::Ceilings;
 pub use discover::{Found, MANIFEST_FILES, fingerprint, load, parse, python_sources, scan};
 pub use entry_points::{advertised, libraries};
 pub use permissions::{PermissionLists, Permissions, known_permission, risk};

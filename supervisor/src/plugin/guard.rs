@@ -19,6 +19,7 @@ use std::{
 use super::{
     mailbox::{Internal, Sink},
     session::Session,
+    together::{Part, Together, Totals},
 };
 use crate::{
     capacity::limits,
@@ -38,6 +39,8 @@ const IDLE: Duration = Duration::from_secs(10);
 const STIRRING: Duration = Duration::from_secs(2);
 /// Looks at a sleeping main process between looks at its whole tree.
 const SLEPT: u32 = 3;
+/// For so long a measured proportional size is good.
+const MEASURED: Duration = Duration::from_secs(1);
 /// A plugin is idle this long after its last call.
 const COOL_DOWN: Duration = Duration::from_secs(1);
 /// Spinning this long while idle is named.
@@ -98,6 +101,8 @@ struct Subject {
 }
 
 struct Watch {
+    key: u64,
+    together: Arc<Together>,
     plugin: Arc<str>,
     generation: u64,
     subject: Arc<Subject>,
@@ -120,6 +125,10 @@ struct Watch {
     spinning_since: Option<Instant>,
     warned: bool,
     done: bool,
+    /// All plugins use too much together: look now.
+    suspected: bool,
+    /// Of what the processes count, so much is theirs alone; when that was measured.
+    own: (f64, Option<Instant>),
 }
 
 /// A tree on the list.
@@ -153,6 +162,7 @@ struct Shared {
     list: Mutex<List>,
     wake: Condvar,
     next: AtomicU64,
+    together: Arc<Together>,
 }
 
 impl Shared {
@@ -196,6 +206,7 @@ pub(super) struct Watching {
 impl Drop for Watching {
     fn drop(&mut self) {
         let entry = self.guard.shared.lock().entries.remove(&self.key);
+        self.guard.shared.together.leave(self.key);
         // Not under the lock: it may hold the last handle of a cgroup.
         drop(entry);
     }
@@ -227,6 +238,11 @@ impl Guard {
         Ok(guard)
     }
 
+    /// What all plugins may use together, from now on.
+    pub fn allow(&self, most: Totals) {
+        self.shared.together.allow(most);
+    }
+
     fn wake(&self) {
         self.shared.wake.notify_one();
     }
@@ -239,6 +255,8 @@ impl Guard {
         let subject: Arc<Subject> = Arc::default();
         let now = Instant::now();
         let watch = Watch {
+            key,
+            together: self.shared.together.clone(),
             plugin,
             generation,
             subject: subject.clone(),
@@ -258,7 +276,10 @@ impl Guard {
             spinning_since: None,
             warned: false,
             done: false,
+            suspected: false,
+            own: (1.0, None),
         };
+        self.shared.together.enter(key);
         self.shared.lock().entries.insert(key, Entry::Waiting(Box::new(watch)));
         self.wake();
         let activity = Activity { active, guard: self.clone() };
@@ -283,9 +304,11 @@ fn patrol(shared: &Weak<Shared>, number: u64) {
         }
         let now = Instant::now();
         let mut next: Option<(Instant, u64)> = None;
+        let suspect = shared.together.suspect();
         for (key, entry) in &list.entries {
             let Entry::Waiting(watch) = entry else { continue };
-            let woken = watch.due > now + BUSY.1 && watch.active.load(Ordering::Acquire);
+            let woken = suspect == Some(*key)
+                || watch.due > now + BUSY.1 && watch.active.load(Ordering::Acquire);
             let due = if woken { now } else { watch.due };
             if next.is_none_or(|(first, _)| due < first) {
                 next = Some((due, *key));
@@ -295,6 +318,7 @@ fn patrol(shared: &Weak<Shared>, number: u64) {
             Some((due, key)) if due <= now => {
                 let Some(mut watch) = take_out(&mut list, key, number) else { continue };
                 drop(list);
+                watch.suspected = suspect == Some(key);
                 watch.look(Instant::now());
                 put_back(&shared, key, watch);
             }
@@ -394,7 +418,7 @@ impl Watch {
             self.active.store(false, Ordering::Release);
             busy = self.work().1 != calls;
         }
-        if !busy && self.slept() {
+        if !busy && !self.suspected && self.slept() {
             self.due = now + IDLE;
             return;
         }
@@ -402,6 +426,9 @@ impl Watch {
         let cpu = self.publish(now, &usage);
         if !self.done {
             self.judge(&usage);
+        }
+        self.judge_together(now, &usage);
+        if !self.done {
             self.judge_processor(now, cpu, in_flight);
         }
         self.last = Some((now, usage));
@@ -490,6 +517,23 @@ impl Watch {
                 usage.tasks, self.limits.processes
             );
             self.kill(Cause::new(CauseCode::ProcessLimit, reason));
+        }
+    }
+
+    /// The sum over all plugins. Pages that they share (libraries) are counted for each
+    /// of them, so the proportional size has the last word.
+    fn judge_together(&mut self, now: Instant, usage: &Usage) {
+        let part = |own: f64| Part { memory: (usage.rss as f64 * own) as u64, tasks: usage.tasks };
+        let mut over = self.together.note(self.key, part(self.own.0));
+        let stale = self.own.1.is_none_or(|then| now.duration_since(then) > MEASURED);
+        if over.is_some() && self.leaf.is_none() && stale {
+            let scratch = self.scratch();
+            let real = machine::tree_pss(self.root, scratch > 0) + scratch;
+            self.own = ((real as f64 / usage.rss.max(1) as f64).min(1.0), Some(now));
+            over = self.together.note(self.key, part(self.own.0));
+        }
+        if let Some(cause) = over.filter(|_| !self.done) {
+            self.kill(cause);
         }
     }
 

@@ -32,6 +32,7 @@ mod scope;
 mod session;
 mod snapshot;
 mod spawner;
+mod together;
 mod tool;
 
 pub use actor::{Context, Recollection, spawn};
@@ -39,6 +40,7 @@ pub use guard::{Guard, Sample};
 pub use handshake::{Caller, GpuTokens, HostChannel, HostHandler};
 pub use journal::{Event, EventKind, Journal};
 pub(crate) use reports::call_timeout;
+pub use together::Totals;
 
 pub use attachment::Attachment;
 pub use lease::{Lease, LeaseError, Running};

@@ -17,7 +17,9 @@ use super::{RegistrySnapshot, watcher::FolderWatcher};
 use crate::{
     config::Overlay,
     lifecycle::{Cause, CauseCode},
-    manifest::{self, Found, Net, PermissionLists, Quota, RemoteRules, Restrictions, Run},
+    manifest::{
+        self, Ceilings, Found, Net, PermissionLists, Quota, RemoteRules, Restrictions, Run,
+    },
     plugin::{self, Command, Context, EventKind, Handle, Recollection},
 };
 
@@ -52,6 +54,8 @@ pub struct Folders {
     pub restrictions: Restrictions,
     /// Which permissions they may have.
     pub permissions: PermissionLists,
+    /// What they may ask for at most.
+    pub ceilings: Ceilings,
     /// How much of the host they may use.
     pub quota: Quota,
     /// Which addresses remote ones may have.
@@ -187,7 +191,9 @@ impl Actor {
         let mut reloaded = Reloaded { problems: problems.clone(), ..Reloaded::default() };
         self.remove_gone(&found, &mut reloaded).await;
         for mut one in found {
-            self.overlay(&mut one);
+            let lowered = self.overlay(&mut one);
+            problems.extend(lowered.iter().cloned());
+            reloaded.problems.extend(lowered);
             self.take(one, &mut memories, &mut reloaded).await;
         }
         self.say(&reloaded);
@@ -195,12 +201,18 @@ impl Actor {
         reloaded
     }
 
-    /// The operator's limits, time-outs, restart policy and grants.
-    fn overlay(&self, found: &mut Found) {
-        let Ok(manifest) = &mut found.manifest else { return };
+    /// The operator's limits, time-outs, restart policy and grants. What the manifest
+    /// asked for and does not get.
+    fn overlay(&self, found: &mut Found) -> Vec<String> {
+        let Ok(manifest) = &mut found.manifest else { return Vec::new() };
         let Folders { restrictions, permissions, quota, remote, .. } = &self.folders;
         restrictions.apply(&mut manifest.sandbox);
         found.fingerprint ^= restrictions.fingerprint();
+        let limits = (manifest.limits, manifest.concurrency, manifest.queue);
+        let lowered = self.folders.ceilings.apply(manifest);
+        if limits != (manifest.limits, manifest.concurrency, manifest.queue) {
+            found.fingerprint ^= self.folders.ceilings.fingerprint();
+        }
         manifest.quota = *quota;
         found.fingerprint ^= quota.fingerprint();
         if let Run::Remote(own) = &mut manifest.run {
@@ -220,6 +232,7 @@ impl Actor {
             // Its process is ours and looks at each address; nothing of the author runs in it.
             manifest.sandbox.net = Net::Host;
         }
+        lowered
     }
 
     async fn remove_gone(&mut self, found: &[Found], reloaded: &mut Reloaded) {

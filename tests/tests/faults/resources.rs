@@ -226,3 +226,30 @@ async fn an_idle_plugin_that_spins_is_named() {
     scene.call("pid", json!({})).await.unwrap();
     scene.end().await;
 }
+
+/// The operator's ceilings: what all plugins use together, and what a manifest asks for.
+#[tokio::test]
+async fn the_largest_gives_way_when_all_together_are_too_large() {
+    let daemon = Options::new()
+        .bystander()
+        .rogue("small", QUICK)
+        .rogue("large", &QUICK.replace("[timeouts]", "[limits]\nprocesses = 5000\n[timeouts]"))
+        .config("[limits]\nmemory_total = \"400MiB\"\nprocesses = 300\n")
+        .start()
+        .await;
+    daemon.serving("large").await;
+    let small = daemon.serving("small").await;
+    assert!(daemon.call("small", "hold", json!({"n": 150})).await.ok);
+    let outcome = daemon.call("large", "allocate", json!({"n": 350})).await;
+    assert_eq!(outcome.failed(), ("MemoryLimitExceeded", "oom_host"), "{}", outcome.error);
+    assert!(outcome.error.contains("memory_total = 400MiB"), "{}", outcome.error);
+    daemon.death("large", "oom_host").await;
+    daemon.serving("large").await;
+    let after = daemon.serving("small").await;
+    assert_eq!(after.generation, small.generation, "the smaller one goes on");
+    let problems = daemon.reload().await.problems;
+    let lowered = "plugin large asks for limits.processes = 5000; [limits] of stockade.toml allows \
+                   300";
+    assert!(problems.iter().any(|problem| problem.contains(lowered)), "{problems:?}");
+    daemon.stop().await;
+}
