@@ -168,13 +168,13 @@ bounds! {
         bytes EVENT_BYTES = 8 << 20, "Their bytes", "fixed", "the oldest go, counted";
     }
     Service {
-        bytes SERVICE_MESSAGE = 32 << 20, "Answer of a service", "max_result", "`InvalidResult`";
-        bytes SERVICE_HEAD = 64 << 10, "Headers of an answer", "fixed", "the service is unreachable";
-        count SERVICE_TOOLS = 256, "Tools that a service offers", "fixed", "FAILED, `init_error`";
+        bytes SERVICE_MESSAGE = 32 << 20, "Answer of a service, over each protocol", "fixed", "the call fails: `InvalidResponse`";
+        bytes SERVICE_HEAD = 64 << 10, "Headers of an answer over HTTP", "fixed", "the service is unreachable";
     }
     Configuration {
-        bytes MANIFEST = 1 << 20, "A manifest or configuration file", "fixed", "UNAVAILABLE, `manifest_error`";
-        count PLUGIN_FILES = 10_000, "Files of a plugin's directory that are looked at for changes", "fixed", "the rest is not watched, told";
+        bytes MANIFEST = 64 << 10, "A manifest", "fixed", "UNAVAILABLE, `manifest_error`";
+        bytes CONFIGURATION = 1 << 20, "A file of the configuration", "fixed", "not taken, told";
+        count PLUGIN_FILES = 10_000, "Files and folders in a Python plugin's directory that are looked at for changes", "fixed", "the rest is not watched";
         count REQUIRED = 64, "Entries of each list of `[requires]`", "fixed", "UNAVAILABLE, `manifest_error`";
     }
     Daemon {

@@ -17,6 +17,7 @@ use stockade_plugin_sdk::{
 use stockade_proto::{
     PROTOCOL_VERSIONS,
     inherited::{Channel, MAX_MESSAGE},
+    limits,
     worker::{self as wire, FromPlugin, ToPlugin, worker_client::WorkerClient},
 };
 use tokio::sync::mpsc;
@@ -174,7 +175,7 @@ impl Grpc {
             Channel::connect_to(stream, scheme, authority).await.map_err(unreachable)?;
         tokio::spawn(connection);
         let mut client = WorkerClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
+            .max_decoding_message_size(limits::SERVICE_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let nonce = format!("{:x}", self.next.fetch_add(1, Ordering::Relaxed));
         let hello = wire::HelloRequest {

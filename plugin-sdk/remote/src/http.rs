@@ -5,10 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use stockade_plugin_sdk::Error;
+use stockade_proto::limits;
 
 use crate::{
     config::Config,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// Bytes of an answer.
-pub(crate) const MOST: usize = 32 << 20;
+pub(crate) const MOST: usize = limits::SERVICE_MESSAGE;
 /// Connections that are kept.
 const KEPT: usize = 16;
 
@@ -86,7 +87,11 @@ impl Http {
             }
         }
         let stream = self.place.connect().await?;
-        let (mut fresh, connection) = handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        let (mut fresh, connection) = Builder::new()
+            .max_buf_size(limits::SERVICE_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(unreachable)?;
         tokio::spawn(connection);
         let request = self.request(method, path, body)?;
         let response = fresh.send_request(request).await.map_err(unreachable)?;

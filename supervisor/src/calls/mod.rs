@@ -9,6 +9,7 @@ mod error;
 pub mod fuzzing;
 mod outcome;
 mod run;
+mod waiting;
 
 pub use error::CallError;
 pub use outcome::{Outcome, Success};

@@ -15,14 +15,14 @@ use super::{
     account::account,
     admission::admit,
     arguments::{Given, Prepared, check_extension, check_result, is_quick, prepare},
+    waiting::{LEAST, ready},
 };
 use crate::{
     capacity::{Crew, Held, limits},
-    lifecycle::{State, Substate},
     manifest::Timeouts,
     plugin::{
-        Attachment, Chain, Handle, Invocation, LeaseError, Reply, Running, Session, Snapshot,
-        Update, call_timeout,
+        Attachment, Chain, Handle, Invocation, LeaseError, Reply, Running, Session, Update,
+        call_timeout,
     },
     registry::RegistrySnapshot,
     store::Data,
@@ -184,13 +184,11 @@ impl Calls {
     }
 }
 
-/// The smallest deadline there is.
-const LEAST: Duration = Duration::from_millis(1);
-
-struct Attempt<'c> {
-    handle: &'c Handle,
+/// One call on its way.
+pub(super) struct Attempt<'c> {
+    pub(super) handle: &'c Handle,
     tool: &'c Arc<str>,
-    started: Instant,
+    pub(super) started: Instant,
     updates: Option<Sink>,
     crew: &'c Crew,
 }
@@ -333,99 +331,6 @@ impl Attempt<'_> {
         Ok(Some((running, session, own)))
     }
 
-    // ── admission ───────────────────────────────────────────────────────────
-
-    /// The session to call, waiting for a start that is under way.
-    async fn session(&self, deadline: Option<Instant>) -> Result<Arc<Session>, CallError> {
-        let snapshot = self.handle.snapshot();
-        let mut snapshots = self.handle.watch();
-        let patience = match deadline {
-            Some(deadline) => deadline,
-            None => {
-                let manifest = snapshot.manifest.as_ref();
-                self.started + manifest.map_or(LEAST, |manifest| manifest.timeouts.call)
-            }
-        };
-        loop {
-            let snapshot = snapshots.borrow_and_update().clone();
-            if let Some(session) = ready(&snapshot) {
-                return Ok(session);
-            }
-            if !self.on_its_way(&snapshot) {
-                return Err(self.unavailable(&snapshot));
-            }
-            match tokio::time::timeout_at(patience.into(), snapshots.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(self.unavailable(&snapshot)),
-                Err(_) => {
-                    let message = format!(
-                        "The plugin was not ready within the call's deadline ({}).",
-                        snapshot.progress.as_deref().unwrap_or(snapshot.substate.as_str())
-                    );
-                    return Err(CallError::Timeout { message, cause: None });
-                }
-            }
-        }
-    }
-
-    /// It will serve (or be said to fail) without anybody doing anything.
-    fn on_its_way(&self, snapshot: &Snapshot) -> bool {
-        match snapshot.substate {
-            Substate::OnDemand => {
-                self.handle.needed();
-                true
-            }
-            // Its process has just gone; the next snapshot says so.
-            _ if snapshot.session.as_ref().is_some_and(|session| session.closed().is_some()) => {
-                true
-            }
-            Substate::Starting | Substate::Queued | Substate::Dying | Substate::Killing => true,
-            _ => false,
-        }
-    }
-
-    fn unavailable(&self, snapshot: &Snapshot) -> CallError {
-        let state = snapshot.state();
-        let name = &snapshot.name;
-        let reason = match (&snapshot.cause, snapshot.substate) {
-            (Some(cause), _) => cause.reason.clone(),
-            (None, Substate::Stopped) => {
-                format!("Stopped by an operator. Run `stockade start {name}`.")
-            }
-            (None, Substate::Disabled) => format!("Disabled. Run `stockade enable {name}`."),
-            (None, Substate::Draining | Substate::Stopping) => "It is being stopped.".to_owned(),
-            (None, substate) => format!("{substate}."),
-        };
-        let retry_after = match (state, snapshot.next_retry_at) {
-            (State::Loaded, _) | (State::Initialized | State::Running, _) => None,
-            (_, Some(at)) => {
-                let wait = at.duration_since(jiff::Timestamp::now());
-                Some(Duration::try_from(wait).unwrap_or_default().max(Duration::from_secs(1)))
-            }
-            (State::Unavailable, None) => Some(Duration::from_secs(60)),
-            (State::Failed, None) => None,
-        };
-        CallError::PluginUnavailable { state, reason, retry_after }
-    }
-
-    fn not_leased(&self, session: &Session, error: LeaseError) -> CallError {
-        let queue = session.manifest.queue;
-        let busy = format!("{} calls run", session.manifest.concurrency);
-        match error {
-            LeaseError::QueueFull => CallError::QueueFull(format!(
-                "{busy} and {} wait, as many as may. Retry, or raise run.concurrency or \
-                 run.queue.size.",
-                queue.size
-            )),
-            LeaseError::QueueTimeout => CallError::QueueFull(format!(
-                "{busy}; none ended while this call waited. Retry, or raise run.concurrency or \
-                 run.queue.timeout ({}).",
-                humantime::format_duration(queue.timeout)
-            )),
-            LeaseError::Closed(_) => self.unavailable(&self.handle.snapshot()),
-        }
-    }
-
     // ── in flight ───────────────────────────────────────────────────────────
 
     /// The reply, racing the caller's deadline and the plugin's own. Only the
@@ -547,13 +452,6 @@ fn check(session: &Session, name: &str, kind: Kind, result: &Bytes) -> Result<()
         Some(tool) => check_result(tool, result, &session.account),
         None => check_extension(kind, name, result, &session.account),
     }
-}
-
-/// The session of a plugin that takes calls.
-fn ready(snapshot: &Snapshot) -> Option<Arc<Session>> {
-    let session = snapshot.session.as_ref().filter(|_| snapshot.ready())?;
-    // A session that was closed a moment ago: the next snapshot says why.
-    session.closed().is_none().then(|| session.clone())
 }
 
 fn unix_ms() -> u64 {

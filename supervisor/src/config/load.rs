@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use super::{
-    Config, Overlay, Token, paths,
+    Config, Overlay, Token, files, paths,
     raw::{Raw, absolute, raw},
     tokens,
 };
@@ -93,8 +93,8 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
         remote: RemoteRules::default(),
     };
     let mut files = Vec::new();
-    for path in with_drop_ins(path) {
-        match fs::read_to_string(&path) {
+    for path in files::with_drop_ins(path) {
+        match files::read_text(&path) {
             Ok(text) => {
                 loader.file(&path, &text);
                 files.push(path);
@@ -126,23 +126,6 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
     let mut config = loader.finish(files)?;
     config.source = Some(source.clone());
     Ok(config)
-}
-
-/// The file, then `stockade.toml.d/*.toml` beside it in order.
-fn with_drop_ins(path: &Path) -> Vec<PathBuf> {
-    let mut files = vec![path.to_owned()];
-    let mut folder = path.as_os_str().to_owned();
-    folder.push(".d");
-    let mut drop_ins: Vec<PathBuf> = fs::read_dir(PathBuf::from(folder))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .collect();
-    drop_ins.sort();
-    files.extend(drop_ins);
-    files
 }
 
 /// Every key of stockade.toml but `plugin`.
@@ -516,6 +499,8 @@ impl Loader {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

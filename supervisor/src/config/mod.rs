@@ -1,6 +1,7 @@
 //! `stockade.toml` → [`Config`]. Flag > environment > file > default, each
 //! value with where it came from.
 
+mod files;
 mod load;
 mod overlay;
 mod paths;

@@ -10,13 +10,16 @@ use std::{
 use rustix::fs::OFlags;
 
 use super::{legacy, native, ownership, types::Manifest, types::Run, types::made_valid};
-use crate::document::{Problem, Severity};
+use crate::{
+    capacity::limits,
+    document::{Problem, Severity},
+};
 
 /// The files that make a directory a plugin, in order of preference.
 pub const MANIFEST_FILES: [&str; 2] = ["plugin.toml", "manifest.json"];
 
 /// Largest manifest that is read.
-const MAX_MANIFEST: u64 = 64 * 1024;
+const MAX_MANIFEST: u64 = limits::MANIFEST as u64;
 
 /// A plugin directory and what its manifest came to.
 #[derive(Clone, Debug)]
@@ -195,25 +198,25 @@ fn read_text(file: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-/// Python files that are looked at for a change, at most.
-const MAX_SOURCES: usize = 2000;
-
 /// The Python files of a plugin's directory, without its virtual environment
 /// and what is hidden.
 pub fn python_sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    collect_sources(directory, &mut found);
+    let mut folders = vec![directory.to_owned()];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        let left = limits::PLUGIN_FILES - seen;
+        let entries = fs::read_dir(folder).into_iter().flatten().take(left).flatten();
+        let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        seen += entries.len();
+        entries.sort();
+        collect_sources(entries, &mut folders, &mut found);
+    }
     found
 }
 
-fn collect_sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    entries.sort();
+fn collect_sources(entries: Vec<PathBuf>, folders: &mut Vec<PathBuf>, found: &mut Vec<PathBuf>) {
     for path in entries {
-        if found.len() >= MAX_SOURCES {
-            return;
-        }
         if path.extension().is_some_and(|extension| extension == "py") {
             found.push(path);
         } else if path.is_dir()
@@ -222,7 +225,7 @@ fn collect_sources(directory: &Path, found: &mut Vec<PathBuf>) {
             && !path.ends_with("__pycache__")
             && !path.join("pyvenv.cfg").exists()
         {
-            collect_sources(&path, found);
+            folders.push(path);
         }
     }
 }

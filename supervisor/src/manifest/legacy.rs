@@ -13,7 +13,10 @@ use super::{
     Permissions, Protocol, Quota, Remote, Sandbox,
     remote::{Offers, REMOTE_CONCURRENCY, TIMEOUT, wrong_endpoint},
 };
-use crate::document::{Problem, Problems, key_position};
+use crate::{
+    capacity::limits,
+    document::{Problem, Problems, key_position},
+};
 
 /// Reads the text of `file` (in `directory`); all problems at once.
 pub(super) fn read(directory: &Path, file: &Path, text: &str) -> Result<Manifest, Vec<Problem>> {
@@ -105,8 +108,12 @@ impl Reader<'_> {
             Some(_) => Limits { memory: MEMORY_WITH_GPU, data: None, ..Limits::default() },
             None => Limits::default(),
         };
+        let packages = self.texts("dependencies");
+        if packages.len() > limits::REQUIRED {
+            self.wrong("dependencies", &format!("a list of at most {} texts", limits::REQUIRED));
+        }
         let requires = Requires {
-            packages: self.texts("dependencies"),
+            packages,
             commands: Vec::new(),
             models: self.models(),
             gpu,

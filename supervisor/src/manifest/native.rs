@@ -17,7 +17,10 @@ use super::{
         RestartPolicy, Run, Timeouts, valid_name,
     },
 };
-use crate::document::{Problem, Problems, Table, parse_toml};
+use crate::{
+    capacity::limits,
+    document::{Problem, Problems, Table, parse_toml},
+};
 
 /// Reads the text of `file` (in `directory`); all problems at once.
 pub(super) fn read(directory: &Path, file: &Path, text: &str) -> Result<Manifest, Vec<Problem>> {
@@ -252,18 +255,32 @@ fn inside(table: &Table<'_>, key: &'static str, path: &Path) -> bool {
     !climbs
 }
 
+/// A list of `[requires]`, no longer than it may be.
+fn required(table: &Table<'_>, key: &'static str) -> Vec<String> {
+    let list = table.texts(key).unwrap_or_default();
+    if list.len() > limits::REQUIRED {
+        let (many, most) = (list.len(), limits::REQUIRED);
+        table.error(key, format!("`requires.{key}` has {many} entries; {most} are allowed"));
+    }
+    list
+}
+
 fn read_requires(table: Table<'_>) -> Requires {
-    let plugins = table.texts("plugins").unwrap_or_default();
+    let plugins = required(&table, "plugins");
     for name in plugins.iter().filter(|name| !valid_name(name)) {
         table.error("plugins", format!("`requires.plugins` entry {name:?} is no plugin's name"));
     }
     let requires = Requires {
         plugins,
-        packages: table.texts("packages").unwrap_or_default(),
-        commands: table.texts("commands").unwrap_or_default(),
+        packages: required(&table, "packages"),
+        commands: required(&table, "commands"),
         models: read_models(&table),
         gpu: read_gpu(&table),
     };
+    if requires.models.len() > limits::REQUIRED {
+        let (many, most) = (requires.models.len(), limits::REQUIRED);
+        table.error("models", format!("`requires.models` has {many} entries; {most} are allowed"));
+    }
     table.finish();
     requires
 }

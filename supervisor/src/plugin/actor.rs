@@ -18,10 +18,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    guard::{Guard, Sample, Watching},
+    guard::{Guard, Watching},
     handshake::{Client, GpuTokens, HostHandler},
     journal::{EventKind, Journal},
     logs::{Drain, Logs},
+    look::Sample,
     mailbox::{Command, Ends, Handle, Inbox, Order, Sink, Usable},
     metrics::Metrics,
     notice::{Notice, Stacks},

@@ -10,10 +10,11 @@ use sha2::{Digest as _, Sha256};
 use stockade_proto::launch::Exited;
 
 use super::{
-    guard::Sample,
     logs::Logs,
+    look::Sample,
     notice::{Notice, Stacks},
-    session::{CallInfo, Session},
+    pending::CallInfo,
+    session::Session,
 };
 use crate::{
     document::Bytes,

@@ -12,11 +12,11 @@ use tracing::{error, info, warn};
 use super::{
     actor::{Actor, Ending, Process},
     death,
-    guard::{Sample, Tree},
     handshake::{self, Handshake},
     journal::{Event as JournalEvent, EventKind},
     launch::{self, Launched, Reports},
     logs::{self, Stream},
+    look::{Sample, Tree},
     mailbox::{Internal, Sink},
     notice,
     peers::{Peers, Standing},

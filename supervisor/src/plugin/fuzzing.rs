@@ -8,8 +8,9 @@ use stockade_proto::worker::{FromPlugin, InitReady};
 use tokio::{runtime::Runtime, sync::mpsc};
 
 use super::{
-    guard::{Guard, Tree},
+    guard::Guard,
     logs::{Lines, Logs, Stream},
+    look::Tree,
     mailbox::Sink,
     notice::Incoming,
     schema::Allowance,

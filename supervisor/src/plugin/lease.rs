@@ -11,7 +11,10 @@ use std::{
 use stockade_proto::worker as wire;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::session::{CREDIT, CallInfo, Invocation, Pending, Reply, Session, Update};
+use super::{
+    pending::{CallInfo, Invocation, Pending, Reply, Update},
+    session::{CREDIT, Session},
+};
 use crate::lifecycle::{Cause, CauseCode};
 
 /// Why a call got no slot.

@@ -17,10 +17,12 @@ mod launch;
 mod launchers;
 mod lease;
 mod logs;
+mod look;
 mod mailbox;
 mod metrics;
 mod notice;
 mod peers;
+mod pending;
 mod ping;
 mod pump;
 mod rate;
@@ -34,11 +36,14 @@ mod snapshot;
 mod spawner;
 mod together;
 mod tool;
+mod unstarted;
+mod weight;
 
 pub use actor::{Context, Recollection, spawn};
-pub use guard::{Guard, Sample};
+pub use guard::Guard;
 pub use handshake::{Caller, GpuTokens, HostChannel, HostHandler};
 pub use journal::{Event, EventKind, Journal};
+pub use look::Sample;
 pub(crate) use reports::call_timeout;
 pub use together::Totals;
 
@@ -51,11 +56,12 @@ pub use metrics::{
     Tries, Unrecorded,
 };
 pub use peers::{Peers, in_order_of_end};
+pub use pending::{Invocation, Reply, Update};
 pub use rate::Rate;
 pub use registered::{Effect, Provider, Refused, Registered};
 pub use schema::{Allowance, Schema, Verdict};
 pub use scope::{CallScope, Chain};
-pub use session::{Invocation, Reply, Session, Update};
+pub use session::Session;
 pub use snapshot::{LastExit, Recent, Rendered, Snapshot};
 pub use spawner::Spawner;
 pub use tool::{Binary, Tool, Tools};

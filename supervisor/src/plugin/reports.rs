@@ -8,7 +8,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustix::io::Errno;
 use stockade_proto::launch::{Exited, launch_report::Report};
 use tracing::warn;
 
@@ -22,6 +21,7 @@ use super::{
     mailbox::Internal,
     notice::{Notice, Stacks},
     snapshot::LastExit,
+    unstarted::not_executed,
 };
 use crate::{
     lifecycle::{Cause, CauseCode, Event},
@@ -35,27 +35,6 @@ const LARGE: u64 = 64 << 20;
 const STACK_LINES: usize = 200;
 /// Between looks for a missing file.
 const HEAL: Duration = Duration::from_secs(1);
-
-/// Steps of the launcher that build the sandbox.
-const SANDBOX_STEPS: [&str; 17] = [
-    "namespaces",
-    "setgroups",
-    "uid_map",
-    "gid_map",
-    "loopback",
-    "mount private",
-    "mount root",
-    "mount tmpfs",
-    "mount proc",
-    "bind",
-    "link",
-    "pivot_root",
-    "read-only root",
-    "setuid",
-    "capabilities",
-    "landlock",
-    "seccomp",
-];
 
 impl Actor {
     pub(super) fn report(&mut self, report: Internal) {
@@ -261,7 +240,12 @@ impl Actor {
         match report {
             Some(Report::Started(_) | Report::Listener(_)) => {}
             Some(Report::Failed(failed)) => {
-                let cause = self.exec_failed(&failed.step, failed.errno);
+                let cause = not_executed(
+                    &self.name,
+                    self.plan.as_ref().map(|plan| plan.program.as_path()),
+                    &failed.step,
+                    failed.errno,
+                );
                 self.step(Event::StartFailed(generation, cause));
             }
             Some(Report::Exited(exited)) => self.died(generation, Some(exited)),
@@ -304,49 +288,6 @@ impl Actor {
                 }));
             }
         }
-    }
-
-    fn exec_failed(&self, step: &str, errno: i32) -> Cause {
-        let program =
-            self.plan.as_ref().map(|plan| plan.program.display().to_string()).unwrap_or_default();
-        let system = std::io::Error::from_raw_os_error(errno);
-        if step == "exec" {
-            let (name, fix) = match Errno::from_raw_os_error(errno) {
-                Errno::NOENT => (
-                    "ENOENT, missing interpreter or dynamic loader",
-                    "Install the interpreter, or build the program for this machine.",
-                ),
-                Errno::ACCESS => ("EACCES", "Make it executable for the daemon's user."),
-                Errno::NOEXEC => {
-                    ("ENOEXEC, not a program for this machine", "Build it for this architecture.")
-                }
-                _ => ("refused", "See the system's error."),
-            };
-            let reason = format!("Cannot execute {program}: {name} ({system}). {fix}");
-            return Cause::new(CauseCode::ExecFailed, reason);
-        }
-        if ["open", "changed"].contains(&step) {
-            let reason = format!(
-                "Could not start: a file or folder that it may see was replaced meanwhile \
-                 ({system}). If it stays so, look at its grants: stockade describe {}.",
-                self.name
-            );
-            return Cause::new(CauseCode::SpawnResources, reason);
-        }
-        // What another attempt may not meet again.
-        let used_up = [Errno::NOMEM, Errno::AGAIN, Errno::NOSPC, Errno::MFILE, Errno::NFILE];
-        if SANDBOX_STEPS.contains(&step) && !used_up.contains(&Errno::from_raw_os_error(errno)) {
-            let reason = format!(
-                "Its sandbox cannot be built: {step}: {system}. Run `stockade doctor`, and look at \
-                 its grants: stockade describe {}.",
-                self.name
-            );
-            return Cause::new(CauseCode::Sandbox, reason);
-        }
-        let reason = format!(
-            "Could not start: {step}: {system}. The machine or a limit of the daemon is used up."
-        );
-        Cause::new(CauseCode::SpawnResources, reason)
     }
 
     fn start_failed(&mut self, generation: u64, failure: StartFailure) {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use super::session::{Fate, Session};
+use super::{pending::Fate, session::Session};
 
 /// The plugins through which a call came, first one first.
 pub type Chain = Arc<[Arc<str>]>;

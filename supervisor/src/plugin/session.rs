@@ -2,28 +2,28 @@
 //! every caller; nothing here waits for lifecycle work.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use stockade_proto::worker::{self as wire, invoke::Kind};
 use tokio::{
     runtime::Handle as Runtime,
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce, mpsc, oneshot},
+    sync::{Notify, Semaphore, mpsc},
 };
 
 use super::{
-    attachment::{Attachment, convert},
+    attachment::convert,
     guard::Activity,
     mailbox::{Internal, Sink},
+    pending::{CallInfo, Pending, Reply, Update},
     rate::Rate,
     registered::Registered,
-    scope::Chain,
     tool::Tools,
 };
 use crate::{
@@ -41,107 +41,6 @@ const UNREAD: usize = 1024;
 
 /// A service elsewhere that does not answer any more.
 const UNREACHABLE: &str = "RemoteUnreachable";
-
-/// A call that is about to be sent.
-#[derive(Debug)]
-pub struct Invocation {
-    /// The tool's name.
-    pub tool: Arc<str>,
-    /// JSON object text.
-    pub args: Bytes,
-    /// Binary arguments.
-    pub attachments: Vec<Attachment>,
-    /// A tool's, or what else was registered.
-    pub kind: Kind,
-    /// For an event handler.
-    pub events: Option<wire::EventBatch>,
-    /// Empty when the call has none.
-    pub workspace: Arc<str>,
-    /// The plugins through which it comes.
-    pub chain: Chain,
-    /// The only plugins that may run for it.
-    pub enabled: Option<Arc<BTreeSet<String>>>,
-    /// What is left of the deadline.
-    pub timeout: Duration,
-    /// What it takes of the daemon's budget.
-    pub held: Held,
-}
-
-/// What a process answered.
-#[derive(Debug)]
-pub enum Reply {
-    /// JSON text and attachments, and what they take of the budget.
-    Done(Bytes, Vec<Attachment>, Held),
-    /// There was no room for the result.
-    NoRoom(Exhausted),
-    /// The tool raised: type and message.
-    Failed(String, String),
-    /// The result is this many bytes long, more than allowed.
-    TooLarge(usize),
-    /// The process is gone (or going), for this cause.
-    Closed(Cause),
-}
-
-/// What comes before the answer.
-#[derive(Debug)]
-pub enum Update {
-    /// Fraction 0 to 1 and a message.
-    Progress(f64, String),
-    /// One item: JSON text and attachments, and what they take of the budget.
-    Item(Bytes, Vec<Attachment>, Held),
-}
-
-/// A call in flight, as the session keeps it.
-pub(super) struct Pending {
-    pub(super) reply: Option<oneshot::Sender<Reply>>,
-    pub(super) updates: Option<(mpsc::UnboundedSender<Update>, Arc<AtomicU32>)>,
-    pub(super) items_allowed: u32,
-    pub(super) call: CallInfo,
-    /// Once somebody wants to know it.
-    pub(super) fate: Option<Arc<Fate>>,
-    pub(super) _held: Held,
-    pub(super) _permit: OwnedSemaphorePermit,
-}
-
-/// What becomes of a call, for whom it concerns besides its caller.
-#[derive(Debug, Default)]
-pub(super) struct Fate {
-    /// Nobody waits for its answer any more, or it has been given.
-    pub(super) unwanted: SetOnce<()>,
-    /// It has returned.
-    ended: SetOnce<()>,
-}
-
-impl Pending {
-    pub(super) fn fate(&mut self) -> Arc<Fate> {
-        self.fate.get_or_insert_default().clone()
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some(fate) = &self.fate {
-            let _ = fate.unwanted.set(());
-            let _ = fate.ended.set(());
-        }
-    }
-}
-
-/// What a crash record tells of a call.
-#[derive(Clone, Debug)]
-pub(super) struct CallInfo {
-    pub(super) id: u64,
-    pub(super) public_id: Arc<str>,
-    pub(super) tool: Arc<str>,
-    pub(super) args: Bytes,
-    pub(super) attachments: Vec<Bytes>,
-    pub(super) started: Instant,
-    pub(super) deadline: Instant,
-    pub(super) workspace: Arc<str>,
-    pub(super) chain: Chain,
-    pub(super) enabled: Option<Arc<BTreeSet<String>>>,
-    pub(super) kind: Kind,
-}
 
 /// One process, as callers see it.
 pub struct Session {

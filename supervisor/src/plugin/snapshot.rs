@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{guard::Sample, session::Session};
+use super::{look::Sample, session::Session};
 use crate::{
     lifecycle::{Cause, State, Substate},
     manifest::Manifest,
