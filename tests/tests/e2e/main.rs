@@ -2,6 +2,7 @@
 
 mod calls;
 mod cli;
+mod documents;
 mod doors;
 mod embed;
 mod gpu;
