@@ -107,6 +107,13 @@ pub fn check(gate: &Gate, mut bytes: &[u8]) -> Result<(), Refused> {
                     content.len()
                 )));
             }
+            // Numbers in one piece: none takes more than ten bytes.
+            Kind::Scalar if content.len() > field.most.saturating_mul(10) => {
+                return Err(Refused(format!(
+                    "{}.{} has more than {} entries (docs/limits.md)",
+                    gate.name, field.name, field.most
+                )));
+            }
             Kind::Message(inner) => check(inner, content)?,
             Kind::Bytes(_) | Kind::Scalar => {}
         }
