@@ -101,8 +101,8 @@ fn gate(
         };
         let most = match field.label() {
             Label::Repeated => entries(field),
-            // A field may occur twice: the last one counts.
-            _ => "4",
+            // Messages that occur twice would be merged, lists and all.
+            _ => "1",
         };
         let _ = writeln!(
             code,

@@ -139,7 +139,7 @@ impl Supervisor {
         let budget = Budget::new(config.max_buffered);
         let store = Store::open(&config.state_dir, keep)?;
         let journal = Arc::new(Journal::default());
-        let services = HostServices::new(store.data.clone(), journal.clone());
+        let services = HostServices::new(store.data.clone(), journal.clone(), budget.of_events());
         let (output_end, output) = output_thread()?;
         let guard = Guard::start()?;
         guard.allow(totals(&config));

@@ -94,6 +94,11 @@ impl Budget {
         self.account("plugin", self.0.total / OF_PLUGIN, self.0.total / RESERVE)
     }
 
+    /// The account of all events that wait.
+    pub fn of_events(&self) -> Account {
+        self.account("events", self.0.total / OF_PLUGIN, self.0.total / RESERVE)
+    }
+
     fn account(&self, whose: &'static str, share: usize, leaves: usize) -> Account {
         Account(Arc::new(Share {
             budget: self.clone(),

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::names;
-use crate::capacity::limits;
+use crate::capacity::{Account, Charge, limits};
 
 /// Events that may wait for a subscriber.
 const WAITING: usize = limits::EVENT_QUEUE;
@@ -41,8 +41,13 @@ impl Pace {
     }
 }
 
+/// What an event takes besides its payload.
+const ENVELOPE: usize = 256;
+/// Queues that are halved to make room for one event.
+const HALVED: usize = 4;
+
 /// One event.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Event {
     /// Ascending from 1.
     pub sequence: u64,
@@ -56,6 +61,7 @@ pub struct Event {
     pub workspace: Arc<str>,
     /// Milliseconds since 1970.
     pub time_ms: u64,
+    _room: Charge,
 }
 
 /// Some events, in order, and how many were lost before them.
@@ -68,10 +74,12 @@ pub struct Batch {
 }
 
 /// All subscribers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Bus {
     subscribers: RwLock<Vec<Arc<Subscriber>>>,
     sequence: AtomicU64,
+    /// Of the events that wait, each counted once however many wait for it.
+    account: Account,
 }
 
 /// One subscriber.
@@ -96,6 +104,10 @@ struct Queue {
 }
 
 impl Bus {
+    pub(super) fn new(account: Account) -> Self {
+        Bus { subscribers: RwLock::default(), sequence: AtomicU64::new(0), account }
+    }
+
     /// A subscriber from now on, until it is dropped or unsubscribed.
     pub(super) fn subscribe(&self, source: Arc<str>, patterns: Vec<String>) -> Arc<Subscriber> {
         let subscriber = Arc::new(Subscriber {
@@ -128,35 +140,66 @@ impl Bus {
     ) -> (u64, u32) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let all = self.subscribers.read().unwrap_or_else(PoisonError::into_inner);
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let wanting = all.iter().filter(|subscriber| subscriber.wants(&source, name));
+        // A plugin hears nothing of workspaces in which it is disabled.
+        let wanting = wanting.filter(|subscriber| {
+            let plugin = subscriber.source.strip_prefix("plugin:");
+            plugin.is_none_or(|plugin| enabled(&workspace, plugin))
+        });
+        let wanting: Vec<&Arc<Subscriber>> = wanting.collect();
+        let wanted = wanting.len() as u32;
+        if wanting.is_empty() {
+            return (sequence, wanted);
+        }
+        let Some(room) = self.room(&all, payload.len() + name.len() + ENVELOPE) else {
+            wanting.iter().for_each(|subscriber| subscriber.lost(1, 0));
+            return (sequence, wanted);
+        };
         let event = Arc::new(Event {
-            sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
+            sequence,
             name: name.into(),
             payload,
             source,
             workspace,
             time_ms: since.map_or(0, |since| since.as_millis() as u64),
+            _room: room,
         });
-        let mut wanted = 0;
-        for subscriber in all.iter().filter(|subscriber| subscriber.wants(&event)) {
-            // A plugin hears nothing of workspaces in which it is disabled.
-            let plugin = subscriber.source.strip_prefix("plugin:");
-            if plugin.is_some_and(|plugin| !enabled(&event.workspace, plugin)) {
-                continue;
+        wanting.iter().for_each(|subscriber| subscriber.push(event.clone()));
+        (sequence, wanted)
+    }
+
+    /// Room for one more event. When there is none, who is furthest behind loses first.
+    fn room(&self, all: &[Arc<Subscriber>], bytes: usize) -> Option<Charge> {
+        for _ in 0..HALVED {
+            if let Ok(room) = self.account.charge(bytes) {
+                return Some(room);
             }
-            subscriber.push(event.clone());
-            wanted += 1;
+            all.iter().max_by_key(|subscriber| subscriber.queue().bytes)?.halve();
         }
-        (event.sequence, wanted)
+        self.account.charge(bytes).ok()
+    }
+}
+
+impl Queue {
+    /// Loses the oldest until there are no more.
+    fn shrink(&mut self, events: usize, bytes: usize) {
+        while self.events.len() > events || self.bytes > bytes {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.bytes -= oldest.payload.len();
+            self.dropped += 1;
+            self.lost += 1;
+        }
     }
 }
 
 impl Subscriber {
-    fn wants(&self, event: &Event) -> bool {
-        if !self.source.is_empty() && event.source == self.source {
+    fn wants(&self, source: &Arc<str>, name: &str) -> bool {
+        if !self.source.is_empty() && *source == self.source {
             return false;
         }
         let patterns = self.patterns.read().unwrap_or_else(PoisonError::into_inner);
-        patterns.iter().any(|pattern| names::matches(pattern, &event.name))
+        patterns.iter().any(|pattern| names::matches(pattern, name))
     }
 
     pub(super) fn set_patterns(&self, patterns: Vec<String>) {
@@ -171,14 +214,16 @@ impl Subscriber {
         let mut queue = self.queue();
         queue.bytes += event.payload.len();
         queue.events.push_back(event);
-        while queue.events.len() > WAITING || queue.bytes > WAITING_BYTES {
-            let Some(oldest) = queue.events.pop_front() else { break };
-            queue.bytes -= oldest.payload.len();
-            queue.dropped += 1;
-            queue.lost += 1;
-        }
+        queue.shrink(WAITING, WAITING_BYTES);
         drop(queue);
         self.filled.notify_one();
+    }
+
+    /// Loses the older half.
+    fn halve(&self) {
+        let mut queue = self.queue();
+        let (events, bytes) = (queue.events.len() / 2, queue.bytes / 2);
+        queue.shrink(events, bytes);
     }
 
     /// Resolves when something waits; false when it was unsubscribed. Cancel-safe.
@@ -236,10 +281,41 @@ impl Subscriber {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capacity::Budget;
+
+    fn bus(room: usize) -> Bus {
+        Bus::new(Budget::new(room).of_events())
+    }
+
+    #[test]
+    fn events_that_nobody_takes_have_a_bound_together() {
+        let bus = bus(8 << 20);
+        let all: Vec<_> =
+            (0..20).map(|n| bus.subscribe("".into(), vec![format!("plugin:a:{n}")])).collect();
+        let quick = bus.subscribe("".into(), vec!["plugin:b:*".into()]);
+        for n in 0..200 {
+            let payload = Bytes::from(vec![b'1'; 256 << 10]);
+            let name = format!("plugin:a:{}", n % 20);
+            bus.emit("plugin:a".into(), &name, payload, "".into(), |_, _| true);
+        }
+        assert!(bus.account.used() <= 4 << 20);
+        let lost: u64 = all.iter().map(|one| one.counts().1).sum();
+        assert!(lost >= 180, "{lost}");
+        // Who reads gets its events all the same.
+        for _ in 0..50 {
+            let payload = Bytes::from(vec![b'1'; 64 << 10]);
+            bus.emit("plugin:b".into(), "plugin:b:x", payload, "".into(), |_, _| true);
+            let batch = quick.take();
+            assert_eq!((batch.events.len(), batch.dropped), (1, 0));
+        }
+        all.iter().for_each(|one| bus.unsubscribe(one));
+        drop(all);
+        assert_eq!(bus.account.used(), 0, "given back");
+    }
 
     #[test]
     fn who_is_behind_loses_its_oldest_and_nobody_else_any() {
-        let bus = Bus::default();
+        let bus = bus(1 << 30);
         let slow = bus.subscribe("plugin:slow".into(), vec!["*".into()]);
         let quick = bus.subscribe("plugin:quick".into(), vec!["plugin:a:*".into()]);
         let mut got = 0;
@@ -267,7 +343,7 @@ mod tests {
 
     #[test]
     fn nobody_hears_itself_and_large_events_are_bounded_by_bytes() {
-        let bus = Bus::default();
+        let bus = bus(1 << 30);
         let own = bus.subscribe("plugin:a".into(), vec!["*".into()]);
         let other = bus.subscribe("".into(), vec!["plugin:a:x".into()]);
         let payload = Bytes::from(vec![b'1'; 1 << 20]);

@@ -43,7 +43,7 @@ pub use providers::{Ask, Registration, ServerProvider};
 
 use crate::{
     calls::Calls,
-    capacity::{limits, weigh},
+    capacity::{Account, limits, weigh},
     plugin::{Caller, EventKind, HostChannel, HostHandler, Journal, Refused, Session, Stream},
     store::{Data, check_workspace},
 };
@@ -80,7 +80,7 @@ type Handlers = HashMap<(Arc<str>, String), Arc<Subscriber>>;
 
 impl HostServices {
     /// On the runtime that carries the calls.
-    pub(crate) fn new(data: Arc<Data>, journal: Arc<Journal>) -> Self {
+    pub(crate) fn new(data: Arc<Data>, journal: Arc<Journal>, events: Account) -> Self {
         HostServices {
             inner: Arc::new(Inner {
                 data,
@@ -88,7 +88,7 @@ impl HostServices {
                 runtime: Runtime::current(),
                 calls: SetOnce::new(),
                 permits: Permits::default(),
-                bus: Arc::default(),
+                bus: Arc::new(Bus::new(events)),
                 providers: Providers::default(),
                 handlers: Mutex::default(),
             }),
