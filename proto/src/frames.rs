@@ -94,6 +94,11 @@ pub struct Frames<S, H> {
 pub trait Source<H> {
     /// The next one; None when there are no more.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Pieces, H)>>;
+
+    /// What a server's answer ends with, once there are no more.
+    fn status(&mut self) -> Status {
+        Status::ok("")
+    }
 }
 
 impl<H> Source<H> for Option<(Pieces, H)> {
@@ -103,7 +108,7 @@ impl<H> Source<H> for Option<(Pieces, H)> {
 }
 
 impl<S, H> Frames<S, H> {
-    /// What a server answers: it ends with the status OK.
+    /// What a server answers: it ends with a status.
     pub fn answers(source: S) -> Self {
         Frames { source, present: VecDeque::new(), held: None, trailers: true, over: false }
     }
@@ -139,7 +144,7 @@ impl<S: Source<H> + Unpin, H: Unpin> Body for Frames<S, H> {
                     self.over = true;
                     if self.trailers {
                         let mut trailers = HeaderMap::new();
-                        Status::ok("").add_header(&mut trailers)?;
+                        self.source.status().add_header(&mut trailers)?;
                         return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                     }
                 }

@@ -437,8 +437,9 @@ impl Attempt<'_> {
                 Err(CallError::Timeout { message, cause: None })
             }
             Reply::Failed(kind, message) => Err(CallError::Raised { kind, message }),
-            Reply::TooLarge(size) => Err(CallError::InvalidResult(format!(
-                "Tool {} returned {size} bytes, more than max_result allows.",
+            Reply::TooLarge(size, most) => Err(CallError::InvalidResult(format!(
+                "Tool {} returned {size} bytes, more than max_result allows ({most}). Return less, \
+                 or raise max_result in stockade.toml.",
                 self.tool
             ))),
             Reply::Closed(cause) => Err(CallError::of_death(cause)),

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Read as _},
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +12,10 @@ use crate::capacity::limits;
 /// A file's text, if it is no larger than a configuration is.
 pub(super) fn read_text(path: &Path) -> io::Result<String> {
     let most = limits::CONFIGURATION as u64;
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_fifo() || kind.is_socket() {
+        return Err(io::Error::other("it is not a file"));
+    }
     let mut text = String::new();
     fs::File::open(path)?.take(most + 1).read_to_string(&mut text)?;
     match text.len() as u64 > most {

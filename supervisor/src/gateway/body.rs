@@ -29,6 +29,13 @@ impl Reservation {
         Held::new(self.charge().split(bytes))
     }
 
+    /// Makes room for so many bytes more.
+    pub(super) fn hold(&self, bytes: usize) -> Result<Held, Status> {
+        let mut charge = self.charge();
+        charge.grow(bytes).map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        Ok(Held::new(charge.split(bytes)))
+    }
+
     /// Takes over all that is there.
     pub(super) fn take_all(&self) -> Held {
         self.take(usize::MAX)
@@ -54,8 +61,6 @@ pub(super) struct Counted<B = Incoming> {
     form: Form,
     most: usize,
     read: usize,
-    /// Bytes that have been charged and not come yet.
-    prepaid: usize,
     /// Of the message that is coming.
     message: Message,
     begun: bool,
@@ -83,11 +88,13 @@ impl<B: Body<Data = Bytes>> Counted<B> {
         most: usize,
     ) -> Result<(Self, Reservation), Status> {
         let length = inner.size_hint().exact().map(|length| length as usize);
-        let prepaid = length.filter(|_| form == Form::Plain).unwrap_or(0);
-        if prepaid > most {
-            return Err(too_long(prepaid, most));
+        let said = length.filter(|_| form == Form::Plain).unwrap_or(0);
+        if said > most {
+            return Err(too_long(form, said, most));
         }
-        let charge = account.charge(prepaid).map_err(refuse)?;
+        // Refused before it is read; paid for as it comes, for many say much and send little.
+        drop(account.charge(said).map_err(refuse)?);
+        let charge = account.charge(0).map_err(refuse)?;
         let reservation = Reservation(Arc::new(Mutex::new(charge)));
         let body = Counted {
             inner,
@@ -95,7 +102,6 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             form,
             most,
             read: 0,
-            prepaid,
             message: Message::default(),
             begun: false,
             patience: None,
@@ -109,11 +115,9 @@ impl<B: Body<Data = Bytes>> Counted<B> {
         if self.form == Form::Plain {
             self.read += data.len();
             if self.read > self.most {
-                return Err(too_long(self.read, self.most));
+                return Err(too_long(self.form, self.read, self.most));
             }
-            let unpaid = data.len().saturating_sub(self.prepaid);
-            self.prepaid = self.prepaid.saturating_sub(data.len());
-            return self.reservation.charge().grow(unpaid).map_err(refuse);
+            return self.reservation.charge().grow(data.len()).map_err(refuse);
         }
         let mut rest = &data[..];
         while !rest.is_empty() {
@@ -121,6 +125,7 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             if message.left > 0 {
                 let here = message.left.min(rest.len());
                 message.left -= here;
+                self.reservation.charge().grow(here).map_err(refuse)?;
                 rest = &rest[here..];
                 continue;
             }
@@ -132,10 +137,12 @@ impl<B: Body<Data = Bytes>> Counted<B> {
                 let [_, length @ ..] = message.head;
                 message.left = u32::from_be_bytes(length) as usize;
                 if message.left > self.most {
-                    return Err(too_long(message.left, self.most));
+                    return Err(too_long(self.form, message.left, self.most));
                 }
-                // All of it before any of it is read.
-                self.reservation.charge().grow(message.left).map_err(refuse)?;
+                // Refused before it is read; paid for as it comes.
+                let mut charge = self.reservation.charge();
+                charge.grow(message.left).map_err(refuse)?;
+                drop(charge.split(message.left));
             }
         }
         Ok(())
@@ -158,8 +165,15 @@ pub(super) fn refuse(why: Exhausted) -> Status {
     Status::resource_exhausted(format!("the request was not read: {why}"))
 }
 
-fn too_long(length: usize, most: usize) -> Status {
-    Status::out_of_range(format!("the body has {length} bytes or more; {most} are allowed"))
+fn too_long(form: Form, length: usize, most: usize) -> Status {
+    let text = format!(
+        "the request has {length} bytes or more; {most} are allowed, of a call a little more than \
+         max_request (stockade.toml). Send less, or raise it"
+    );
+    match form {
+        Form::Plain => Status::out_of_range(text),
+        Form::Message | Form::Messages => Status::resource_exhausted(text),
+    }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B>
@@ -289,10 +303,10 @@ mod tests {
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
         let (body, _) = counted(&[&[0; 300], &[0; 300]], false, Form::Plain, 1000);
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
-        // A message is paid for before it is read, also when its head comes in pieces.
+        // A message is paid for as it comes, also when its head comes in pieces.
         let (body, reservation) = counted(&[&[0, 0, 0], &[0, 100, 7]], true, Form::Messages, 1000);
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
-        assert_eq!(reservation.charge().bytes(), 100);
+        assert_eq!(reservation.charge().bytes(), 1);
         drop(reservation);
         let (body, _) = counted(&[&[0, 0, 0, 2, 0]], true, Form::Message, 1000);
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::ResourceExhausted);

@@ -35,6 +35,10 @@ fn table(error: &CallError) -> (StatusCode, Code) {
         CallError::Cancelled => (status(CLIENT_CLOSED), Code::Cancelled),
         CallError::PermissionDenied(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied),
         CallError::CallCycle(_) => (StatusCode::LOOP_DETECTED, Code::FailedPrecondition),
+        // An SDK's word about arguments that only the tool's own types refuse.
+        CallError::Raised { .. } if error.error_type() == "InvalidArguments" => {
+            (StatusCode::UNPROCESSABLE_ENTITY, Code::InvalidArgument)
+        }
         CallError::Raised { .. } => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
         CallError::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted),
     }

@@ -242,7 +242,7 @@ impl Recollection {
             last_exit: store
                 .database
                 .crashes(Some(name.to_owned()), 1)
-                .pop()
+                .and_then(|mut crashes| crashes.pop())
                 .and_then(last_exit_of)
                 .map(Arc::new),
             counters: store.counters(name),

@@ -50,8 +50,8 @@ pub enum Reply {
     NoRoom(Exhausted),
     /// The tool raised: type and message.
     Failed(String, String),
-    /// The result is this many bytes long, more than allowed.
-    TooLarge(usize),
+    /// The result, or an item, is this many bytes long, more than this.
+    TooLarge(usize, usize),
     /// The process is gone (or going), for this cause.
     Closed(Cause),
 }

@@ -1,7 +1,7 @@
 //! What a process adds to the host besides tools, as it said in Init: checked
 //! against its permissions, then locked.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Map, Value};
 use stockade_proto::worker as wire;
@@ -24,7 +24,7 @@ pub struct Registered {
     /// Hear of events.
     pub event_handlers: Vec<wire::EventHandler>,
     /// Answer other plugins.
-    pub providers: Vec<Provider>,
+    pub providers: Vec<Arc<Provider>>,
 }
 
 /// An effect.
@@ -92,6 +92,15 @@ impl Provider {
             request_schema: spec.request_schema,
             response_schema: spec.response_schema,
         })
+    }
+
+    /// A text may be checked on a thread that others need.
+    pub fn is_quick(&self, text: &[u8]) -> bool {
+        text.len() <= limits::STEP
+            && [&self.request, &self.response].into_iter().flatten().all(|schema| {
+                // Only what was compiled is weighed.
+                schema.is_quick(weigh(text).values)
+            })
     }
 
     /// The request, if it is one.
@@ -172,7 +181,7 @@ impl Registered {
             None,
             std::mem::take(&mut ready.providers),
             |one| &one.name,
-            |one| Provider::new(one, allowance),
+            |one| Provider::new(one, allowance).map(Arc::new),
         );
         let registered =
             Registered { conditions, effects, simulation_configs, event_handlers, providers };
@@ -190,7 +199,7 @@ impl Registered {
     }
 
     /// A provider.
-    pub fn provider(&self, name: &str) -> Option<&Provider> {
+    pub fn provider(&self, name: &str) -> Option<&Arc<Provider>> {
         self.providers.iter().find(|one| one.name == name)
     }
 }

@@ -264,7 +264,7 @@ impl Session {
             Frame::Done(done) => {
                 let size = size(&done.result, &done.attachments);
                 let reply = match size > self.max_result {
-                    true => Reply::TooLarge(size),
+                    true => Reply::TooLarge(size, self.max_result),
                     false => match self.account.charge(size) {
                         Ok(charge) => {
                             let attachments = convert(done.attachments);
@@ -386,7 +386,9 @@ impl Session {
             return Err(format!("tool {} sent items beyond its credit", one.call.tool));
         }
         if size > self.max_result {
-            return Err(format!("tool {} sent an item of {size} bytes", one.call.tool));
+            drop(pending);
+            self.cancel(item.call_id, "an item is too large", None);
+            return Ok(self.finish(item.call_id, Reply::TooLarge(size, self.max_result)));
         }
         one.items_allowed -= 1;
         if let Some((updates, _)) = &one.updates {

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     calls::ToolCall,
+    capacity::Held,
     plugin::{Attachment, CallScope},
 };
 
@@ -27,6 +28,8 @@ impl Channel {
             let denied = wire::CallToolResponse { denied: true, ..Default::default() };
             return Ok(Response::new(denied));
         };
+        let bytes = attachments.iter().map(|one| one.data.len()).sum::<usize>() + args.len();
+        let held = self.held(bytes)?;
         let attachments = attachments.into_iter().map(|one| Attachment {
             name: one.name,
             content_type: one.content_type,
@@ -41,6 +44,7 @@ impl Channel {
             workspace: granted.author.workspace.to_string(),
             chain: self.chain(granted.call.as_ref()),
             enabled_plugins: self.enabled(granted.call.as_ref()),
+            held,
             ..ToolCall::default()
         };
         let calls = self.host.calls().await;
@@ -93,6 +97,7 @@ impl Channel {
             };
             return Ok(Response::new(denied));
         };
+        let held = self.held(request.len())?;
         let asked = providers::Asked {
             plugin: self.name.clone(),
             workspace: granted.author.workspace,
@@ -101,6 +106,7 @@ impl Channel {
             chain: self.chain(granted.call.as_ref()),
             enabled: self.enabled(granted.call.as_ref()),
             request: self.valid_json(request).await?,
+            held,
         };
         let asking = providers::call(&self.host, &name, asked);
         let Some(response) = wanted(granted.call.as_ref(), asking).await else {
@@ -108,6 +114,16 @@ impl Channel {
         };
         let response = response?;
         Ok(Response::new(wire::CallProviderResponse { response, denied: false }))
+    }
+}
+
+impl Channel {
+    /// What a request takes of the budget for as long as somebody works on it.
+    fn held(&self, bytes: usize) -> Result<Held, Status> {
+        let charge = self.caller.account.charge(bytes);
+        charge.map(Held::new).map_err(|why| {
+            Status::resource_exhausted(format!("there is no room for the request: {why}"))
+        })
     }
 }
 

@@ -44,7 +44,7 @@ where
 }
 
 /// A body that is paid for as it comes. Its charge is as short-lived as the body itself:
-/// what is kept of a request is bounded by quotas.
+/// what is kept of a request is bounded by quotas, or charged by who keeps it.
 struct Charged {
     inner: Incoming,
     account: Account,

@@ -94,6 +94,9 @@ fn call(id: (&str, &str), kind: Kind, args: Bytes, workspace: &str, timeout: Dur
     }
 }
 
+/// The lane of what clients ask of no single plugin; no plugin can have this name.
+const CLIENTS: &str = "(clients)";
+
 impl HostServices {
     /// The plugin may run here; else why not.
     fn disabled(&self, plugin: &str, workspace: &str, enabled: &Enabled) -> Option<String> {
@@ -109,7 +112,7 @@ impl HostServices {
         (!fine).then(|| format!("plugin '{plugin}' is not enabled here"))
     }
 
-    /// Done here when it is small, else by the crew.
+    /// Done here when it is small, else by the crew in the turn of a lane.
     async fn aside<T: Send + 'static>(
         &self,
         lane: &str,
@@ -253,10 +256,13 @@ impl HostServices {
         workspace: &str,
         enabled: Enabled,
     ) -> Result<Built, String> {
+        if !workspace.is_empty() {
+            check_workspace(workspace).map_err(|error| error.to_string())?;
+        }
         let known = self.data().workspaces.get(workspace);
         let size = base.as_ref().map_or(limits::DOCUMENT, Bytes::len);
         // Written once, whoever is asked.
-        let read = self.aside(workspace, size, move || {
+        let read = self.aside(CLIENTS, size, move || {
             let base = match base {
                 Some(text) => object("base", &text).map_err(|(_, text)| text)?,
                 None => known.map(|one| one.behavior()).unwrap_or_default(),
@@ -299,7 +305,7 @@ impl HostServices {
         let names =
             providers.into_iter().map(|(_, plugin, name)| super::names::full(&plugin, &name));
         let names: Vec<String> = names.collect();
-        let built = self.aside(workspace, size, move || {
+        let built = self.aside(CLIENTS, size, move || {
             let mut config = Map::new();
             let mut built = Built::default();
             for (id, answer) in names.into_iter().zip(answers) {

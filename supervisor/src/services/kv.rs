@@ -106,8 +106,7 @@ impl Channel {
                 false,
             )
             .await;
-        let rows = rows.map_err(|error| self.data_error(error))?;
-        let more = rows.len() > limit as usize;
+        let (rows, more) = rows.map_err(|error| self.data_error(error))?;
         let keys = rows.into_iter().take(limit as usize).map(|row| row.key).collect();
         Ok(Response::new(wire::KvListResponse { keys, more, denied: false }))
     }

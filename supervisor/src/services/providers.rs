@@ -2,7 +2,7 @@
 //! each request and response checked against its schema.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use stockade_proto::{
     host as wire,
     worker::{self, invoke::Kind},
@@ -22,6 +22,7 @@ use tonic::Status;
 use super::{HostServices, names};
 use crate::{
     calls::{CallError, ToolCall},
+    capacity::Held,
     plugin::{Allowance, Chain, Provider},
 };
 
@@ -61,6 +62,8 @@ pub struct Ask {
     pub timeout: Duration,
     /// JSON text, or the error's class and message.
     pub answer: oneshot::Sender<Result<Bytes, (String, String)>>,
+    /// What the request takes of the budget.
+    pub held: Held,
 }
 
 /// A server's providers; gone when dropped.
@@ -94,27 +97,29 @@ impl HostServices {
         let (asks, receiver) = mpsc::channel(WAITING);
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
         let mut allowance = Allowance::default();
-        let mut known = self.inner.providers.lock();
         for one in offered {
             let name = one.name.clone();
-            let provider = match names::of_host(&name).map_err(super::name_text) {
-                Err(why) => Err(why),
-                Ok(()) if known.contains_key(&name) => {
-                    Err("there is one of this name; the first stays".to_owned())
+            // Compiled before anybody waits for the list.
+            let provider = names::of_host(&name).map_err(super::name_text);
+            let provider = provider.and_then(|()| Provider::new(one, &mut allowance));
+            let entered = provider.and_then(|provider| {
+                let provider = Arc::new(provider);
+                let registered = Registered { provider, asks: asks.clone(), registration: id };
+                match self.inner.providers.lock().entry(name.clone()) {
+                    Entry::Occupied(_) => {
+                        Err("there is one of this name; the first stays".to_owned())
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(registered);
+                        Ok(())
+                    }
                 }
-                Ok(()) => Provider::new(one, &mut allowance),
-            };
-            match provider {
-                Ok(provider) => {
-                    let provider = Arc::new(provider);
-                    let registered = Registered { provider, asks: asks.clone(), registration: id };
-                    known.insert(name.clone(), registered);
-                    taken.push(name);
-                }
+            });
+            match entered {
+                Ok(()) => taken.push(name),
                 Err(why) => refused.push(format!("{name}: {why}")),
             }
         }
-        drop(known);
         let registration = Registration { services: self.clone(), id, names: taken, refused };
         (registration, receiver)
     }
@@ -134,6 +139,34 @@ pub(super) struct Asked {
     pub(super) chain: Chain,
     pub(super) enabled: Option<Arc<BTreeSet<String>>>,
     pub(super) request: Bytes,
+    pub(super) held: Held,
+}
+
+/// Which side of a provider's schemas.
+#[derive(Clone, Copy)]
+enum Side {
+    Request,
+    Response,
+}
+
+/// Checks a text in the turn of `lane`: by the crew unless that is quick.
+async fn check(
+    services: &HostServices,
+    lane: &Arc<str>,
+    provider: &Arc<Provider>,
+    side: Side,
+    text: &Bytes,
+) -> Result<Result<(), String>, Status> {
+    let check = move |provider: &Provider, text: &[u8]| match side {
+        Side::Request => provider.check_request(text),
+        Side::Response => provider.check_response(text),
+    };
+    if provider.is_quick(text) {
+        return Ok(check(provider, text));
+    }
+    let (provider, text) = (provider.clone(), text.clone());
+    let done = services.calls().await.crew().run(lane, move || check(&provider, &text)).await;
+    done.map_err(|why| Status::resource_exhausted(why.to_string()))
 }
 
 /// `plugin:<id>:<name>` in its parts.
@@ -196,7 +229,7 @@ pub(super) async fn call(
 ) -> Result<Bytes, Status> {
     let of_server = services.inner.providers.lock().get(name).cloned();
     match of_server {
-        Some(registered) => ask_server(name, &registered, asked).await,
+        Some(registered) => ask_server(services, name, &registered, asked).await,
         None => ask_plugin(services, name, asked).await,
     }
 }
@@ -209,9 +242,15 @@ fn bad_response(name: &str, why: &str) -> Status {
     Status::internal(format!("provider {name}: {why}"))
 }
 
-async fn ask_server(name: &str, registered: &Registered, asked: Asked) -> Result<Bytes, Status> {
-    let provider = &registered.provider;
-    provider.check_request(&asked.request).map_err(|why| invalid(name, why))?;
+async fn ask_server(
+    services: &HostServices,
+    name: &str,
+    registered: &Registered,
+    asked: Asked,
+) -> Result<Bytes, Status> {
+    let (provider, lane) = (&registered.provider, asked.plugin.clone());
+    let fits = check(services, &lane, provider, Side::Request, &asked.request).await?;
+    fits.map_err(|why| invalid(name, why))?;
     let (answer, reply) = oneshot::channel();
     let timeout = asked.timeout.unwrap_or(PATIENCE);
     let ask = Ask {
@@ -222,6 +261,7 @@ async fn ask_server(name: &str, registered: &Registered, asked: Asked) -> Result
         call_id: asked.call_id,
         timeout,
         answer,
+        held: asked.held,
     };
     registered.asks.try_send(ask).map_err(|_| {
         let text = format!("provider {name}: its server does not keep up, or is gone");
@@ -236,7 +276,8 @@ async fn ask_server(name: &str, registered: &Registered, asked: Asked) -> Result
     let response = reply.map_err(|_| gone())?.map_err(|(kind, message)| {
         Status::unknown(format!("provider {name}: {kind}: {message}"))
     })?;
-    provider.check_response(&response).map_err(|why| bad_response(name, &why))?;
+    let fits = check(services, &lane, provider, Side::Response, &response).await?;
+    fits.map_err(|why| bad_response(name, &why))?;
     Ok(response)
 }
 
@@ -246,10 +287,13 @@ async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result
     let calls = services.calls().await;
     let session = calls.session_of(plugin, PATIENCE).await.map_err(|_| not_found())?;
     let provider = session.registered.provider(own).ok_or_else(not_found)?;
-    provider.check_request(&asked.request).map_err(|why| invalid(name, why))?;
-    let request: &RawValue =
-        serde_json::from_slice(&asked.request).map_err(|error| invalid(name, error.to_string()))?;
-    let args = json!({ "request": request, "caller": &*asked.plugin }).to_string();
+    let fits = check(services, &asked.plugin, provider, Side::Request, &asked.request).await?;
+    fits.map_err(|why| invalid(name, why))?;
+    // What was checked is JSON: it is put into the arguments as it is.
+    let caller = json!(&*asked.plugin).to_string();
+    let parts: [&[u8]; 5] =
+        [b"{\"request\":", &asked.request, b",\"caller\":", caller.as_bytes(), b"}"];
+    let args = parts.concat();
     let call = ToolCall {
         plugin: plugin.to_owned(),
         tool: own.to_owned(),
@@ -259,6 +303,7 @@ async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result
         workspace: asked.workspace.to_string(),
         chain: asked.chain,
         enabled_plugins: asked.enabled,
+        held: asked.held,
         ..ToolCall::default()
     };
     let success = calls.run(call).await.result.map_err(|error| {
@@ -273,6 +318,8 @@ async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result
     if !success.attachments.is_empty() {
         return Err(bad_response(name, "the response has bytes in it; it must be JSON"));
     }
-    provider.check_response(&success.result).map_err(|why| bad_response(name, &why))?;
+    let lane: Arc<str> = plugin.into();
+    let fits = check(services, &lane, provider, Side::Response, &success.result).await?;
+    fits.map_err(|why| bad_response(name, &why))?;
     Ok(success.result)
 }

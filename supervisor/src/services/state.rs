@@ -99,21 +99,29 @@ impl Channel {
         }))
     }
 
-    /// JSON that is no larger than a value may be.
-    fn value(&self, text: &Bytes) -> Result<Value, Status> {
+    /// JSON that is no larger than a value may be; what is large is read by the crew.
+    async fn value(&self, text: &Bytes) -> Result<Value, Status> {
         let most = self.caller.manifest.quota.value;
-        if text.len() as u64 > most {
+        let size = text.len();
+        if size as u64 > most {
             return Err(Status::resource_exhausted(format!(
-                "the value has {} bytes; {most} are allowed (quota.value)",
-                text.len()
+                "the value has {size} bytes; {most} are allowed (quota.value)"
             )));
         }
-        serde_json::from_slice(text)
-            .map_err(|error| Status::invalid_argument(format!("the value is not JSON: {error}")))
+        let text = text.clone();
+        let read = move || serde_json::from_slice(&text);
+        let value = match size <= limits::STEP {
+            true => read(),
+            false => {
+                let read = self.host.calls().await.crew().run(&self.name, read).await;
+                read.map_err(|why| Status::unavailable(why.to_string()))?
+            }
+        };
+        value.map_err(|error| Status::invalid_argument(format!("the value is not JSON: {error}")))
     }
 
-    fn object(&self, text: &Bytes) -> Result<Map<String, Value>, Status> {
-        match self.value(text)? {
+    async fn object(&self, text: &Bytes) -> Result<Map<String, Value>, Status> {
+        match self.value(text).await? {
             Value::Object(object) => Ok(object),
             _ => Err(Status::invalid_argument("the value must be a JSON object")),
         }
@@ -129,7 +137,7 @@ impl Channel {
             Err(empty) => return Ok(empty),
         };
         let own = names::own(&self.name, &key).map_err(|error| self.name_error(error))?;
-        let (key, value) = (names::full(&self.name, own), self.value(&value)?);
+        let (key, value) = (names::full(&self.name, own), self.value(&value).await?);
         let part = format!("flags.{key}");
         let apply = move |document: &mut Document| {
             section(document, "flags")?.insert(key, value.clone());
@@ -148,7 +156,7 @@ impl Channel {
             Err(empty) => return Ok(empty),
         };
         names::of_host(&with).map_err(|error| self.name_error(error))?;
-        let patch = self.object(&patch)?;
+        let patch = self.object(&patch).await?;
         let part = format!("relationships.{with}");
         let apply = move |document: &mut Document| {
             let relationships = section(document, "relationships")?;
@@ -181,7 +189,7 @@ impl Channel {
         let part = format!("components.{key}");
         let apply: Change = match kind {
             Kind::Update => {
-                let patch = self.object(&value)?;
+                let patch = self.object(&value).await?;
                 Box::new(move |document| {
                     let component =
                         section(document, "components")?.entry(key).or_insert_with(|| json!({}));
@@ -193,7 +201,7 @@ impl Channel {
                 Ok(section(document, "components")?.shift_remove(&key).map(|_| Value::Null))
             }),
             Kind::Set | Kind::Unspecified => {
-                let value = self.value(&value)?;
+                let value = self.value(&value).await?;
                 Box::new(move |document| {
                     section(document, "components")?.insert(key, value.clone());
                     Ok(Some(value))

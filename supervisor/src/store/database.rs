@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -138,7 +139,9 @@ impl Writer {
             }
             self.write();
             if let Some(Job::Read(query)) = job {
-                query(self.connection.as_ref());
+                // A defect costs the question, not the thread.
+                let connection = self.connection.as_ref();
+                let _ = catch_unwind(AssertUnwindSafe(|| query(connection)));
             }
         }
     }
@@ -306,8 +309,9 @@ impl Database {
         self.wake();
     }
 
-    /// Records of one plugin (or all), newest first. Blocks on the store.
-    pub fn crashes(&self, plugin: Option<String>, limit: usize) -> Vec<CrashRecord> {
+    /// Records of one plugin (or all), newest first, as many as fit into a page. None: the
+    /// store does not answer. Blocks on the store.
+    pub fn crashes(&self, plugin: Option<String>, limit: usize) -> Option<Vec<CrashRecord>> {
         self.read(move |connection| {
             let mut query = connection.prepare_cached(
                 "SELECT id, record FROM crash WHERE ?1 IS NULL OR plugin = ?1 \
@@ -319,11 +323,20 @@ impl Database {
                     let json: String = row.get(1)?;
                     let mut record: CrashRecord = serde_json::from_str(&json).unwrap_or_default();
                     record.id = id as u64;
-                    Ok(record)
+                    Ok((record, json.len()))
                 })?;
-            rows.collect()
+            let mut bytes = 0;
+            let mut page = Vec::new();
+            for row in rows {
+                let (record, length): (CrashRecord, usize) = row?;
+                bytes += length;
+                if bytes > limits::PAGE_BYTES && !page.is_empty() {
+                    break;
+                }
+                page.push(record);
+            }
+            Ok(page)
         })
-        .unwrap_or_default()
     }
 
     /// What is known of a plugin from before. Blocks on the store.
@@ -413,9 +426,9 @@ mod tests {
         drop(database);
         let database = Database::open(&path, 3, &mut problems);
         let generations: Vec<u64> =
-            database.crashes(Some("a".into()), 10).iter().map(|c| c.generation).collect();
+            database.crashes(Some("a".into()), 10).unwrap().iter().map(|c| c.generation).collect();
         assert_eq!(generations, [5, 4, 3]);
-        assert_eq!(database.crashes(None, 10).len(), 4);
+        assert_eq!(database.crashes(None, 10).unwrap().len(), 4);
         assert_eq!(database.remembered("a"), Some(remembered));
         assert_eq!(database.remembered("c"), None);
         database.flush();
@@ -424,7 +437,7 @@ mod tests {
         std::fs::write(&path, vec![0x55; 8192]).unwrap();
         let database = Database::open(&path, 3, &mut problems);
         assert!(problems[0].contains("damaged"), "{problems:?}");
-        assert_eq!(database.crashes(None, 10), []);
+        assert_eq!(database.crashes(None, 10).unwrap(), []);
         // What the operator wanted is known all the same.
         assert_eq!(database.remembered("a").map(|known| known.wanted), Some(Wanted::Disabled));
     }
@@ -452,7 +465,9 @@ mod tests {
         assert!(!aside, "nothing was renamed");
         drop(holder);
         let begun = Instant::now();
-        while database.problem().is_some() || database.crashes(None, 10).is_empty() {
+        while database.problem().is_some()
+            || database.crashes(None, 10).is_none_or(|all| all.is_empty())
+        {
             assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", database.problem());
             std::thread::sleep(Duration::from_millis(20));
         }

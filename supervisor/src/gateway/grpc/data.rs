@@ -95,8 +95,9 @@ impl Pages {
             return Ok(Vec::new());
         }
         let (plugin, prefix) = (self.plugin.clone(), self.prefix.clone());
-        let rows = self.data.rows(plugin, prefix, self.after.clone(), PAGE, self.values).await?;
-        self.over = rows.len() < PAGE as usize;
+        let (rows, more) =
+            self.data.rows(plugin, prefix, self.after.clone(), PAGE, self.values).await?;
+        self.over = !more;
         if let Some(last) = rows.last() {
             self.after = (last.plugin.clone(), last.key.clone());
         }

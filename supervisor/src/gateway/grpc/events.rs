@@ -7,33 +7,47 @@ use stockade_proto::v1::{
     CallInFlight, CrashRecord, Event, ListCrashesRequest, ListCrashesResponse, LogLine,
     ReadLogsRequest, WatchEventsRequest, events_server::Events,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::plugins::not_found;
 use crate::{
     Supervisor,
-    gateway::watch::{Place, Watch},
+    capacity::Held,
+    gateway::{
+        body::Reservation,
+        watch::{Place, Watch},
+    },
     plugin, store,
 };
 
 pub(super) struct EventsService {
     supervisor: Supervisor,
     watch: Watch,
+    asking: Arc<Semaphore>,
 }
+
+/// Questions of clients to the store at once.
+const ASKING: usize = 4;
 
 impl EventsService {
     pub(super) fn new(supervisor: &Supervisor, watch: &Watch) -> Self {
-        EventsService { supervisor: supervisor.clone(), watch: watch.clone() }
+        let asking = Arc::new(Semaphore::new(ASKING));
+        EventsService { supervisor: supervisor.clone(), watch: watch.clone(), asking }
     }
 }
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// Events or lines that wait for their reader, besides those of its ring.
+const WAITING: usize = 16;
+/// What one old event or line is held with.
+const ENVELOPE: usize = 128;
+
 /// First the old ones, then (if wanted) each new one.
 fn stream<A, T>(
-    old: Vec<A>,
+    (old, held): (Vec<A>, Held),
     new: Option<mpsc::Receiver<A>>,
     place: Place,
     wanted: impl Fn(&A) -> bool + Send + 'static,
@@ -43,15 +57,17 @@ where
     A: Send + 'static,
     T: Send + 'static,
 {
-    let (sender, receiver) = mpsc::channel(64);
-    let old: Vec<T> = old.into_iter().filter(|one| wanted(one)).map(&convert).collect();
+    let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         let _place = place;
         for one in old {
-            if sender.send(Ok(one)).await.is_err() {
-                return;
+            if !wanted(&one) {
+                continue;
             }
+            let Ok(room) = sender.reserve().await else { return };
+            room.send(Ok(convert(one)));
         }
+        drop(held);
         let Some(mut new) = new else { return };
         loop {
             let one = tokio::select! {
@@ -67,6 +83,10 @@ where
     Box::pin(ReceiverStream::new(receiver))
 }
 
+fn hold(reservation: Option<Reservation>, bytes: usize) -> Result<Held, Status> {
+    reservation.map_or_else(|| Ok(Held::default()), |reservation| reservation.hold(bytes))
+}
+
 #[tonic::async_trait]
 impl Events for EventsService {
     type WatchEventsStream = Replies<Event>;
@@ -76,9 +96,12 @@ impl Events for EventsService {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let reservation = request.extensions().get::<Reservation>().cloned();
         let request = request.into_inner();
         let place = self.watch.grpc_place()?;
         let (old, new) = self.supervisor.journal().follow(request.last as usize);
+        let bytes = old.iter().map(|event| event.message.len() + ENVELOPE).sum();
+        let old = (old, hold(reservation, bytes)?);
         let names = request.plugins;
         let wanted = move |event: &Arc<plugin::Event>| {
             names.is_empty() || names.iter().any(|name| **name == *event.plugin)
@@ -91,12 +114,15 @@ impl Events for EventsService {
         &self,
         request: Request<ReadLogsRequest>,
     ) -> Result<Response<Self::ReadLogsStream>, Status> {
+        let reservation = request.extensions().get::<Reservation>().cloned();
         let request = request.into_inner();
         let handle =
             self.supervisor.plugin(&request.plugin).ok_or_else(|| not_found(&request.plugin))?;
         let place = self.watch.grpc_place()?;
         let new = request.follow.then(|| handle.logs().follow());
         let old = handle.logs().last(request.last as usize);
+        let bytes = old.iter().map(|line| line.text.len() + ENVELOPE).sum();
+        let old = (old, hold(reservation, bytes)?);
         let name = request.plugin;
         let convert = move |line: plugin::LogLine| LogLine {
             time: line.time.to_string(),
@@ -118,10 +144,16 @@ impl Events for EventsService {
         let plugin = (!request.plugin.is_empty()).then_some(request.plugin);
         let limit = if request.limit == 0 { 50 } else { request.limit as usize };
         let store = self.supervisor.store().clone();
+        // The daemon asks the store, too: clients leave room for it.
+        let turn = self.asking.clone().acquire_owned().await;
         // The store may be slow; the gateway's thread is not the one to wait.
-        let crashes = tokio::task::spawn_blocking(move || store.database.crashes(plugin, limit))
-            .await
-            .unwrap_or_default();
+        let crashes = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            store.database.crashes(plugin, limit)
+        });
+        let crashes = crashes.await.ok().flatten().ok_or_else(|| {
+            Status::unavailable("the store does not answer now (`stockade status` says why)")
+        })?;
         Ok(Response::new(ListCrashesResponse { crashes: crashes.into_iter().map(crash).collect() }))
     }
 }

@@ -27,8 +27,8 @@ use crate::{
     store::time_text,
 };
 
-/// Frames that may wait for a server.
-const WAITING: usize = 256;
+/// Frames that may wait for a server; further requests wait as such, and are charged.
+const WAITING: usize = 4;
 
 pub(super) struct HostingService {
     supervisor: Supervisor,
@@ -81,11 +81,16 @@ impl Hosting for HostingService {
             let mut next = 0;
             loop {
                 tokio::select! {
-                    ask = asks.recv() => {
-                        let Some(ask) = ask else { return };
-                        next += 1;
-                        if sender.send(Ok(ask_frame(next, ask, &answers))).await.is_err() {
-                            return;
+                    // Room first: what waits for it is not taken out of its queue.
+                    taken = async {
+                        let place = sender.reserve().await.ok()?;
+                        Some((place, asks.recv().await?))
+                    } => {
+                        let Some((place, ask)) = taken else { return };
+                        // One that nobody waits for any more is passed over.
+                        if !ask.answer.is_closed() {
+                            next += 1;
+                            place.send(Ok(ask_frame(next, ask, &answers)));
                         }
                     }
                     message = incoming.message() => match message {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -122,6 +122,8 @@ impl ToolsService {
         let mut incoming = self.read::<CallsRequest, B>(body);
         let (sender, receiver) = mpsc::channel(ANSWERS);
         let calls = self.calls.clone();
+        let end: Arc<OnceLock<Status>> = Arc::default();
+        let ends = end.clone();
         tokio::spawn(async move {
             let mut running: HashMap<u64, JoinHandle<()>> = HashMap::new();
             let finished = loop {
@@ -129,7 +131,12 @@ impl ToolsService {
                     Ok(Some(request)) => request,
                     // No more calls; those under way are still answered.
                     Ok(None) => break true,
-                    Err(_) => break false,
+                    // Nothing behind a broken message can be read: those under way are
+                    // answered, and the stream says why it ends.
+                    Err(status) => {
+                        let _ = ends.set(status);
+                        break true;
+                    }
                 };
                 match request.frame {
                     Some(calls_request::Frame::Call(call)) => {
@@ -162,7 +169,7 @@ impl ToolsService {
             // The client is gone: what it asked for is wanted by nobody.
             left.iter().for_each(JoinHandle::abort);
         });
-        respond(Frames::answers(Answers(receiver)))
+        respond(Frames::answers(Answers { answers: receiver, end }))
     }
 }
 
@@ -203,12 +210,20 @@ impl Source<Held> for Updates {
 }
 
 /// Outcomes of the calls of one stream.
-struct Answers(mpsc::Receiver<(CallsResponse, Held)>);
+struct Answers {
+    answers: mpsc::Receiver<(CallsResponse, Held)>,
+    /// Why no further calls were read, if that is not the client's wish.
+    end: Arc<OnceLock<Status>>,
+}
 
 impl Source<Held> for Answers {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Pieces, Held)>> {
-        let answer = std::task::ready!(self.0.poll_recv(context));
+        let answer = std::task::ready!(self.answers.poll_recv(context));
         Poll::Ready(answer.map(|(answer, held)| (Pieces::of(&answer), held)))
+    }
+
+    fn status(&mut self) -> Status {
+        self.end.get().cloned().unwrap_or_else(|| Status::ok(""))
     }
 }
 

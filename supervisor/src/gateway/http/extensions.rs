@@ -46,7 +46,7 @@ async fn read<T: DeserializeOwned + Send + 'static>(
     if text.len() <= limits::STEP {
         return parse(&text);
     }
-    let read = supervisor.calls().crew().run(&"extensions".into(), move || parse(&text)).await;
+    let read = supervisor.calls().crew().run(&"(clients)".into(), move || parse(&text)).await;
     read.unwrap_or_else(|why| {
         Err(Box::new(detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())))
     })

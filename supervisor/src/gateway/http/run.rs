@@ -43,7 +43,10 @@ pub(super) async fn run(
     request: Request,
 ) -> Response {
     let accept = Accept::of(request.headers());
-    let options = Options::of(request.headers());
+    let options = match Options::of(request.headers()) {
+        Ok(options) => options,
+        Err(why) => return detail(StatusCode::UNPROCESSABLE_ENTITY, why),
+    };
     let reservation = request.extensions().get::<Reservation>().cloned();
     let call = ToolCall { plugin, tool, ..ToolCall::default() };
     let mut call = match read(&supervisor, request, call).await {
@@ -85,13 +88,19 @@ struct Options {
 }
 
 impl Options {
-    fn of(headers: &HeaderMap) -> Self {
+    fn of(headers: &HeaderMap) -> Result<Self, &'static str> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let timeout = text("stockade-timeout-ms").and_then(|text| text.parse().ok());
-        Options {
-            timeout: timeout.map(Duration::from_millis),
+        let timeout: Option<u64> = match headers.get("stockade-timeout-ms") {
+            None => None,
+            Some(_) => {
+                let number = text("stockade-timeout-ms").and_then(|text| text.parse().ok());
+                Some(number.ok_or("the header stockade-timeout-ms must be a number")?)
+            }
+        };
+        Ok(Options {
+            timeout: timeout.filter(|ms| *ms > 0).map(Duration::from_millis),
             workspace: text("stockade-workspace").map(str::to_owned),
-        }
+        })
     }
 }
 
@@ -189,7 +198,8 @@ fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>
     if let Some(args) = body.args {
         call.args = bytes.slice_ref(args.get().as_bytes());
     }
-    call.timeout = body.timeout_ms.map(Duration::from_millis);
+    // 0 is the plugin's own, as over gRPC.
+    call.timeout = body.timeout_ms.filter(|ms| *ms > 0).map(Duration::from_millis);
     call.workspace = body.workspace.unwrap_or_default();
     call.enabled_plugins = body.enabled_plugins;
     Ok(call)

@@ -140,6 +140,8 @@ impl Data {
         self.write(move |change| {
             let current = find(change.connection, &of, &which)?;
             let fits = match (&expected, &current) {
+                // Nothing that large can be there; it is not read.
+                (Expectation::Value(data, _), _) if data.len() as u64 > quota.value => false,
                 (Expectation::Absent, None) => true,
                 (Expectation::Value(data, binary), Some(entry)) => {
                     entry.binary == *binary && (entry.data == *data || alike(entry, data))
@@ -161,7 +163,8 @@ impl Data {
         .await
     }
 
-    /// Rows of one plugin (or all) in order, behind `after`, at most `limit`.
+    /// Rows of one plugin (or all) in order, behind `after`, at most `limit` and as many as
+    /// fit into a page; and whether there may be more.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -172,7 +175,7 @@ impl Data {
         after: (String, String),
         limit: u32,
         values: bool,
-    ) -> Result<Vec<Row>, DataError> {
+    ) -> Result<(Vec<Row>, bool), DataError> {
         self.read(move |connection| {
             let mut select = connection.prepare_cached(
                 "SELECT plugin, key, CASE WHEN ?5 THEN value ELSE zeroblob(0) END, binary, expires, \
@@ -196,11 +199,12 @@ impl Data {
                 let row: Row = row?;
                 bytes += row.key.len() + row.entry.data.len();
                 if bytes > limits::PAGE_BYTES && !page.is_empty() {
-                    break;
+                    return Ok((page, true));
                 }
                 page.push(row);
             }
-            Ok(page)
+            let more = page.len() >= limit as usize;
+            Ok((page, more))
         })
         .await
     }

@@ -2,6 +2,7 @@
 //! each is answered when that commit is on the disk.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -225,7 +226,7 @@ impl Thread {
     }
 
     fn commit(&mut self, first: Job, inbox: &Receiver<Job>) {
-        let begun = self.execute("BEGIN IMMEDIATE").map_err(DataError::from);
+        let mut begun = self.execute("BEGIN IMMEDIATE").map_err(DataError::from);
         let mut answers: Vec<Answer> = Vec::new();
         let mut after = Vec::new();
         let mut next = Some(first);
@@ -236,7 +237,15 @@ impl Thread {
                 pruner: &mut self.pruner,
                 after: &mut after,
             };
-            answers.push(job(begun.clone().map(|()| &mut change)));
+            // A defect costs those that are committed together, not the thread.
+            let done = catch_unwind(AssertUnwindSafe(|| job(begun.clone().map(|()| &mut change))));
+            match done {
+                Ok(answer) => answers.push(answer),
+                Err(_) => {
+                    begun = Err(DataError::Broken("a change met a defect of the store".to_owned()));
+                    break;
+                }
+            }
             if begun.is_ok() && answers.len() < TOGETHER {
                 next = inbox.try_recv().ok();
             }
