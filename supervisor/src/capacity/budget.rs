@@ -99,6 +99,11 @@ impl Budget {
         self.account("events", self.0.total / OF_PLUGIN, self.0.total / RESERVE)
     }
 
+    /// The account of old events and lines that are being sent.
+    pub fn of_followers(&self) -> Account {
+        self.account("followers", self.0.total / OF_CONNECTION, self.0.total / RESERVE)
+    }
+
     fn account(&self, whose: &'static str, share: usize, leaves: usize) -> Account {
         Account(Arc::new(Share {
             budget: self.clone(),

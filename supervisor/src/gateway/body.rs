@@ -29,13 +29,6 @@ impl Reservation {
         Held::new(self.charge().split(bytes))
     }
 
-    /// Makes room for so many bytes more.
-    pub(super) fn hold(&self, bytes: usize) -> Result<Held, Status> {
-        let mut charge = self.charge();
-        charge.grow(bytes).map_err(|why| Status::resource_exhausted(why.to_string()))?;
-        Ok(Held::new(charge.split(bytes)))
-    }
-
     /// Takes over all that is there.
     pub(super) fn take_all(&self) -> Held {
         self.take(usize::MAX)

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-use stockade_proto::v1::{CallRequest, PluginState, call_update::Update};
+use serde_json::{Value, json};
+use stockade_proto::v1::{
+    CallRequest, CallsRequest, PluginState, call_update::Update, calls_request,
+};
 use stockade_tests::{Client, Clock, Http, Options, eventually};
 
 use crate::scene::{QUICK, timed};
@@ -143,5 +145,36 @@ async fn a_slow_reader_is_not_a_slow_tool() {
         (daemon.health("x").await.in_flight == 0).then_some(())
     })
     .await;
+    daemon.stop().await;
+}
+
+/// One message that is beyond its bounds ends the stream: those before it are answered,
+/// and the stream says why there are no more.
+#[tokio::test]
+async fn a_stream_of_calls_says_why_it_ends() {
+    let daemon = Options::new().alone().rogue("x", "concurrency = 4").start().await;
+    daemon.serving("x").await;
+    let call = |id, plugin: String, tool: &str, args: Value| CallsRequest {
+        id,
+        frame: Some(calls_request::Frame::Call(CallRequest {
+            plugin,
+            tool: tool.into(),
+            args: args.to_string().into(),
+            ..CallRequest::default()
+        })),
+    };
+    let frames = [
+        call(1, "x".into(), "wait", json!({"n": 300})),
+        call(2, "r".repeat(100_000), "wait", json!({"n": 0})),
+        call(3, "x".into(), "wait", json!({"n": 0})),
+    ];
+    let stream = daemon.tools().calls(tokio_stream::iter(frames)).await;
+    let mut answers = stream.expect("stream").into_inner();
+    let first = answers.message().await.expect("an answer").expect("one");
+    assert_eq!(first.id, 1);
+    assert!(first.outcome.expect("outcome").ok, "the one under way went on");
+    let end = answers.message().await.expect_err("the stream says why it ends");
+    assert_eq!(end.code(), tonic::Code::InvalidArgument, "{end}");
+    assert!(end.message().contains("plugin has 100000 bytes"), "{end}");
     daemon.stop().await;
 }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use stockade_proto::v1::PluginState;
+use serde_json::json;
+use stockade_proto::v1::{
+    FromServer, PluginState, ProviderSpec, RegisterProviders, from_server,
+    hosting_client::HostingClient, to_server,
+};
 use stockade_tests::{Daemon, Options, eventually, manifest};
 
 use crate::scene::{MIB, ONCE, attacked, raw, timed, under_attack};
@@ -89,5 +93,50 @@ async fn references_without_end_are_refused() {
         3
     })
     .await;
+    daemon.stop().await;
+}
+
+/// A provider whose schema is permitted and dear, asked for much, holds up only those
+/// who ask.
+#[tokio::test]
+async fn a_dear_provider_holds_up_nobody_else() {
+    let asking = "concurrency = 4\n[permissions]\nrequest = [\"world:read\", \"provider:dear\"]";
+    let daemon = attacked(Options::new().rogue("x", asking)).await;
+    daemon.serving("x").await;
+    let any: Vec<_> = (0..200).map(|n| json!({"const": format!("{n}")})).collect();
+    let dear = ProviderSpec {
+        name: "dear".into(),
+        permission: "provider:dear".into(),
+        request_schema: json!({"items": {"anyOf": any}}).to_string(),
+        ..ProviderSpec::default()
+    };
+    let register = FromServer {
+        frame: Some(from_server::Frame::Register(RegisterProviders { providers: vec![dear] })),
+    };
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    sender.send(register).await.expect("room");
+    let stream = HostingClient::new(daemon.channel())
+        .serve_providers(tokio_stream::wrappers::ReceiverStream::new(receiver))
+        .await;
+    let mut stream = stream.expect("stream").into_inner();
+    let first = stream.message().await.expect("frame").expect("registered");
+    assert!(
+        matches!(first.frame, Some(to_server::Frame::Registered(told)) if told.names == ["dear"])
+    );
+    under_attack(&daemon, 256 * MIB, async {
+        let many = vec![1; 300_000];
+        let ask = json!({"op": "provider", "key": "dear", "value": many, "mode": "raise"});
+        let mut refused = 0;
+        for _ in 0..2 {
+            let asked = (0..4).map(|_| daemon.call("x", "host", ask.clone()));
+            for outcome in futures_util::future::join_all(asked).await {
+                assert!(!outcome.ok, "none of it fits");
+                refused += 1;
+            }
+        }
+        refused
+    })
+    .await;
+    drop(sender);
     daemon.stop().await;
 }

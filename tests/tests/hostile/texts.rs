@@ -1,10 +1,10 @@
 //! Texts of any length: names, paths, reasons, tracebacks, what is to be watched.
 
 use serde_json::json;
-use stockade_proto::v1::{WatchEventsRequest, events_client::EventsClient};
+use stockade_proto::v1::{ReadLogsRequest, WatchEventsRequest, events_client::EventsClient};
 use stockade_tests::{Client, Http, Options, eventually, give_to_test_user, manifest, write_file};
 
-use crate::scene::{MIB, ONCE, QUICK, a_while, attacked, down, raw, under_attack};
+use crate::scene::{BUFFERED, MIB, ONCE, QUICK, a_while, attacked, down, raw, under_attack};
 
 /// Finding 2: a path of a document of very many parts.
 #[tokio::test]
@@ -166,5 +166,37 @@ async fn a_file_of_the_host_is_not_watched_for_a_plugin() {
     a_while().await;
     let now = daemon.health("spy").await;
     assert_eq!(now.generation, spy.generation, "it was started again: {now:?}");
+    daemon.stop().await;
+}
+
+/// What many followers have not read is kept once, and paid for.
+#[tokio::test]
+async fn old_lines_that_nobody_reads_are_not_copied_for_each() {
+    let daemon = attacked(Options::new().rogue("x", QUICK).config(BUFFERED)).await;
+    daemon.serving("x").await;
+    let text = "x".repeat(1900);
+    for _ in 0..1000 {
+        assert!(daemon.call("x", "log", json!({"text": text})).await.ok);
+    }
+    under_attack(&daemon, 48 * MIB, async {
+        let mut open = Vec::new();
+        let mut refused = 0;
+        for _ in 0..8 {
+            let apart = daemon.apart().await;
+            for _ in 0..50 {
+                let request = ReadLogsRequest { plugin: "x".into(), last: 0, follow: true };
+                match EventsClient::new(apart.channel()).read_logs(request).await {
+                    Ok(stream) => open.push(stream),
+                    Err(status) => {
+                        assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        assert!(refused > 0, "all {} are kept", open.len());
+        open.len() as u64
+    })
+    .await;
     daemon.stop().await;
 }

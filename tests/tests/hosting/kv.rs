@@ -1,6 +1,7 @@
 //! Keys and values: what is kept, for how long, how much, and whose it is.
 
 use serde_json::{Value, json};
+use stockade_proto::v1::{ListValuesRequest, data_client::DataClient};
 use stockade_tests::Options;
 
 use crate::actor::{self, answer, ask, asking, op, provenance, refused, with_me};
@@ -265,5 +266,30 @@ async fn long_names_and_what_nobody_can_read_again_are_refused_and_nothing_else_
             stockade_tests::curl(&["-X", "PUT", "-d", value, "--unix-socket", &socket, url]).await;
         assert_eq!(status, 422);
     }
+    daemon.stop().await;
+}
+
+/// A page ends by its bytes long before its rows: an export must not end with it.
+#[tokio::test]
+async fn an_export_of_large_values_is_whole() {
+    let options = asking(&["kv:read", "kv:write"], "");
+    let daemon = Options::new().alone().rogue("me", &options).start().await;
+    daemon.serving("me").await;
+    for n in 0..12 {
+        op(&daemon, "set_bytes", &format!("k{n:02}"), json!(1_000_000)).await;
+    }
+    let mut stream = DataClient::new(daemon.channel())
+        .max_decoding_message_size(64 << 20)
+        .list_values(ListValuesRequest { plugin: "me".into(), values: true, ..Default::default() })
+        .await
+        .expect("values")
+        .into_inner();
+    let mut keys = Vec::new();
+    while let Some(value) = stream.message().await.expect("value") {
+        assert_eq!(value.data.len(), 1_000_000);
+        keys.push(value.key);
+    }
+    let all: Vec<String> = (0..12).map(|n| format!("k{n:02}")).collect();
+    assert_eq!(keys, all);
     daemon.stop().await;
 }

@@ -14,11 +14,8 @@ use tonic::{Request, Response, Status};
 use super::plugins::not_found;
 use crate::{
     Supervisor,
-    capacity::Held,
-    gateway::{
-        body::Reservation,
-        watch::{Place, Watch},
-    },
+    capacity::{Account, Held},
+    gateway::watch::{Place, Watch},
     plugin, store,
 };
 
@@ -26,6 +23,8 @@ pub(super) struct EventsService {
     supervisor: Supervisor,
     watch: Watch,
     asking: Arc<Semaphore>,
+    /// Of what all followers have not taken yet.
+    account: Account,
 }
 
 /// Questions of clients to the store at once.
@@ -34,7 +33,15 @@ const ASKING: usize = 4;
 impl EventsService {
     pub(super) fn new(supervisor: &Supervisor, watch: &Watch) -> Self {
         let asking = Arc::new(Semaphore::new(ASKING));
-        EventsService { supervisor: supervisor.clone(), watch: watch.clone(), asking }
+        let account = supervisor.budget().of_followers();
+        EventsService { supervisor: supervisor.clone(), watch: watch.clone(), asking, account }
+    }
+}
+
+impl EventsService {
+    fn hold(&self, bytes: usize) -> Result<Held, Status> {
+        let charge = self.account.charge(bytes);
+        charge.map(Held::new).map_err(|why| Status::resource_exhausted(why.to_string()))
     }
 }
 
@@ -83,10 +90,6 @@ where
     Box::pin(ReceiverStream::new(receiver))
 }
 
-fn hold(reservation: Option<Reservation>, bytes: usize) -> Result<Held, Status> {
-    reservation.map_or_else(|| Ok(Held::default()), |reservation| reservation.hold(bytes))
-}
-
 #[tonic::async_trait]
 impl Events for EventsService {
     type WatchEventsStream = Replies<Event>;
@@ -96,12 +99,11 @@ impl Events for EventsService {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let reservation = request.extensions().get::<Reservation>().cloned();
         let request = request.into_inner();
         let place = self.watch.grpc_place()?;
         let (old, new) = self.supervisor.journal().follow(request.last as usize);
         let bytes = old.iter().map(|event| event.message.len() + ENVELOPE).sum();
-        let old = (old, hold(reservation, bytes)?);
+        let old = (old, self.hold(bytes)?);
         let names = request.plugins;
         let wanted = move |event: &Arc<plugin::Event>| {
             names.is_empty() || names.iter().any(|name| **name == *event.plugin)
@@ -114,7 +116,6 @@ impl Events for EventsService {
         &self,
         request: Request<ReadLogsRequest>,
     ) -> Result<Response<Self::ReadLogsStream>, Status> {
-        let reservation = request.extensions().get::<Reservation>().cloned();
         let request = request.into_inner();
         let handle =
             self.supervisor.plugin(&request.plugin).ok_or_else(|| not_found(&request.plugin))?;
@@ -122,7 +123,7 @@ impl Events for EventsService {
         let new = request.follow.then(|| handle.logs().follow());
         let old = handle.logs().last(request.last as usize);
         let bytes = old.iter().map(|line| line.text.len() + ENVELOPE).sum();
-        let old = (old, hold(reservation, bytes)?);
+        let old = (old, self.hold(bytes)?);
         let name = request.plugin;
         let convert = move |line: plugin::LogLine| LogLine {
             time: line.time.to_string(),
