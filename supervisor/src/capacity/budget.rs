@@ -20,7 +20,9 @@ struct Inner {
     used: AtomicUsize,
 }
 
-/// The part that only operators may use: a sixteenth.
+/// The part that large bodies leave free: a sixteenth. A quarter of it is for what is
+/// small, half of it for what plugins answer, the rest for operators alone: whoever fills
+/// the budget with bodies stops neither small calls nor their results.
 const RESERVE: usize = 16;
 /// A connection's share: a quarter.
 const OF_CONNECTION: usize = 4;
@@ -81,30 +83,34 @@ impl Budget {
 
     /// The account of a connection.
     pub fn of_connection(&self) -> Account {
-        self.account("connection", self.0.total / OF_CONNECTION, self.0.total / RESERVE)
+        let reserve = self.0.total / RESERVE;
+        self.account("connection", self.0.total / OF_CONNECTION, (reserve / 4 * 3, reserve))
     }
 
     /// The account of an operator's connection: it may use the reserve.
     pub fn of_operator(&self) -> Account {
-        self.account("connection", self.0.total / OF_CONNECTION, 0)
+        self.account("connection", self.0.total / OF_CONNECTION, (0, 0))
     }
 
     /// The account of a plugin.
     pub fn of_plugin(&self) -> Account {
-        self.account("plugin", self.0.total / OF_PLUGIN, self.0.total / RESERVE)
+        let least = self.0.total / RESERVE / 4;
+        self.account("plugin", self.0.total / OF_PLUGIN, (least, least))
     }
 
     /// The account of all events that wait.
     pub fn of_events(&self) -> Account {
-        self.account("events", self.0.total / OF_PLUGIN, self.0.total / RESERVE)
+        let reserve = self.0.total / RESERVE;
+        self.account("events", self.0.total / OF_PLUGIN, (reserve, reserve))
     }
 
     /// The account of old events and lines that are being sent.
     pub fn of_followers(&self) -> Account {
-        self.account("followers", self.0.total / OF_CONNECTION, self.0.total / RESERVE)
+        let reserve = self.0.total / RESERVE;
+        self.account("followers", self.0.total / OF_CONNECTION, (reserve, reserve))
     }
 
-    fn account(&self, whose: &'static str, share: usize, leaves: usize) -> Account {
+    fn account(&self, whose: &'static str, share: usize, leaves: (usize, usize)) -> Account {
         Account(Arc::new(Share {
             budget: self.clone(),
             whose,
@@ -124,8 +130,8 @@ struct Share {
     budget: Budget,
     whose: &'static str,
     share: usize,
-    /// Bytes of the budget that are not for it.
-    leaves: usize,
+    /// Bytes of the budget that are not for it: while it holds little, and beyond.
+    leaves: (usize, usize),
     used: AtomicUsize,
 }
 
@@ -177,7 +183,9 @@ impl Charge {
             return Err(Exhausted::Now { whose });
         }
         let budget = &share.budget.0;
-        if !add(&budget.used, bytes, budget.total.saturating_sub(share.leaves)) {
+        let little = share.used.load(Ordering::Relaxed) <= limits::STEP.min(budget.total / 1024);
+        let leaves = if little { share.leaves.0 } else { share.leaves.1 };
+        if !add(&budget.used, bytes, budget.total.saturating_sub(leaves)) {
             share.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Exhausted::Now { whose: "daemon" });
         }
@@ -262,11 +270,20 @@ mod tests {
         assert_eq!(never, Exhausted::Never { wanted: 401, share: 400, whose: "connection" });
         let plugin = budget.of_plugin();
         let more = (plugin.charge(800).unwrap(), other.charge(300).unwrap());
-        // What is left is the operator's.
         assert_eq!(other.charge(1).unwrap_err(), Exhausted::Now { whose: "daemon" });
-        let operator = budget.of_operator().charge(100).unwrap();
+        // Who holds little may go on, then plugins, then operators only.
+        let small = budget.of_connection().charge(1).unwrap();
+        drop(plugin);
+        let plugin = budget.of_plugin();
+        let answer = plugin.charge(74).unwrap();
+        assert_eq!(
+            budget.of_connection().charge(1).unwrap_err(),
+            Exhausted::Now { whose: "daemon" }
+        );
+        assert_eq!(plugin.charge(1).unwrap_err(), Exhausted::Now { whose: "daemon" });
+        let operator = budget.of_operator().charge(25).unwrap();
         assert_eq!(budget.used(), 1600);
-        drop((held, more, operator));
+        drop((held, more, operator, small, answer));
         assert_eq!((budget.used(), client.used(), plugin.used()), (0, 0, 0));
     }
 

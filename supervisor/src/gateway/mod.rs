@@ -7,6 +7,7 @@ mod connection;
 mod door;
 mod grpc;
 mod http;
+mod refusal;
 pub mod report;
 mod server;
 mod status;

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use axum::http::{Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper_util::{
@@ -33,7 +33,9 @@ use super::{
     connection::{Active, Counted, Place, Places, Verdict},
     door::{self, Caller, NoToken},
     grpc::{self, ToolsService},
-    http, tls,
+    http,
+    refusal::{self, refuse},
+    tls,
     watch::Watch,
 };
 use crate::{
@@ -233,14 +235,8 @@ impl House {
                        answered now";
             return refuse(is_grpc, StatusCode::SERVICE_UNAVAILABLE, why);
         }
-        let headers = request.headers();
-        let size: usize = headers.iter().map(|(key, value)| key.as_str().len() + value.len()).sum();
-        if size > limits::HEADERS {
-            let why = format!("the headers have {size} bytes; {} are allowed", limits::HEADERS);
-            return refuse(is_grpc, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &why);
-        }
-        if let Some(encoding) = encoded(headers, is_grpc) {
-            return unknown_encoding(is_grpc, &encoding);
+        if let Some(refused) = refusal::of_head(request.headers(), is_grpc) {
+            return refused;
         }
         let path = request.uri().path();
         let is_call = path.starts_with(TOOLS) || path.ends_with("/run");
@@ -348,49 +344,6 @@ fn or_never<T>(result: Result<T, Infallible>) -> T {
         Ok(value) => value,
         Err(never) => match never {},
     }
-}
-
-/// How a body is compressed, if it is.
-fn encoded(headers: &HeaderMap, is_grpc: bool) -> Option<String> {
-    let name = if is_grpc { "grpc-encoding" } else { "content-encoding" };
-    let encoding = headers.get(name)?;
-    let encoding = String::from_utf8_lossy(encoding.as_bytes());
-    (!encoding.eq_ignore_ascii_case("identity")).then(|| limits::cut(&encoding, limits::NAME))
-}
-
-/// Nothing is unpacked here: a few bytes can become any number.
-fn unknown_encoding(is_grpc: bool, encoding: &str) -> Response<Body> {
-    let why = format!("bodies compressed with {encoding} are not read; send them as they are");
-    let mut response = match is_grpc {
-        true => tonic::Status::unimplemented(why).into_http(),
-        false => refuse(false, StatusCode::UNSUPPORTED_MEDIA_TYPE, &why),
-    };
-    let name = if is_grpc { "grpc-accept-encoding" } else { "accept-encoding" };
-    response.headers_mut().insert(name, HeaderValue::from_static("identity"));
-    response
-}
-
-fn refuse(is_grpc: bool, status: StatusCode, why: &str) -> Response<Body> {
-    if is_grpc {
-        let refused = match status {
-            StatusCode::UNAUTHORIZED => tonic::Status::unauthenticated(why),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-                tonic::Status::resource_exhausted(why)
-            }
-            _ => tonic::Status::permission_denied(why),
-        };
-        return refused.into_http();
-    }
-    let body = serde_json::json!({ "detail": why }).to_string();
-    let mut response = Response::new(Body::new(axum::body::Body::from(body)));
-    *response.status_mut() = status;
-    if status == StatusCode::UNAUTHORIZED {
-        let bearer = header::HeaderValue::from_static("Bearer realm=\"stockade\"");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
-    }
-    let json = header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
 }
 
 async fn serve_port(

@@ -300,3 +300,25 @@ async fn the_port_reads_and_calls_only_and_knows_its_names() {
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
     daemon.stop().await;
 }
+
+/// What cannot be read is refused by its head, and says what to do.
+#[tokio::test]
+async fn heads_that_cannot_be_served_are_refused() {
+    let daemon = Options::new().port().start().await;
+    daemon.serving("good").await;
+    let url = format!("http://{}/v1/plugins/good/tools/ping/run", daemon.address().await);
+    let json = "content-type: application/json";
+    let packed = ["-H", json, "-H", "content-encoding: gzip", "-d", "{}", &url];
+    let answer = curl(&packed).await;
+    assert_eq!(answer.status, 415);
+    assert!(answer.head.contains("accept-encoding: identity"), "{}", answer.head);
+    let long = format!("x-long: {}", "x".repeat(20_000));
+    let answer = curl(&["-H", &long, "-H", json, "-d", "{}", &url]).await;
+    assert_eq!(answer.status, 431);
+    assert!(answer.json()["detail"].as_str().expect("detail").contains("16384 are allowed"));
+    let answer = curl(&["-H", "stockade-timeout-ms: abc", "-H", json, "-d", "{}", &url]).await;
+    assert_eq!(answer.status, 422);
+    let answer = curl(&["-H", json, "-d", r#"{"args": {}, "timeout_ms": 0}"#, &url]).await;
+    assert_eq!(answer.status, 200, "0 is the plugin's own");
+    daemon.stop().await;
+}

@@ -1,0 +1,60 @@
+//! Requests that are refused before anything of their bodies is read.
+
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use tonic::body::Body;
+
+use crate::capacity::limits;
+
+/// Why a request with these headers is not read, if it is not.
+pub(super) fn of_head(headers: &HeaderMap, is_grpc: bool) -> Option<Response<Body>> {
+    let size: usize = headers.iter().map(|(key, value)| key.as_str().len() + value.len()).sum();
+    if size > limits::HEADERS {
+        let why = format!("the headers have {size} bytes; {} are allowed", limits::HEADERS);
+        return Some(refuse(is_grpc, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &why));
+    }
+    encoded(headers, is_grpc).map(|encoding| unknown_encoding(is_grpc, &encoding))
+}
+
+/// How a body is compressed, if it is.
+fn encoded(headers: &HeaderMap, is_grpc: bool) -> Option<String> {
+    let name = if is_grpc { "grpc-encoding" } else { "content-encoding" };
+    let encoding = headers.get(name)?;
+    let encoding = String::from_utf8_lossy(encoding.as_bytes());
+    (!encoding.eq_ignore_ascii_case("identity")).then(|| limits::cut(&encoding, limits::NAME))
+}
+
+/// Nothing is unpacked here: a few bytes can become any number.
+fn unknown_encoding(is_grpc: bool, encoding: &str) -> Response<Body> {
+    let why = format!("bodies compressed with {encoding} are not read; send them as they are");
+    let mut response = match is_grpc {
+        true => tonic::Status::unimplemented(why).into_http(),
+        false => refuse(false, StatusCode::UNSUPPORTED_MEDIA_TYPE, &why),
+    };
+    let name = if is_grpc { "grpc-accept-encoding" } else { "accept-encoding" };
+    response.headers_mut().insert(name, HeaderValue::from_static("identity"));
+    response
+}
+
+/// As the protocol of the request says it.
+pub(super) fn refuse(is_grpc: bool, status: StatusCode, why: &str) -> Response<Body> {
+    if is_grpc {
+        let refused = match status {
+            StatusCode::UNAUTHORIZED => tonic::Status::unauthenticated(why),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                tonic::Status::resource_exhausted(why)
+            }
+            _ => tonic::Status::permission_denied(why),
+        };
+        return refused.into_http();
+    }
+    let body = serde_json::json!({ "detail": why }).to_string();
+    let mut response = Response::new(Body::new(axum::body::Body::from(body)));
+    *response.status_mut() = status;
+    if status == StatusCode::UNAUTHORIZED {
+        let bearer = HeaderValue::from_static("Bearer realm=\"stockade\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+    }
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
