@@ -21,6 +21,11 @@ async fn other_processes_are_out_of_reach() {
         let victim = prison.victim();
         let pid = victim.pid();
         let environ = format!("/proc/{pid}/environ");
+        // Between fork and exec it has none.
+        eventually("the victim runs", || async {
+            std::fs::read(&environ).ok().filter(|text| text.len() > 10).map(drop)
+        })
+        .await;
         let read =
             json!([[SYS_open, environ, O_RDONLY], [SYS_read, {"ret": 0}, {"out": 4096}, 4095]]);
         let control = prison.attack(OPEN, read.clone()).await;

@@ -161,8 +161,11 @@ async fn rogue(more: &str) -> Daemon {
 
 async fn recovers(daemon: &Daemon, cause: &str) {
     daemon.death("rogue", cause).await;
-    daemon.serving("rogue").await;
-    assert!(daemon.call("rogue", "pid", json!({})).await.unwrap().is_u64());
+    // Its death before this one may have had the same cause: what counts is that it works.
+    eventually("it works again", || async {
+        daemon.call("rogue", "pid", json!({})).await.result.as_u64()
+    })
+    .await;
 }
 
 #[tokio::test]
