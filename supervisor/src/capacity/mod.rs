@@ -4,11 +4,9 @@
 mod budget;
 mod crew;
 mod json;
-mod stall;
 
 pub use budget::{Account, Budget, Charge, Exhausted, Held};
 pub use crew::{Crew, Overloaded};
 pub(crate) use json::end_of_string;
 pub use json::{Weight, weigh};
-pub use stall::within;
 pub use stockade_proto::limits;

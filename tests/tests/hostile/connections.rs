@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use stockade_proto::v1::{
-    CallRequest, CallsRequest, WatchPluginsRequest, calls_request::Frame,
-    plugins_client::PluginsClient,
-};
+use stockade_proto::v1::{WatchPluginsRequest, plugins_client::PluginsClient};
 use stockade_tests::{Http, Options, eventually};
 
-use crate::scene::{BUFFERED, MIB, QUICK, a_while, attacked, timed, under_attack};
+use crate::scene::{BUFFERED, MIB, QUICK, a_while, attacked, large_results, timed, under_attack};
 
 /// More descriptors for this process, which plays so many clients.
 fn raise_descriptor_limit() {
@@ -154,16 +151,8 @@ async fn answers_that_nobody_reads_take_no_more_than_the_budget() {
     daemon.serving("x").await;
     under_attack(&daemon, 256 * MIB + 128 * MIB, async {
         let client = daemon.apart().await;
-        let requests = (1..=1000).map(|id| {
-            let call = CallRequest {
-                plugin: "x".into(),
-                tool: "huge".into(),
-                args: r#"{"n":10}"#.into(),
-                ..CallRequest::default()
-            };
-            CallsRequest { id, frame: Some(Frame::Call(call)) }
-        });
-        let answers = client.tools().calls(tokio_stream::iter(requests)).await.expect("calls");
+        let requests = large_results(1000);
+        let answers = client.tools().calls(requests).await.expect("calls");
         let ran = |health: &stockade_proto::v1::PluginHealth| health.success_count > 0;
         daemon.until("x", ran).await;
         a_while().await;

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use stockade_proto::v1::{CallRequest, CallsRequest, calls_request::Frame};
 use stockade_tests::{Daemon, Http, Options, eventually, manifest};
 
-use crate::scene::{BUFFERED, ONCE, QUICK, nothing_left, raw, timed};
+use crate::scene::{BUFFERED, ONCE, QUICK, large_results, nothing_left, raw, timed};
 
 /// Within this the daemon has to end.
 const SHUTDOWN: &str = "shutdown_timeout = \"3s\"";
@@ -60,16 +59,8 @@ async fn sigterm_does_not_wait_for_clients() {
         silent.push(http);
     }
     let client = daemon.apart().await;
-    let requests = (1..=100).map(|id| {
-        let call = CallRequest {
-            plugin: "x".into(),
-            tool: "huge".into(),
-            args: r#"{"n":10}"#.into(),
-            ..CallRequest::default()
-        };
-        CallsRequest { id, frame: Some(Frame::Call(call)) }
-    });
-    let answers = client.tools().calls(tokio_stream::iter(requests)).await.expect("calls");
+    let requests = large_results(100);
+    let answers = client.tools().calls(requests).await.expect("calls");
     daemon.until("x", |health| health.success_count > 0).await;
     daemon.signal(libc::SIGTERM);
     ends(daemon).await;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stockade_proto::v1::{GetDaemonRequest, PluginState};
+use stockade_proto::v1::{CallRequest, CallsRequest, GetDaemonRequest, PluginState, calls_request};
 use stockade_tests::{Bounds, Client, Clock, Daemon, Options, Report};
 
 pub const MIB: u64 = 1 << 20;
@@ -23,6 +23,19 @@ pub const ONCE: &str = "[restart]\nmax_deaths = 0\nexhausted = \"hold\"";
 /// `[run]` of a plugin that speaks by itself.
 pub fn raw(mode: &str, more: &str) -> String {
     format!("args = [\"--raw\", \"{mode}\"]\n{more}")
+}
+
+/// So many calls of 10 MiB each, for one stream.
+pub fn large_results(calls: u64) -> impl futures_util::Stream<Item = CallsRequest> + use<> {
+    tokio_stream::iter((1..=calls).map(|id| {
+        let call = CallRequest {
+            plugin: "x".into(),
+            tool: "huge".into(),
+            args: r#"{"n":10}"#.into(),
+            ..CallRequest::default()
+        };
+        CallsRequest { id, frame: Some(calls_request::Frame::Call(call)) }
+    }))
 }
 
 /// Starts it with a plugin `other`, which the measuring restarts.
