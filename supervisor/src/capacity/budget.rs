@@ -107,7 +107,7 @@ impl Budget {
     /// The account of old events and lines that are being sent.
     pub fn of_followers(&self) -> Account {
         let reserve = self.0.total / RESERVE;
-        self.account("followers", self.0.total / OF_CONNECTION, (reserve, reserve))
+        self.account("kind of stream", self.0.total / OF_CONNECTION, (reserve, reserve))
     }
 
     fn account(&self, whose: &'static str, share: usize, leaves: (usize, usize)) -> Account {
