@@ -42,7 +42,7 @@ pub enum Exhausted {
         wanted: usize,
         /// The share.
         share: usize,
-        /// `connection`, `plugin` or `daemon`.
+        /// `connection`, `plugin`, `kind of stream` or `daemon`.
         whose: &'static str,
     },
     /// Others must be done first.
@@ -51,7 +51,7 @@ pub enum Exhausted {
          max_buffered"
     )]
     Now {
-        /// `connection`, `plugin` or `daemon`.
+        /// `connection`, `plugin`, `kind of stream` or `daemon`.
         whose: &'static str,
     },
 }
