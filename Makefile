@@ -29,8 +29,8 @@ vm-test:
 # middle of writing; nothing acknowledged may be lost.
 soak:
 	cargo build --workspace
-	STOCKADE_KILLS=2000 cargo test -p stockade-tests --test hosting -- survive_sigkill --nocapture
-	STOCKADE_SOAK_RESTARTS=10000 cargo test -p stockade-tests --test faults -- restarts_let_nothing_grow --nocapture
+	STOCKADE_KILLS=2000 cargo test --workspace --test hosting -- survive_sigkill --nocapture
+	STOCKADE_SOAK_RESTARTS=10000 cargo test --workspace --test faults -- restarts_let_nothing_grow --nocapture
 
 # Fuzzes what outsiders may send, ten minutes for each target.
 fuzz:

@@ -1,5 +1,6 @@
-//! Clocks on a daemon: how long health, a call and a restart take and how much
-//! memory it has, measured on threads of their own, whatever the test's are doing.
+//! Clocks on a daemon: how long health, a call, a restart, the command line and
+//! SIGHUP take and how much memory it has, measured on threads of their own,
+//! whatever the test's are doing.
 
 use std::{
     sync::{
@@ -17,10 +18,12 @@ use stockade_proto::v1::{
 };
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::{Client, Daemon, Http, PATIENCE, Report, eventually};
+use crate::{Client, Daemon, Http, Notices, PATIENCE, Report, eventually};
 
 /// How often each of them asks.
 const TICK: Duration = Duration::from_millis(10);
+/// Between two commands, and two reloads: each is work of its own.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// What was measured, each in the order of its questions.
 #[derive(Debug, Default)]
@@ -29,6 +32,12 @@ pub(crate) struct Readings {
     pub(crate) admin: Vec<Duration>,
     pub(crate) calls: Vec<Duration>,
     pub(crate) restarts: Vec<Duration>,
+    /// `stockade list`, from its start to its end.
+    pub(crate) commands: Vec<Duration>,
+    /// From SIGHUP until the daemon says that it reloads.
+    pub(crate) hang_ups: Vec<Duration>,
+    /// From SIGHUP until the daemon says that it has reloaded.
+    pub(crate) reloads: Vec<Duration>,
     /// By how much a thread that only sleeps woke too late: the machine's doing.
     pub(crate) late: Vec<Duration>,
     /// How long somebody had suspended the daemon.
@@ -45,14 +54,16 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Asks for health, calls `good`, and restarts this plugin again and again.
+    /// Asks for health, calls `good`, and restarts this plugin again and again. A daemon
+    /// whose notices are read is also asked by the command line and by SIGHUP.
     pub fn start(daemon: &Daemon, restart: Option<&str>) -> Self {
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (sender, answer) = oneshot::channel();
         let (client, pid, restart) = (daemon.client(), daemon.pid(), restart.map(str::to_owned));
-        let asking = Asking { client, stop: stop.clone(), asked: asked.clone() };
+        let notices = daemon.notices();
+        let asking = Asking { client, pid, notices, stop: stop.clone(), asked: asked.clone() };
         thread::spawn(move || {
-            let _ = sender.send(measure(asking, pid, restart.as_deref()));
+            let _ = sender.send(measure(asking, restart.as_deref()));
         });
         Clock { stop, asked, answer: Some(answer) }
     }
@@ -129,27 +140,34 @@ fn status(pid: u32) -> (bool, u64) {
 
 struct Asking {
     client: Client,
+    pid: u32,
+    notices: Option<Arc<Notices>>,
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
 }
 
-fn measure(asking: Asking, pid: u32, restart: Option<&str>) -> Result<Readings, String> {
+fn measure(mut asking: Asking, restart: Option<&str>) -> Result<Readings, String> {
     let metronome = {
-        let stop = asking.stop.clone();
+        let (pid, stop) = (asking.pid, asking.stop.clone());
         thread::spawn(move || metronome(pid, &stop))
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let asked = runtime.block_on(async {
-        let client = asking.client.apart().await;
-        let asking = Asking { client, stop: asking.stop.clone(), asked: asking.asked.clone() };
-        tokio::try_join!(asking.health(), asking.calls(), asking.restarts(restart))
+        asking.client = asking.client.apart().await;
+        tokio::try_join!(
+            asking.health(),
+            asking.calls(),
+            asking.restarts(restart),
+            asking.commands(),
+            asking.reloads()
+        )
     });
     // The others need not go on when one was answered wrongly.
     asking.stop.store(true, Ordering::Relaxed);
     let readings = metronome.join().map_err(|_| "the metronome panicked".to_owned())?;
-    let ((health, admin), calls, restarts) = asked?;
-    Ok(Readings { health, admin, calls, restarts, ..readings })
+    let ((health, admin), calls, restarts, commands, (hang_ups, reloads)) = asked?;
+    Ok(Readings { health, admin, calls, restarts, commands, hang_ups, reloads, ..readings })
 }
 
 /// Only sleeps, and looks at the daemon's memory in between.
@@ -265,17 +283,60 @@ impl Asking {
         }
     }
 
+    /// `stockade list` over the socket.
+    async fn commands(&self) -> Result<Vec<Duration>, String> {
+        let mut commands = Vec::new();
+        while self.notices.is_some() && (commands.is_empty() || !self.over()) {
+            let begin = Instant::now();
+            let ended = timeout(PATIENCE, self.client.cli(&["list"])).await;
+            commands.push(begin.elapsed());
+            match ended.map_err(|_| "`stockade list` did not end")? {
+                (0, text, _) if text.contains("good") => {}
+                (code, text, error) => {
+                    return Err(format!("`stockade list` ended with {code}: {text}{error}"));
+                }
+            }
+            self.pause().await;
+        }
+        Ok(commands)
+    }
+
+    /// SIGHUP, until the daemon says that it reloads, and that it has.
+    async fn reloads(&self) -> Result<(Vec<Duration>, Vec<Duration>), String> {
+        let (mut hang_ups, mut reloads) = (Vec::new(), Vec::new());
+        let Some(notices) = &self.notices else { return Ok((hang_ups, reloads)) };
+        let notices = notices.listen().map_err(|error| error.to_string())?;
+        while reloads.is_empty() || !self.over() {
+            notices.forget();
+            let begin = Instant::now();
+            unsafe { libc::kill(self.pid as i32, libc::SIGHUP) };
+            for (line, took) in [("RELOADING=1", &mut hang_ups), ("READY=1", &mut reloads)] {
+                let told = timeout(PATIENCE, notices.wait_for(line)).await;
+                took.push(begin.elapsed());
+                let told = told.map_err(|_| format!("after SIGHUP: never {line}"))?;
+                told.map_err(|error| error.to_string())?;
+            }
+            self.pause().await;
+        }
+        Ok((hang_ups, reloads))
+    }
+
+    async fn pause(&self) {
+        let end = Instant::now() + PAUSE;
+        while !self.over() && Instant::now() < end {
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
     /// At least one restart, if there is somebody to be restarted.
     async fn restarts(&self, plugin: Option<&str>) -> Result<Vec<Duration>, String> {
         let mut restarts = Vec::new();
         let Some(plugin) = plugin else { return Ok(restarts) };
         loop {
             restarts.push(try_restart(&self.client, plugin).await?);
-            for _ in 0..30 {
-                if self.over() {
-                    return Ok(restarts);
-                }
-                tokio::time::sleep(TICK).await;
+            self.pause().await;
+            if self.over() {
+                return Ok(restarts);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Mutex, MutexGuard, Once, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Bystander, Family, Outcome, PATIENCE, eventually};
+use crate::{Bystander, Family, Notices, Outcome, PATIENCE, eventually};
 
 /// The folder that cargo builds into.
 pub fn target_dir() -> PathBuf {
@@ -60,6 +60,7 @@ pub struct Options {
     listen: Option<String>,
     good: bool,
     bystander: bool,
+    notices: bool,
     user: Option<u32>,
     wrapper: Vec<String>,
 }
@@ -76,6 +77,7 @@ impl Default for Options {
             listen: None,
             good: true,
             bystander: false,
+            notices: false,
             user: test_user(),
             wrapper: Vec::new(),
         }
@@ -100,6 +102,13 @@ impl Options {
     #[must_use]
     pub fn bystander(mut self) -> Self {
         self.bystander = true;
+        self
+    }
+
+    /// What it would tell systemd is read: [`Daemon::notices`].
+    #[must_use]
+    pub fn notices(mut self) -> Self {
+        self.notices = true;
         self
     }
 
@@ -216,6 +225,10 @@ impl Options {
         line.push(binary("stockade").display().to_string());
         let mut command = Command::new(&line[0]);
         command.args(&line[1..]);
+        let notices = self.notices.then(|| Arc::new(Notices::bind(&root)));
+        if let Some(notices) = &notices {
+            command.env("NOTIFY_SOCKET", notices.path());
+        }
         if let Some(user) = self.user {
             give(&root, user);
             command.uid(user).gid(user).env("HOME", &root);
@@ -241,7 +254,8 @@ impl Options {
             .expect("stockade");
         let family = Mutex::new(Family::of(child.id().expect("running"), &root));
         let client = Client { socket: root.join("s.sock"), root, channel: None };
-        let mut daemon = Daemon { client, child, family, folder: Some(folder), bystander: None };
+        let mut daemon =
+            Daemon { client, child, family, folder: Some(folder), bystander: None, notices };
         daemon.client.channel = Some(daemon.connect().await);
         if self.good {
             daemon.serving("good").await;
@@ -355,6 +369,7 @@ pub struct Daemon {
     family: Mutex<Family>,
     folder: Option<TempDir>,
     bystander: Option<Bystander>,
+    notices: Option<Arc<Notices>>,
 }
 
 impl Deref for Daemon {
@@ -368,6 +383,11 @@ impl Daemon {
     /// A handle for another task.
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// What it tells systemd, if [`Options::notices`] asked for that.
+    pub fn notices(&self) -> Option<Arc<Notices>> {
+        self.notices.clone()
     }
 
     /// Its process id.

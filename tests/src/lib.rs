@@ -6,6 +6,7 @@ mod curl;
 mod daemon;
 mod http;
 mod interpreters;
+mod notices;
 mod outcome;
 mod processes;
 mod report;
@@ -20,6 +21,7 @@ pub use daemon::{
 };
 pub use http::{Http, Reply};
 pub use interpreters::interpreters;
+pub use notices::{Listener, Notices};
 pub use outcome::Outcome;
 pub use processes::{Family, ancestor, left_in, open_files};
 pub use report::{Bounds, Report};

@@ -17,6 +17,12 @@ pub struct Bounds {
     pub call: Duration,
     /// Another plugin's restart.
     pub restart: Duration,
+    /// A command of the command line, its own start included.
+    pub command: Duration,
+    /// From SIGHUP until the daemon reloads.
+    pub hang_up: Duration,
+    /// From SIGHUP until the daemon has reloaded.
+    pub reload: Duration,
 }
 
 /// What a [`crate::Clock`] has seen.
@@ -26,8 +32,15 @@ pub struct Report {
     pub health_worst: Duration,
     pub admin_worst: Duration,
     pub call_worst: Duration,
+    pub call_p99: Duration,
     /// None = nobody was restarted.
     pub restart_worst: Option<Duration>,
+    /// None = no command was run.
+    pub command_worst: Option<Duration>,
+    /// None = no SIGHUP was sent.
+    pub hang_up_worst: Option<Duration>,
+    /// The same, until it had reloaded.
+    pub reload_worst: Option<Duration>,
     /// By how many bytes the daemon's resident memory grew at most.
     pub growth: u64,
     /// How many questions for health were answered.
@@ -45,7 +58,11 @@ impl Report {
             health_worst: worst(&readings.health),
             admin_worst: worst(&readings.admin),
             call_worst: worst(&readings.calls),
+            call_p99: p99(&readings.calls),
             restart_worst: readings.restarts.iter().max().copied(),
+            command_worst: readings.commands.iter().max().copied(),
+            hang_up_worst: readings.hang_ups.iter().max().copied(),
+            reload_worst: readings.reloads.iter().max().copied(),
             growth: readings.memory.1.saturating_sub(readings.memory.0),
             samples: readings.health.len(),
             late: (p99(&readings.late), worst(&readings.late)),
@@ -70,6 +87,9 @@ impl Report {
                 self.restart_worst.unwrap_or_default(),
                 bounds.restart + worst,
             ),
+            ("a command", self.command_worst.unwrap_or_default(), bounds.command + worst),
+            ("SIGHUP", self.hang_up_worst.unwrap_or_default(), bounds.hang_up + worst),
+            ("a reload", self.reload_worst.unwrap_or_default(), bounds.reload + worst),
         ];
         match rows.iter().find(|(_, took, bound)| took > bound) {
             None => Ok(()),
@@ -89,6 +109,9 @@ impl Bounds {
         admin: Duration::from_secs(2),
         call: Duration::from_secs(5),
         restart: Duration::from_secs(10),
+        command: Duration::from_secs(5),
+        hang_up: Duration::from_secs(5),
+        reload: Duration::from_secs(5),
     };
 
     /// Whatever anybody does to the daemon.
@@ -98,6 +121,9 @@ impl Bounds {
         admin: Duration::from_millis(100),
         call: Duration::from_millis(150),
         restart: Duration::from_secs(1),
+        command: Duration::from_millis(100),
+        hang_up: Duration::from_millis(100),
+        reload: Duration::from_millis(500),
     };
 
     /// On this machine as it is now: four times what the control has shown, if
@@ -110,6 +136,9 @@ impl Bounds {
             admin: self.admin.max(4 * control.admin_worst),
             call: self.call.max(4 * control.call_worst),
             restart: self.restart.max(4 * control.restart_worst.unwrap_or_default()),
+            command: self.command.max(4 * control.command_worst.unwrap_or_default()),
+            hang_up: self.hang_up.max(4 * control.hang_up_worst.unwrap_or_default()),
+            reload: self.reload.max(4 * control.reload_worst.unwrap_or_default()),
         }
     }
 }
@@ -120,9 +149,12 @@ impl fmt::Display for Report {
         write!(
             to,
             "health p99 {health_p99:.1?}, worst {health_worst:.1?} of {samples}; the daemon's \
-             state {admin_worst:.1?}; call {call_worst:.1?}; restart {:.1?}; grew by {} MiB; the \
-             machine was {:.1?} late",
+             state {admin_worst:.1?}; call {call_worst:.1?}; restart {:.1?}; command {:.1?}; \
+             SIGHUP {:.1?}, reload {:.1?}; grew by {} MiB; the machine was {:.1?} late",
             self.restart_worst.unwrap_or_default(),
+            self.command_worst.unwrap_or_default(),
+            self.hang_up_worst.unwrap_or_default(),
+            self.reload_worst.unwrap_or_default(),
             self.growth >> 20,
             self.late.1
         )

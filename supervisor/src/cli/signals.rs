@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use nix::sys::signal::{SigSet, Signal};
 use stockade::capacity::limits;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use super::stderr::Stderr;
 
@@ -18,8 +18,15 @@ pub(super) enum Asked {
     Reload,
 }
 
-/// What has been asked, in order.
-pub(super) struct Signals(mpsc::UnboundedReceiver<Asked>);
+/// What is asked and not yet obeyed: however often it was, it is asked once.
+#[derive(Clone, Copy, Default)]
+struct Open {
+    end: Option<&'static str>,
+    reload: bool,
+}
+
+/// What has been asked.
+pub(super) struct Signals(watch::Sender<Open>);
 
 fn set() -> SigSet {
     let mut set = SigSet::empty();
@@ -38,18 +45,14 @@ impl Signals {
     /// Starts the thread. `timeout` is for an orderly end; `socket` is removed by an end
     /// that is none.
     pub(super) fn start(timeout: Duration, socket: PathBuf, log: Stderr) -> io::Result<Self> {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let asked = watch::Sender::new(Open::default());
+        let open = asked.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             let mut ending = false;
             loop {
                 let name = match set().wait() {
                     Ok(Signal::SIGHUP) => {
-                        // One that waits stands for this one, too.
-                        if sender.is_closed() {
-                            return;
-                        } else {
-                            let _ = sender.send(Asked::Reload);
-                        }
+                        open.send_modify(|open| open.reload = true);
                         continue;
                     }
                     Ok(Signal::SIGINT) => "SIGINT",
@@ -61,7 +64,7 @@ impl Signals {
                     leave(&socket, &log, 0);
                 }
                 ending = true;
-                let _ = sender.send(Asked::End(name));
+                open.send_modify(|open| open.end = Some(name));
                 let (socket, log) = (socket.clone(), log.clone());
                 let guard = std::thread::Builder::new().name("deadline".into());
                 let _ = guard.spawn(move || {
@@ -71,14 +74,23 @@ impl Signals {
                 });
             }
         })?;
-        Ok(Signals(receiver))
+        Ok(Signals(asked))
     }
 
-    /// What is asked next.
+    /// What is to be done next; an end before all else.
     pub(super) async fn next(&mut self) -> Asked {
-        match self.0.recv().await {
-            Some(asked) => asked,
-            None => std::future::pending().await,
+        let mut asked = self.0.subscribe();
+        loop {
+            let open = *asked.borrow_and_update();
+            if let Some(name) = open.end {
+                return Asked::End(name);
+            }
+            if open.reload {
+                self.0.send_modify(|open| open.reload = false);
+                return Asked::Reload;
+            }
+            // It cannot be closed: this one holds it.
+            let _ = asked.changed().await;
         }
     }
 }

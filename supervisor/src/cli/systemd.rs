@@ -9,7 +9,7 @@ use stockade::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::Mutex,
+    sync::Notify,
     task::JoinHandle,
 };
 use tracing::warn;
@@ -30,7 +30,8 @@ fn tell(states: &[NotifyState<'_>]) {
 pub(super) struct Service {
     tasks: Vec<JoinHandle<()>>,
     supervisor: Supervisor,
-    reloading: Arc<Mutex<()>>,
+    /// Keeps one wish: one that waits stands for all that come meanwhile.
+    reload: Arc<Notify>,
 }
 
 impl Drop for Service {
@@ -44,12 +45,10 @@ impl Drop for Service {
 impl Service {
     /// Says READY and keeps status and watchdog going.
     pub(super) fn start(supervisor: &Supervisor, doors: &Doors) -> Self {
-        let mut service = Service {
-            tasks: Vec::new(),
-            supervisor: supervisor.clone(),
-            reloading: Arc::default(),
-        };
+        let mut service =
+            Service { tasks: Vec::new(), supervisor: supervisor.clone(), reload: Arc::default() };
         service.ready();
+        service.tasks.push(tokio::spawn(reloads(supervisor.clone(), service.reload.clone())));
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             service.tasks.push(tokio::spawn(report_status(supervisor.clone())));
         }
@@ -65,20 +64,23 @@ impl Service {
 
     /// Reloads, one after the other, while signals are listened to.
     pub(super) fn reload(&self) {
-        let (supervisor, reloading) = (self.supervisor.clone(), self.reloading.clone());
-        tokio::spawn(async move {
-            let _turn = reloading.lock().await;
-            tell(&[NotifyState::Reloading, NotifyState::Status("reloading")]);
-            let reloaded = supervisor.reload_all().await;
-            for problem in &reloaded.problems {
-                warn!("{problem}");
-            }
-            tell(&[NotifyState::Ready, NotifyState::Status(&status(&supervisor))]);
-        });
+        self.reload.notify_one();
     }
 
     pub(super) fn stopping(&self) {
         tell(&[NotifyState::Stopping, NotifyState::Status("stopping every plugin")]);
+    }
+}
+
+async fn reloads(supervisor: Supervisor, wanted: Arc<Notify>) {
+    loop {
+        wanted.notified().await;
+        tell(&[NotifyState::Reloading, NotifyState::Status("reloading")]);
+        let reloaded = supervisor.reload_all().await;
+        for problem in &reloaded.problems {
+            warn!("{problem}");
+        }
+        tell(&[NotifyState::Ready, NotifyState::Status(&status(&supervisor))]);
     }
 }
 

@@ -73,6 +73,8 @@ enum Request {
 #[derive(Clone, Debug)]
 pub struct Registry {
     requests: mpsc::Sender<Request>,
+    /// Set by a shutdown, which waits for no scan.
+    ending: Arc<watch::Sender<bool>>,
     snapshots: watch::Receiver<Arc<RegistrySnapshot>>,
 }
 
@@ -96,6 +98,7 @@ impl Registry {
 
     /// Stops every plugin; returns those that were still there at the end.
     pub async fn shutdown(&self, timeout: Duration) -> Vec<String> {
+        self.ending.send_replace(true);
         let (reply, answer) = oneshot::channel();
         let _ = self.requests.send(Request::Shutdown(timeout, reply)).await;
         answer.await.unwrap_or_default()
@@ -119,12 +122,16 @@ struct Actor {
     watch_problem: Option<String>,
     snapshots: watch::Sender<Arc<RegistrySnapshot>>,
     draining: bool,
+    ending: watch::Receiver<bool>,
+    /// Removed, and not seen to have ended.
+    leaving: Vec<Handle>,
 }
 
 /// Starts the actor on the current runtime; it scans the folders first.
 pub fn start(context: Context, folders: Folders, watch_folders: bool) -> Registry {
     let (requests, inbox) = mpsc::channel(16);
     let (snapshots, receiver) = watch::channel(Arc::default());
+    let (ending, ended) = watch::channel(false);
     let (watcher, changes, watch_problem) = FolderWatcher::new(watch_folders);
     let actor = Actor {
         context,
@@ -134,9 +141,11 @@ pub fn start(context: Context, folders: Folders, watch_folders: bool) -> Registr
         watch_problem,
         snapshots,
         draining: false,
+        ending: ended,
+        leaving: Vec::new(),
     };
     tokio::spawn(actor.run(inbox, changes));
-    Registry { requests, snapshots: receiver }
+    Registry { requests, ending: Arc::new(ending), snapshots: receiver }
 }
 
 impl Actor {
@@ -175,7 +184,7 @@ impl Actor {
         let known: HashSet<String> =
             self.entries.values().map(|entry| entry.handle.name().to_string()).collect();
         // Everything that reads files, in one go, away from the actors.
-        let scanned = tokio::task::spawn_blocking(move || {
+        let scan = tokio::task::spawn_blocking(move || {
             let (mut found, unread) = manifest::scan(&folders);
             found.extend(python.iter().flat_map(|python| manifest::advertised(python)));
             watcher.set(watched(&folders, python.as_deref(), &found));
@@ -184,9 +193,13 @@ impl Actor {
             let memories: HashMap<String, Recollection> =
                 new.map(|name| (name.to_owned(), Recollection::of(&store, name))).collect();
             (found, unread, memories)
-        })
-        .await;
-        let Ok((found, mut problems, mut memories)) = scanned else { return Reloaded::default() };
+        });
+        // A disk that does not answer keeps the daemon from reloading, not from ending.
+        let scanned = tokio::select! {
+            scanned = scan => scanned.ok(),
+            _ = self.ending.wait_for(|ending| *ending) => None,
+        };
+        let Some((found, mut problems, mut memories)) = scanned else { return Reloaded::default() };
         problems.extend(self.watch_problem.clone());
         let mut reloaded = Reloaded { problems: problems.clone(), ..Reloaded::default() };
         self.remove_gone(&found, &mut reloaded).await;
@@ -237,7 +250,7 @@ impl Actor {
 
     async fn remove_gone(&mut self, found: &[Found], reloaded: &mut Reloaded) {
         let present: HashMap<&PathBuf, &Found> = found.iter().map(|one| (&one.key, one)).collect();
-        let gone: Vec<PathBuf> = self
+        let missing: Vec<PathBuf> = self
             .entries
             .iter()
             .filter(|(directory, entry)| match present.get(directory) {
@@ -247,13 +260,25 @@ impl Actor {
             })
             .map(|(directory, _)| directory.clone())
             .collect();
-        let leaving: Vec<Handle> = gone
+        let leaving: Vec<Handle> = missing
             .iter()
             .filter_map(|directory| self.entries.remove(directory))
             .map(|entry| entry.handle)
             .collect();
         reloaded.removed.extend(leaving.iter().map(|handle| handle.name().to_string()));
-        end_all(&leaving, "the removal of its directory", LEAVING).await;
+        self.leaving.retain(|handle| handle.watch().has_changed().is_ok());
+        self.leaving.extend(leaving.iter().cloned());
+        tokio::spawn(async move {
+            end_all(&leaving, "the removal of its directory", LEAVING).await;
+        });
+        // Only those are waited for whose names are taken again.
+        let again: HashSet<&str> = found.iter().map(|one| one.name.as_str()).collect();
+        let awaited = self.leaving.iter().filter(|handle| again.contains(&**handle.name()));
+        let awaited = futures_util::future::join_all(awaited.map(gone));
+        tokio::select! {
+            _ = tokio::time::timeout(LEAVING, awaited) => {}
+            _ = self.ending.wait_for(|ending| *ending) => {}
+        }
     }
 
     /// One found directory: new, changed, or as it was.
@@ -380,8 +405,9 @@ impl Actor {
         self.draining = true;
         let problems = self.snapshots.borrow().problems.clone();
         self.publish(problems);
-        let handles: Vec<Handle> =
+        let mut handles: Vec<Handle> =
             self.entries.values().map(|entry| entry.handle.clone()).collect();
+        handles.append(&mut self.leaving);
         let deadline = Instant::now() + timeout;
         let mut left = Vec::new();
         for group in plugin::in_order_of_end(handles) {

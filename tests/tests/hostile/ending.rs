@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use stockade_tests::{Daemon, Http, Options, eventually, manifest};
 
-use crate::scene::{BUFFERED, ONCE, QUICK, large_results, nothing_left, raw, timed};
+use crate::scene::{
+    BUFFERED, MIB, ONCE, QUICK, a_while, attacked, large_results, nothing_left, raw, timed,
+    under_attack,
+};
 
 /// Within this the daemon has to end.
 const SHUTDOWN: &str = "shutdown_timeout = \"3s\"";
@@ -82,5 +85,31 @@ async fn a_second_sigterm_ends_it_at_once() {
     daemon.signal(libc::SIGTERM);
     let (_, took) = timed(daemon.ended()).await;
     assert!(took < Duration::from_secs(5), "the end took {took:?}");
+    nothing_left(&mut daemon).await;
+}
+
+/// A removed plugin that does not want to go keeps nobody from being taken in, from
+/// reloading, or from ending the daemon.
+#[tokio::test]
+async fn a_plugin_that_stays_holds_up_no_reload() {
+    let more = "args = [\"--before\", \"ignore-term\", \"--hang-in-shutdown\"]\n\
+                [timeouts]\nstop = \"60s\"";
+    let mut daemon = attacked(Options::new().config(SHUTDOWN).rogue("x", more)).await;
+    daemon.serving("x").await;
+    under_attack(&daemon, 32 * MIB, async {
+        std::fs::remove_dir_all(daemon.directory("x")).expect("remove");
+        daemon.write_plugin("new", &manifest("new", ""));
+        // Either this reload or one of the clock's takes them in.
+        let (_, took) = timed(async { (daemon.reload().await, daemon.serving("new").await) }).await;
+        assert!(took < Duration::from_secs(2), "it took {took:?}");
+        assert!(daemon.list().await.plugins.iter().all(|plugin| plugin.name != "x"));
+        a_while().await;
+        1
+    })
+    .await;
+    assert!(!daemon.left().is_empty());
+    daemon.signal(libc::SIGTERM);
+    let (_, took) = timed(daemon.ended()).await;
+    assert!(took < Duration::from_secs(8), "the end took {took:?}");
     nothing_left(&mut daemon).await;
 }

@@ -40,7 +40,7 @@ pub fn large_results(calls: u64) -> impl futures_util::Stream<Item = CallsReques
 
 /// Starts it with a plugin `other`, which the measuring restarts.
 pub async fn attacked(options: Options) -> Daemon {
-    let daemon = options.rogue("other", "").start().await;
+    let daemon = options.notices().rogue("other", "").start().await;
     daemon.serving("other").await;
     daemon
 }

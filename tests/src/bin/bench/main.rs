@@ -2,6 +2,7 @@
 //! docs/benchmarks.md. Processes of a measurement are children of this one, so
 //! that they can be pinned.
 
+mod attacks;
 mod clients;
 mod confinement;
 mod deaths;
@@ -31,6 +32,10 @@ fn main() {
             "condition" => clients::condition(&arg(1), arg(2).parse().expect("calls")).await,
             "embedded" => clients::embedded(&arg(1), arg(2).parse().expect("calls")).await,
             "attachment" => clients::attachment(&arg(1), arg(2).parse().expect("calls")).await,
+            "attacks" => {
+                let time = Duration::from_secs(arg(3).parse().expect("seconds"));
+                attacks::attack(&arg(1), &arg(2), time).await;
+            }
             "bare" => clients::bare(&arg(1), arg(2).parse().expect("starts")),
             "starts" => clients::starts(&arg(1), arg(2).parse().expect("starts")).await,
             _ => measure(&arg(0)).await,
@@ -91,6 +96,9 @@ async fn measure(only: &str) {
     }
     if wanted("hosting") {
         hosting::measure(&mut report).await;
+    }
+    if wanted("attacks") {
+        attacks::measure(&mut report).await;
     }
     report.write(only.is_empty());
 }
