@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     calls::Calls,
-    capacity::{Budget, Crew},
+    capacity::{Budget, Crew, give_way},
     config::Config,
     gateway::report::health,
     lifecycle::State,
@@ -395,6 +395,8 @@ fn output_thread() -> io::Result<(oneshot::Sender<()>, Runtime)> {
     let handle = runtime.handle().clone();
     let (end, ended) = oneshot::channel::<()>();
     std::thread::Builder::new().name("output".into()).spawn(move || {
+        // Plugins choose how much it has to do.
+        give_way(0);
         let _ = runtime.block_on(ended);
     })?;
     Ok((end, handle))

@@ -97,13 +97,13 @@ pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     }
 }
 
-/// Absolute nice value of this process. Raising is always allowed; lowering
-/// below what was inherited is left to the privileged and not insisted on.
+/// This process gets at least this nice value: who started the daemon at a greater one
+/// meant its plugins, too.
 pub(crate) fn set_nice(nice: i32) -> Result<()> {
-    // SAFETY: setpriority takes integers only.
-    match check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }) {
-        Err(Errno::ACCESS | Errno::PERM) => Ok(()),
-        other => other.map(drop),
+    use rustix::process::{getpriority_process, setpriority_process};
+    match getpriority_process(None)? < nice {
+        true => setpriority_process(None, nice),
+        false => Ok(()),
     }
 }
 

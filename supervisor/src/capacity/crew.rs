@@ -18,6 +18,15 @@ const STACK: usize = 64 << 20;
 /// The crew makes room for whoever answers small requests.
 const NICE: i32 = 5;
 
+/// This thread comes after others: it is given at least this niceness.
+pub fn give_way(nice: i32) {
+    use rustix::process::{getpriority_process, setpriority_process};
+    let own = Some(rustix::thread::gettid());
+    if getpriority_process(own).is_ok_and(|now| now < nice) {
+        let _ = setpriority_process(own, nice);
+    }
+}
+
 /// Why a job was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the daemon has more work of this kind than it can do now; try again")]
@@ -142,8 +151,7 @@ impl Crew {
         for _ in 0..threads {
             let shared = shared.clone();
             std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
-                // Of this thread alone; refused at worst.
-                let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+                give_way(NICE);
                 while let Some((lane, job)) = shared.next() {
                     let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
                     shared.done(&lane);

@@ -4,9 +4,13 @@
 mod budget;
 mod crew;
 mod json;
+mod sweeper;
+mod turns;
 
 pub use budget::{Account, Budget, Charge, Exhausted, Held};
-pub use crew::{Crew, Overloaded};
+pub use crew::{Crew, Overloaded, give_way};
 pub(crate) use json::end_of_string;
 pub use json::{Weight, weigh};
 pub use stockade_proto::limits;
+pub use sweeper::swept;
+pub use turns::{Turns, later, one_step, whole_parts};

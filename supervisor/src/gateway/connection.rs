@@ -17,9 +17,9 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::capacity::limits;
+use crate::capacity::{later, limits, one_step, whole_parts};
 
-/// Bytes that a connection reads before others have their turn.
+/// Bytes that a connection moves before others have their turn.
 const TURN: u32 = limits::STEP as u32;
 /// What a request costs in headers, generously.
 const PER_REQUEST: u64 = 4096;
@@ -43,7 +43,7 @@ pub(super) struct Connection {
     requests: AtomicU64,
     active: AtomicU32,
     http2: AtomicBool,
-    /// Bytes read since others had their turn.
+    /// Bytes read and written since others had their turn.
     turn: AtomicU32,
     /// It has to make room.
     leave: Notify,
@@ -224,14 +224,24 @@ impl<I> Counted<I> {
     }
 }
 
+impl<I> Counted<I> {
+    /// More may be moved now; else it goes on [`later`].
+    fn may_move(&self, context: &mut Context<'_>) -> bool {
+        let may = self.connection.turn.load(Ordering::Relaxed) < TURN;
+        if !may {
+            later(context);
+        }
+        may
+    }
+}
+
 impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.connection.turn.load(Ordering::Relaxed) >= TURN {
-            context.waker().wake_by_ref();
+        if !self.may_move(context) {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -259,10 +269,14 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
 }
 
 impl<I: AsyncWrite + Unpin> Counted<I> {
-    fn wrote<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let blocked = &self.connection.blocked;
         match &polled {
-            Poll::Ready(_) => blocked.store(0, Ordering::Relaxed),
+            Poll::Ready(written) => {
+                blocked.store(0, Ordering::Relaxed);
+                let bytes = written.as_ref().map_or(0, |bytes| *bytes as u32);
+                self.connection.turn.fetch_add(bytes, Ordering::Relaxed);
+            }
             Poll::Pending => {
                 let now = self.connection.now();
                 let _ = blocked.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
@@ -278,7 +292,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        if !self.may_move(context) {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut self.io).poll_write(context, one_step(bytes));
         self.wrote(polled)
     }
 
@@ -287,6 +304,13 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let parts = whole_parts(parts);
+        if let [one] = parts {
+            return self.poll_write(context, one);
+        }
+        if !self.may_move(context) {
+            return Poll::Pending;
+        }
         let polled = Pin::new(&mut self.io).poll_write_vectored(context, parts);
         self.wrote(polled)
     }

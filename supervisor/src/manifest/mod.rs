@@ -21,7 +21,7 @@ pub use discover::{Found, MANIFEST_FILES, fingerprint, load, parse, python_sourc
 pub use entry_points::{advertised, libraries};
 pub use permissions::{PermissionLists, Permissions, known_permission, risk};
 pub use quota::{Quota, read_quota};
-pub use remote::{Offers, Protocol, Remote, RemoteRules};
+pub use remote::{NotANetwork, Offers, Protocol, Remote, RemoteRules};
 pub use sandbox::{Allowed, AllowedPaths, Net, Profile, Restrictions, Sandbox};
 pub use settings::{read_limits, read_restart, read_timeouts};
 pub use types::{

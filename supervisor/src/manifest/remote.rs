@@ -167,7 +167,25 @@ pub struct RemoteRules {
     ca: Option<PathBuf>,
 }
 
+/// An address or a network that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not like \"127.0.0.1\" or \"10.0.0.0/8\"")]
+pub struct NotANetwork(String);
+
 impl RemoteRules {
+    /// Those that let remote plugins have these addresses and networks besides the
+    /// public ones: for embedding.
+    ///
+    /// # Errors
+    /// One is neither.
+    pub fn allowing(networks: &[&str]) -> Result<Self, NotANetwork> {
+        if let Some(wrong) = networks.iter().find(|text| parse_network(text).is_none()) {
+            return Err(NotANetwork((*wrong).to_owned()));
+        }
+        let allow = networks.iter().map(|text| (*text).to_owned()).collect();
+        Ok(RemoteRules { allow: Some(allow), ..RemoteRules::default() })
+    }
+
     /// Reads `allow`, `secret` and `ca`.
     pub fn of_operator(table: Table<'_>) -> Self {
         let rules = RemoteRules {

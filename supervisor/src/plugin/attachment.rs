@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use stockade_proto::worker as wire;
 
+use crate::capacity::swept;
+
 /// A binary argument or result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attachment {
@@ -16,7 +18,8 @@ pub struct Attachment {
 
 impl From<wire::Attachment> for Attachment {
     fn from(wire: wire::Attachment) -> Self {
-        Attachment { name: wire.name, content_type: wire.content_type, data: wire.data }
+        let data = swept(wire.data);
+        Attachment { name: wire.name, content_type: wire.content_type, data }
     }
 }
 

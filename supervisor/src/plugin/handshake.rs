@@ -40,7 +40,7 @@ use super::{
     tool::Tools,
 };
 use crate::{
-    capacity::{Account, Crew, limits},
+    capacity::{Account, Crew, Turns, limits},
     lifecycle::{Cause, CauseCode},
     manifest::{Manifest, Profile},
     preflight::{Absent, LaunchPlan, Refusal},
@@ -310,7 +310,7 @@ async fn connect(data: &Runtime, calls: StdStream) -> Result<Channel, String> {
     let connected = data.spawn(async move {
         let io = UnixStream::from_std(calls).map_err(|error| error.to_string())?;
         let (channel, connection) =
-            Channel::connect(io).await.map_err(|error| error.to_string())?;
+            Channel::connect(Turns::new(io)).await.map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         Ok::<_, String>(channel)
     });

@@ -27,7 +27,7 @@ use super::{
     tool::Tools,
 };
 use crate::{
-    capacity::{Account, Exhausted, Held, limits},
+    capacity::{Account, Exhausted, Held, limits, swept},
     lifecycle::Cause,
     manifest::{Manifest, OnError},
 };
@@ -268,7 +268,7 @@ impl Session {
                     false => match self.account.charge(size) {
                         Ok(charge) => {
                             let attachments = convert(done.attachments);
-                            Reply::Done(done.result, attachments, Held::new(charge))
+                            Reply::Done(swept(done.result), attachments, Held::new(charge))
                         }
                         Err(why) => Reply::NoRoom(why),
                     },
@@ -400,7 +400,7 @@ impl Session {
                 return Ok(self.finish(item.call_id, Reply::NoRoom(why)));
             };
             let attachments = convert(item.attachments);
-            let _ = updates.send(Update::Item(item.value, attachments, Held::new(charge)));
+            let _ = updates.send(Update::Item(swept(item.value), attachments, Held::new(charge)));
         } else if one.reply.is_some() && one.items_allowed <= CREDIT / 2 {
             // Nobody wants the items of this call: the tool may go on, in few words.
             let items = CREDIT - one.items_allowed;

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     CallError, Outcome, Success,
-    capacity::{Held, limits},
+    capacity::{Held, later, limits},
     plugin::Attachment,
 };
 
@@ -115,7 +115,7 @@ impl Body for Pieces {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.turn >= limits::STEP {
             self.turn = 0;
-            context.waker().wake_by_ref();
+            later(context);
             return Poll::Pending;
         }
         let Some(piece) = self.list.front_mut() else { return Poll::Ready(None) };

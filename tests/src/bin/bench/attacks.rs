@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use stockade_proto::v1::{CallRequest, CallsRequest, calls_request, tools_client::ToolsClient};
 use stockade_tests::{Clock, Daemon, Http, Options};
 use tokio::time::{sleep, timeout};
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use crate::{
     clients::connect,
@@ -35,7 +35,7 @@ pub async fn measure(report: &mut Report) {
         sleep(Duration::from_secs(2)).await;
         clocks(&daemon).await
     };
-    let attack = ["attacks", &socket, &address, &seconds];
+    let attack = ["attack", &socket, &address, &seconds];
     let (made, attacked) = tokio::join!(role(None, &attack), measured);
     daemon.stop().await;
     let mut made: Vec<_> = made.iter().map(|(what, times)| format!("{what} {times:.0}")).collect();
@@ -81,14 +81,15 @@ async fn daemon() -> Daemon {
     daemon
 }
 
-/// The attackers' clients, in a process of their own: makes all attacks until the time
-/// is over and prints how often each was made.
+/// The attackers' clients, in a process of their own: makes all attacks, or one, until
+/// the time is over and prints how often each was made.
 ///
 /// # Panics
 /// One was not made.
-pub async fn attack(socket: &str, address: &str, time: Duration) {
+pub async fn attack(socket: &str, address: &str, time: Duration, only: &str) {
     let end = Instant::now() + time;
-    let attacker = Attacker { channel: connect(socket).await, address: address.to_owned(), end };
+    let (channel, only) = (connect(socket).await, only.to_owned());
+    let attacker = Attacker { channel, address: address.to_owned(), end, only };
     let attacker = &attacker;
     let array = format!("{{\"args\":{{\"calls\":[{}0]}}}}", "0,".repeat(2_500_000));
     let names = json!({"kind": "provider", "n": 5, "bytes": 8_000_000});
@@ -111,11 +112,16 @@ struct Attacker {
     channel: Channel,
     address: String,
     end: Instant,
+    /// Empty = all.
+    only: String,
 }
 
 impl Attacker {
     /// Until the time is over.
     async fn again(&self, name: &str, attack: impl AsyncFn() -> bool) {
+        if !self.only.is_empty() && self.only != name {
+            return;
+        }
         let made = Cell::new(0u64);
         let left = self.end.saturating_duration_since(Instant::now());
         let _ = timeout(left, async {
@@ -138,7 +144,7 @@ impl Attacker {
         http.post(&url, body).await.is_ok()
     }
 
-    /// Whatever the answer is.
+    /// Whatever the answer is, so that the plugin has been called.
     async fn call(&self, plugin: &str, tool: &str, args: &Value) -> bool {
         let request = CallRequest {
             plugin: plugin.into(),
@@ -147,7 +153,8 @@ impl Attacker {
             timeout_ms: 2000,
             ..CallRequest::default()
         };
-        ToolsClient::new(self.channel.clone()).call(request).await.is_ok()
+        let answer = ToolsClient::new(self.channel.clone()).call(request).await;
+        answer.map_or_else(|status| status.code() != Code::Unavailable, |_| true)
     }
 
     async fn restart(&self, plugin: &str) -> bool {

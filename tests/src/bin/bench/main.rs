@@ -32,9 +32,9 @@ fn main() {
             "condition" => clients::condition(&arg(1), arg(2).parse().expect("calls")).await,
             "embedded" => clients::embedded(&arg(1), arg(2).parse().expect("calls")).await,
             "attachment" => clients::attachment(&arg(1), arg(2).parse().expect("calls")).await,
-            "attacks" => {
+            "attack" => {
                 let time = Duration::from_secs(arg(3).parse().expect("seconds"));
-                attacks::attack(&arg(1), &arg(2), time).await;
+                attacks::attack(&arg(1), &arg(2), time, &arg(4)).await;
             }
             "bare" => clients::bare(&arg(1), arg(2).parse().expect("starts")),
             "starts" => clients::starts(&arg(1), arg(2).parse().expect("starts")).await,
@@ -55,7 +55,7 @@ pub async fn role(pin: Option<&str>, args: &[&str]) -> HashMap<String, f64> {
         None => Command::new(exe),
     };
     let output = command.args(args).stderr(Stdio::inherit()).output().await.expect("role");
-    assert!(output.status.success(), "{args:?} failed");
+    assert!(output.status.success(), "{args:?} failed: {}", output.status);
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| {

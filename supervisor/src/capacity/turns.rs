@@ -1,0 +1,179 @@
+//! Who sends or takes much gives others their turn: a stream that lets a task move
+//! [`limits::STEP`] bytes, then comes back to it later.
+
+use std::{
+    future::Future as _,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use stockade_proto::limits;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream that is shared fairly.
+#[derive(Debug)]
+pub struct Turns<I> {
+    io: I,
+    /// Bytes since others had their turn.
+    moved: usize,
+}
+
+impl<I> Turns<I> {
+    /// Of this stream.
+    pub fn new(io: I) -> Self {
+        Turns { io, moved: 0 }
+    }
+
+    /// More may be moved now; else it goes on [`later`].
+    fn may_move(&mut self, context: &mut Context<'_>) -> bool {
+        let may = self.moved < limits::STEP;
+        if !may {
+            self.moved = 0;
+            later(context);
+        }
+        may
+    }
+
+    fn count<T>(&mut self, polled: &Poll<T>, bytes: usize) {
+        match polled {
+            Poll::Ready(_) => self.moved += bytes,
+            Poll::Pending => self.moved = 0,
+        }
+    }
+}
+
+/// Wakes the task when all others that are ready have had their turn, and the runtime
+/// has looked who else is. A task that wakes itself would be polled dozens of times
+/// between two such looks.
+pub fn later(context: &mut Context<'_>) {
+    let mut yielding = std::pin::pin!(tokio::task::yield_now());
+    if yielding.as_mut().poll(context).is_ready() {
+        context.waker().wake_by_ref();
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Turns<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.may_move(context) {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
+        self.count(&polled, buffer.filled().len() - before);
+        polled
+    }
+}
+
+/// As much of it as one write moves.
+pub fn one_step(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(limits::STEP)]
+}
+
+/// The same of parts: whole ones, and so at least one.
+pub fn whole_parts<'a, 'b>(parts: &'b [IoSlice<'a>]) -> &'b [IoSlice<'a>] {
+    let mut bytes = 0;
+    let fits = parts.iter().take_while(|part| {
+        bytes += part.len();
+        bytes <= limits::STEP
+    });
+    &parts[..fits.count().clamp(1.min(parts.len()), parts.len())]
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Turns<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.may_move(context) {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut self.io).poll_write(context, one_step(bytes));
+        self.count(&polled, written(&polled));
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let parts = whole_parts(parts);
+        if let [one] = parts {
+            return self.poll_write(context, one);
+        }
+        if !self.may_move(context) {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut self.io).poll_write_vectored(context, parts);
+        self.count(&polled, written(&polled));
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+fn written(polled: &Poll<io::Result<usize>>) -> usize {
+    match polled {
+        Poll::Ready(Ok(bytes)) => *bytes,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// A neighbour on the same thread is polled between the steps of a large transfer,
+    /// in both directions, though the other side never makes anybody wait.
+    #[tokio::test]
+    async fn a_large_transfer_lets_others_have_their_turn() {
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counting = turns.clone();
+        tokio::spawn(std::future::poll_fn(move |context| {
+            counting.fetch_add(1, Ordering::Relaxed);
+            context.waker().wake_by_ref();
+            Poll::<()>::Pending
+        }));
+        let bytes = vec![7; 64 * limits::STEP];
+        let mut sink = Turns::new(Box::pin(std::io::Cursor::new(Vec::new())));
+        sink.write_all(&bytes).await.unwrap();
+        assert!(turns.swap(0, Ordering::Relaxed) >= 60);
+        let mut source = Turns::new(&bytes[..]);
+        let mut read = Vec::new();
+        source.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read.len(), bytes.len());
+        assert!(turns.load(Ordering::Relaxed) >= 60);
+    }
+
+    #[test]
+    fn parts_are_taken_up_to_a_step_and_at_least_one() {
+        let (small, large) = (vec![0; limits::STEP / 4], vec![0; 4 * limits::STEP]);
+        let small: Vec<_> = (0..8).map(|_| IoSlice::new(&small)).collect();
+        assert_eq!(whole_parts(&small).len(), 4);
+        assert_eq!(whole_parts(&[IoSlice::new(&large), IoSlice::new(&large)]).len(), 1);
+        assert_eq!(whole_parts(&[]).len(), 0);
+    }
+}
