@@ -126,6 +126,7 @@ bounds! {
         time FIRST_BYTE = 10_000, "From a connection's start to its first byte, its TLS and its HTTP/2 preface", "fixed", "closed";
         time HEAD = 10_000, "From a request's first byte to the end of its headers", "fixed", "closed";
         time BODY_PAUSE = 30_000, "Without a byte of a body that is being read", "fixed", "408 / DEADLINE_EXCEEDED, closed";
+        time UNWANTED = 2_000, "For which the rest of a refused body is read and thrown away, so that its client gets the answer", "fixed", "its stream is reset, its connection closed";
         time WRITE_PAUSE = 180_000, "Without a byte of an answer being taken", "fixed", "closed";
         time IDLE = 120_000, "Without a request on an HTTP/1 connection that is kept alive", "fixed", "closed";
         time IDLE_HTTP2 = 600_000, "Without a request on an HTTP/2 connection", "fixed", "GOAWAY, closed";

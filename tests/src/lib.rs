@@ -14,7 +14,7 @@ mod skip;
 
 pub use bystander::Bystander;
 pub use clock::{Clock, resident, restart};
-pub use curl::curl;
+pub use curl::{curl, curl_with};
 pub use daemon::{
     Client, Daemon, Options, as_test_user, binary, environments, give_to_test_user, manifest,
     python_host, target_dir, test_user, write_file,

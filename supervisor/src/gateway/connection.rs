@@ -160,12 +160,6 @@ impl Connection {
 pub(super) struct Active(Arc<Connection>);
 
 impl Active {
-    /// The same request once more: over when both are dropped.
-    pub(super) fn of(other: &Active) -> Self {
-        other.0.active.fetch_add(1, Ordering::Relaxed);
-        Active(other.0.clone())
-    }
-
     pub(super) fn connection(&self) -> &Arc<Connection> {
         &self.0
     }

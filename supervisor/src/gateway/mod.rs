@@ -12,6 +12,7 @@ pub mod report;
 mod server;
 mod status;
 mod tls;
+mod unread;
 mod watch;
 
 pub use server::{Doors, Within, open};

@@ -2,13 +2,14 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -36,6 +37,7 @@ use super::{
     http,
     refusal::{self, refuse},
     tls,
+    unread::{Lent, Rest, Unread},
     watch::Watch,
 };
 use crate::{
@@ -205,12 +207,7 @@ struct Guest {
 const STREAMS: [&str; 2] = ["/stockade.v1.Tools/Calls", "/stockade.v1.Hosting/ServeProviders"];
 
 impl House {
-    async fn answer(
-        self,
-        request: Request<Incoming>,
-        guest: Guest,
-        active: Active,
-    ) -> Response<Body> {
+    async fn answer(self, request: Request<Lent>, guest: Guest) -> Response<Body> {
         let is_grpc = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -251,9 +248,8 @@ impl House {
         };
         let is_tools = is_grpc && path.starts_with(TOOLS);
         let (parts, incoming) = request.into_parts();
-        let counting = Counting { inner: incoming, connection: active.connection().clone() };
-        let (counted, reservation) = match body::Counted::new(counting, &guest.account, form, most)
-        {
+        let counted = body::Counted::new(incoming, &guest.account, form, most);
+        let (counted, reservation) = match counted {
             Ok(counted) => counted,
             Err(status) if is_grpc => return status.into_http(),
             Err(status) => return http::refused_body(&status).map(Body::new),
@@ -283,40 +279,11 @@ fn asks_for_health<B>(request: &Request<B>) -> bool {
     grpc.contains(&path) || (http && request.method() == Method::GET)
 }
 
-/// Tells the connection how much of what it read was a body.
-struct Counting {
-    inner: Incoming,
-    connection: Arc<super::connection::Connection>,
-}
-
-impl HttpBody for Counting {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        if let Some(Ok(frame)) = &frame {
-            self.connection.body(frame.data_ref().map_or(0, Bytes::len));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
 /// An answer's body: the request is over when it has been written.
 struct Answer {
     inner: Body,
     _active: Active,
+    _unread: Unread,
 }
 
 impl HttpBody for Answer {
@@ -434,11 +401,16 @@ where
         let counted = connection.clone();
         let service = hyper::service::service_fn(move |request| {
             let (house, guest, active) = (house.clone(), guest.clone(), counted.request());
-            let over = Active::of(&active);
+            let rest = Rest::default();
+            let request: Request<Incoming> = request;
+            let request =
+                request.map(|inner| Lent::new(inner, active.connection().clone(), rest.clone()));
             // Boxed: hyper moves the future several times, and it is large.
             Box::pin(async move {
-                let answer = house.answer(request, guest, active).await;
-                let answer = answer.map(|inner| Body::new(Answer { inner, _active: over }));
+                let answer = house.answer(request, guest).await;
+                let answer = answer.map(|inner| {
+                    Body::new(Answer { inner, _active: active, _unread: rest.unread() })
+                });
                 Ok::<_, Infallible>(answer)
             })
         });
@@ -464,7 +436,7 @@ where
             .initial_connection_window_size(limits::WINDOW as u32)
             .max_frame_size(256 << 10);
         let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
-        let mut served = std::pin::pin!(std::future::poll_fn(|context| {
+        let mut served = std::pin::pin!(poll_fn(|context| {
             connection.next_turn();
             serving.as_mut().poll(context)
         }));

@@ -270,7 +270,9 @@ impl HostHandler for HostServices {
             .max_encoding_message_size(MAX_MESSAGE);
         let service = counted::Counted { service, account };
         Box::pin(async move {
-            let _ = inherited::serve_some(Turns::new(channel), service, limits::HOST_STREAMS as u32).await;
+            let _ =
+                inherited::serve_some(Turns::new(channel), service, limits::HOST_STREAMS as u32)
+                    .await;
         })
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use stockade_proto::v1::{WatchPluginsRequest, plugins_client::PluginsClient};
-use stockade_tests::{Http, Options, eventually};
+use stockade_tests::{Http, Options, curl, eventually};
 
 use crate::scene::{BUFFERED, MIB, QUICK, a_while, attacked, large_results, timed, under_attack};
 
@@ -203,5 +203,28 @@ async fn watchers_share_one_picture() {
         read.iter().sum()
     })
     .await;
+    daemon.stop().await;
+}
+
+/// A body that is refused before its end: over HTTP/2 its client reads why, each time,
+/// and not that the stream was reset.
+#[tokio::test]
+async fn a_body_that_is_too_large_is_told_over_http2() {
+    let daemon = Options::new().port().start().await;
+    let url = format!("http://{}/v1/plugins/good/tools/ping/run", daemon.address().await);
+    let file = daemon.root.join("large");
+    std::fs::write(&file, vec![b' '; 100_000_000]).expect("file");
+    let (known, unknown) = (format!("@{}", file.display()), file.display().to_string());
+    let kind = "content-type: application/json";
+    for _ in 0..5 {
+        let said = ["--http2-prior-knowledge", "-H", kind, "--data-binary", &known, &url];
+        let unsaid = ["--http2-prior-knowledge", "-H", kind, "-X", "POST", "-T", "-", &url];
+        let (status, text) = curl(&said).await;
+        assert_eq!(status, 413, "{text}");
+        assert!(text.contains("max_request"), "{text}");
+        let file = std::fs::File::open(&unknown).expect("file");
+        let (status, text) = stockade_tests::curl_with(file, &unsaid).await;
+        assert_eq!(status, 413, "{text}");
+    }
     daemon.stop().await;
 }

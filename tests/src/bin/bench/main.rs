@@ -45,15 +45,17 @@ fn main() {
 
 /// Runs this program in another role and reads the numbers it prints.
 pub async fn role(pin: Option<&str>, args: &[&str]) -> HashMap<String, f64> {
+    match pin {
+        Some(cores) => role_by(&["taskset", "-c", cores], args).await,
+        None => role_by(&["env"], args).await,
+    }
+}
+
+/// The same by a command that runs it.
+pub async fn role_by(by: &[&str], args: &[&str]) -> HashMap<String, f64> {
     let exe = std::env::current_exe().expect("own path");
-    let mut command = match pin {
-        Some(cores) => {
-            let mut command = Command::new("taskset");
-            command.args(["-c", cores]).arg(exe);
-            command
-        }
-        None => Command::new(exe),
-    };
+    let mut command = Command::new(by[0]);
+    command.args(&by[1..]).arg(exe);
     let output = command.args(args).stderr(Stdio::inherit()).output().await.expect("role");
     assert!(output.status.success(), "{args:?} failed: {}", output.status);
     String::from_utf8_lossy(&output.stdout)

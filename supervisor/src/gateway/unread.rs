@@ -1,0 +1,117 @@
+//! The body of a request as handlers get it, and what they leave of it.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+
+use super::connection::Connection;
+use crate::capacity::limits;
+
+/// What nobody has read of a request. It stays until the answer has been sent, and is
+/// then read for a while: clients that are still sending see their stream reset or their
+/// connection closed otherwise, and never why.
+#[derive(Clone, Default)]
+pub(super) struct Rest(Arc<Mutex<Option<Counting>>>);
+
+impl Rest {
+    /// The answer's end of it.
+    pub(super) fn unread(self) -> Unread {
+        Unread(self)
+    }
+}
+
+/// See [`Rest`].
+pub(super) struct Unread(Rest);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let Some(mut unread) = self.0.0.lock().ok().and_then(|mut rest| rest.take()) else {
+            return;
+        };
+        tokio::spawn(tokio::time::timeout(limits::UNWANTED, async move {
+            while let Some(Ok(_)) =
+                poll_fn(|context| Pin::new(&mut unread).poll_frame(context)).await
+            {}
+        }));
+    }
+}
+
+/// Tells the connection how much of what it read was a body.
+struct Counting {
+    inner: Incoming,
+    connection: Arc<Connection>,
+}
+
+/// The handlers' end of a body.
+pub(super) struct Lent {
+    body: Option<Counting>,
+    rest: Rest,
+}
+
+impl Lent {
+    pub(super) fn new(inner: Incoming, connection: Arc<Connection>, rest: Rest) -> Self {
+        Lent { body: Some(Counting { inner, connection }), rest }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let unread = self.body.take().filter(|body| !body.is_end_stream());
+        if let Ok(mut rest) = self.rest.0.lock() {
+            *rest = unread;
+        }
+    }
+}
+
+impl HttpBody for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+}
+
+impl HttpBody for Counting {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            self.connection.body(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
