@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const SUITES: [&str; 6] = ["abuse", "e2e", "faults", "hosting", "hostile", "python"];
+/// The suites, and the room that has unit tests worth naming.
+const SUITES: [&str; 7] = ["abuse", "e2e", "faults", "hosting", "hostile", "python", "lifecycle"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -27,7 +28,11 @@ fn documents() -> Vec<PathBuf> {
 /// every test of a module.
 fn is_there(place: &str, test: &str) -> bool {
     let (suite, module) = place.split_once("::").expect("suite and module");
-    let file = root().join("tests/tests").join(suite).join(format!("{module}.rs"));
+    let folder = match suite {
+        "lifecycle" => "supervisor/src",
+        _ => "tests/tests",
+    };
+    let file = root().join(folder).join(suite).join(format!("{module}.rs"));
     let Ok(text) = fs::read_to_string(file) else { return false };
     match (test, test.strip_suffix('…')) {
         ("*", _) => text.contains("fn "),
