@@ -22,8 +22,8 @@ use stockade_proto::worker::{
 use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
 
 /// For one script, and for what the daemon may send in it.
-const SCRIPT: Duration = Duration::from_millis(400);
-const ANSWER: Duration = Duration::from_millis(20);
+const SCRIPT: Duration = Duration::from_millis(120);
+const ANSWER: Duration = Duration::from_millis(5);
 /// Frames of one script.
 const STEPS: usize = 256;
 
@@ -98,7 +98,7 @@ fn init(mut respond: SendResponse<Bytes>, input: &mut Input<'_>) -> Result<(), h
         }
     }
     let mut ready = InitReady { tools: vec![tool(input)], ..InitReady::default() };
-    while input.byte() < 20 {
+    while !input.is_empty() && input.byte() < 20 {
         ready.tools.push(ToolSpec { name: input.text(), ..tool(input) });
     }
     let update = InitUpdate { update: Some(Update::Ready(ready)) };

@@ -60,6 +60,9 @@ impl<'a> Input<'a> {
 
     /// A piece, or now and then one byte repeated to a bound.
     pub fn bytes(&mut self) -> Vec<u8> {
+        if self.is_empty() {
+            return Vec::new();
+        }
         match self.byte() {
             0..=31 => {
                 let byte = self.byte();
