@@ -18,7 +18,6 @@ use stockade_fuzz::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    runtime::Runtime,
     time::timeout,
 };
 
@@ -31,7 +30,6 @@ const STEPS: usize = 64;
 struct Scene {
     house: House,
     address: String,
-    clients: Runtime,
     methods: Vec<String>,
 }
 
@@ -41,8 +39,7 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
     };
     let house = House::start(write, |config| config.listen = "127.0.0.1:0".parse().ok());
     let address = house.address();
-    let clients = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Scene { house, address, clients: clients.expect("runtime"), methods: methods() }
+    Scene { house, address, methods: methods() }
 });
 
 /// The path of every method that clients can call.
@@ -184,7 +181,8 @@ async fn method(
 
 fuzz_target!(|data: &[u8]| {
     let scene = &*SCENE;
-    scene.clients.block_on(async {
+    // Of this input alone: with it go its connections.
+    house::runtime().block_on(async {
         let _ = timeout(SCRIPT, script(scene, Input::new(data))).await;
     });
     scene.house.check();

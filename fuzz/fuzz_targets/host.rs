@@ -7,12 +7,12 @@ use std::{sync::LazyLock, time::Duration};
 use http::Request;
 use libfuzzer_sys::fuzz_target;
 use stockade_fuzz::{
-    house::House,
+    house::{self, House},
     input::Input,
     puppet::{self, Puppet, Stage},
     speech,
 };
-use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
+use tokio::{net::UnixStream, time::timeout};
 
 /// For one script, and for one answer in it.
 const SCRIPT: Duration = Duration::from_millis(400);
@@ -44,14 +44,12 @@ const METHODS: [&str; 18] = [
 struct Scene {
     house: House,
     stage: Stage,
-    plugin: Runtime,
 }
 
 static SCENE: LazyLock<Scene> = LazyLock::new(|| {
     let mut stage = None;
     let house = House::start(|plugins| stage = Some(Stage::set(plugins)), |_| {});
-    let plugin = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Scene { house, stage: stage.expect("stage"), plugin: plugin.expect("runtime") }
+    Scene { house, stage: stage.expect("stage") }
 });
 
 async fn script(process: &Puppet, mut input: Input<'_>) -> Result<(), Box<dyn std::error::Error>> {
@@ -88,7 +86,7 @@ fuzz_target!(
     |data: &[u8]| {
         let scene = &*SCENE;
         let process = scene.stage.next(&scene.house);
-        scene.plugin.block_on(async {
+        house::runtime().block_on(async {
             let _ = timeout(SCRIPT, script(&process, Input::new(data))).await;
         });
         drop(process);

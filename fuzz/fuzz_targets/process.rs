@@ -10,7 +10,7 @@ use http::Request;
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use stockade_fuzz::{
-    house::House,
+    house::{self, House},
     input::Input,
     puppet::{self, NAME, Stage},
     speech,
@@ -19,7 +19,7 @@ use stockade_proto::worker::{
     Done, Failed, FromPlugin, HelloRequest, HelloResponse, InitReady, InitUpdate, Item, Pong,
     Progress, ToPlugin, ToolSpec, from_plugin::Frame, init_update::Update, to_plugin,
 };
-use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
+use tokio::{net::UnixStream, time::timeout};
 
 /// For one script, and for what the daemon may send in it.
 const SCRIPT: Duration = Duration::from_millis(120);
@@ -30,14 +30,12 @@ const STEPS: usize = 256;
 struct Scene {
     house: House,
     stage: Stage,
-    plugin: Runtime,
 }
 
 static SCENE: LazyLock<Scene> = LazyLock::new(|| {
     let mut stage = None;
     let house = House::start(|plugins| stage = Some(Stage::set(plugins)), |_| {});
-    let plugin = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Scene { house, stage: stage.expect("stage"), plugin: plugin.expect("runtime") }
+    Scene { house, stage: stage.expect("stage") }
 });
 
 /// Serves the channel as the input says.
@@ -186,7 +184,7 @@ fuzz_target!(
         let scene = &*SCENE;
         let process = scene.stage.next(&scene.house);
         let mut input = Input::new(data);
-        scene.plugin.block_on(async {
+        house::runtime().block_on(async {
             let channel = std::os::unix::net::UnixStream::from(process.channel);
             channel.set_nonblocking(true).expect("channel");
             let channel = UnixStream::from_std(channel).expect("channel");

@@ -116,6 +116,14 @@ impl House {
     }
 }
 
+/// For the outsiders of one input; what they have opened ends with it.
+///
+/// # Panics
+/// The system refuses it.
+pub fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("runtime")
+}
+
 /// Writes a plugin's directory; `more` goes behind `[run]`.
 ///
 /// # Panics
