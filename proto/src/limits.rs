@@ -100,7 +100,7 @@ macro_rules! bounds {
 bounds! {
     Client {
         bytes MAX_REQUEST = 64 << 20, "Arguments and attachments of one call", "max_request", "413 `PayloadTooLarge`";
-        bytes MAX_RESULT = 32 << 20, "Result and attachments of one call, or one item of a stream", "max_result", "502 `InvalidResult`; an item is a breach of the protocol";
+        bytes MAX_RESULT = 32 << 20, "Result and attachments of one call, or one item of a stream", "max_result", "502 `InvalidResult`";
         bytes SMALL_BODY = 2 << 20, "Body of a request that is no call (workspaces, values, contexts, admin)", "fixed", "413";
         bytes NAME = 128, "Names and identifiers: plugin, tool, workspace, provider, permission, attachment", "fixed", "INVALID_ARGUMENT, 422";
         bytes KEY = 512, "Keys, entities, events, patterns, ids of conditions and effects", "fixed", "INVALID_ARGUMENT, 422";
@@ -108,15 +108,17 @@ bounds! {
         count ATTACHMENTS = 256, "Attachments of one call or result", "fixed", "INVALID_ARGUMENT, 422; of a result a breach of the protocol";
         count PLUGIN_NAMES = 1024, "Names in `enabled_plugins`, of a workspace or of a watcher", "fixed", "INVALID_ARGUMENT, 422";
         count LIST = 256, "Entries of any other list in a request", "fixed", "INVALID_ARGUMENT, 422";
-        bytes CONTEXT = 1 << 20, "Context, parameters or base of a condition, an effect, a configuration", "fixed", "INVALID_ARGUMENT, 413";
+        bytes CONTEXT = 1 << 20, "Context, parameters or base of a condition, an effect, a configuration", "fixed", "INVALID_ARGUMENT, 422";
         count JSON_VALUES = 8_000_000, "Values of one JSON text that has to be read as a whole", "fixed", "413 `PayloadTooLarge`; of a result 502 `InvalidResult`";
         count CONNECTIONS = 1024, "Connections at once on the port", "max_connections", "the one that has been idle longest ends; then health only, and 503";
         count HEALTH_CONNECTIONS = 64, "Connections beyond `max_connections` that are answered health only", "fixed", "closed";
         count SOCKET_CONNECTIONS = 256, "Connections at once on the unix socket, counted apart", "fixed", "the one that has been idle longest ends, else closed";
         count STREAMS = 256, "Requests at once on one HTTP/2 connection", "fixed", "the client waits";
         count RESETS = 32, "Streams that were reset and are not forgotten yet, per connection", "fixed", "GOAWAY";
+        count OPERATORS_WATCHERS = 256, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
+        count QUESTIONS = 16, "Questions (health, tools, values, anything that is answered as a whole) of one connection that are answered at once", "fixed", "the others wait";
         bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431";
-        count HEADER_LINES = 100, "Headers of one HTTP/1 request", "fixed", "431";
+        count HEADER_LINES = 100, "Headers of one request, by number", "fixed", "431";
         bytes FLOOD = 1 << 20, "Bytes a second on one HTTP/2 connection that are neither a request nor a body (pings, settings, resets), beside 4 KiB for each request", "fixed", "the connection ends";
         bytes WINDOW = 1 << 20, "Bytes in flight on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
         count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
@@ -126,6 +128,7 @@ bounds! {
         time FIRST_BYTE = 10_000, "From a connection's start to its first byte, its TLS and its HTTP/2 preface", "fixed", "closed";
         time HEAD = 10_000, "From a request's first byte to the end of its headers", "fixed", "closed";
         time BODY_PAUSE = 30_000, "Without a byte of a body that is being read", "fixed", "408 / DEADLINE_EXCEEDED, closed";
+        bytes BODY_RATE = 1024, "Bytes a second that come of a body at least, after its first half a minute", "fixed", "408 / DEADLINE_EXCEEDED, closed";
         time UNWANTED = 2_000, "For which the rest of a refused body is read and thrown away, so that its client gets the answer", "fixed", "its stream is reset, its connection closed";
         time WRITE_PAUSE = 180_000, "Without a byte of an answer being taken", "fixed", "closed";
         time IDLE = 120_000, "Without a request on an HTTP/1 connection that is kept alive", "fixed", "closed";

@@ -305,6 +305,16 @@ impl Attempt<'_> {
             None => match Box::pin(session.lease(patience)).await {
                 Ok(lease) => lease,
                 Err(LeaseError::Closed(Some(_))) => return Ok(None),
+                Err(LeaseError::QueueTimeout)
+                    if deadline.is_some_and(|deadline| deadline <= Instant::now()) =>
+                {
+                    let message = format!(
+                        "No other call ended within the caller's deadline: {} run. Give it more \
+                         time, or raise run.concurrency.",
+                        session.manifest.concurrency
+                    );
+                    return Err(CallError::Timeout { message, cause: None });
+                }
                 Err(error) => return Err(self.not_leased(&session, error)),
             },
         };
@@ -409,12 +419,13 @@ impl Attempt<'_> {
                 Ok(None) => return Ok(Some(running.reply().await)),
                 Err(_) => return Ok(None),
             };
-            let begun = Instant::now();
+            running.pause();
             let sent = updates.send(CallEvent::Update(update));
-            match tokio::time::timeout(limits::WRITE_PAUSE, sent).await {
-                Ok(Ok(())) => *own += begun.elapsed(),
-                // Nobody reads any more.
-                Ok(Err(_)) | Err(_) => return Err(CallError::Cancelled),
+            let sent = tokio::time::timeout(limits::WRITE_PAUSE, sent).await;
+            *own += running.resume();
+            // Nobody reads any more.
+            if !matches!(sent, Ok(Ok(()))) {
+                return Err(CallError::Cancelled);
             }
         }
     }

@@ -95,8 +95,11 @@ const LAST_LINES: std::time::Duration = std::time::Duration::from_secs(1);
 fn start_log(config: &Config, writer: Stderr) {
     // A panic is a line of the log like any other: it waits for nobody.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    // Of the libraries only errors: a line for each odd frame of a client is one that the
+    // client writes.
     let filter = match (config.dev, config.log.as_str()) {
-        (true, "info") => "stockade=debug,info",
+        (true, "info") => "stockade=debug,error",
+        (false, "info") => "stockade=info,error",
         (_, filter) => filter,
     };
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -152,10 +155,7 @@ async fn daemon(config: Config, log: &Stderr) -> Result<(), Failure> {
                 info!("{name}: stopping every plugin");
                 break;
             }
-            Asked::Reload => {
-                info!("SIGHUP: reloading");
-                service.reload();
-            }
+            Asked::Reload => service.reload(),
         }
     }
     service.stopping();

@@ -12,7 +12,7 @@ use tokio::{
     sync::Notify,
     task::JoinHandle,
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 /// Between looks at the status text.
 const STATUS: Duration = Duration::from_secs(1);
@@ -75,6 +75,7 @@ impl Service {
 async fn reloads(supervisor: Supervisor, wanted: Arc<Notify>) {
     loop {
         wanted.notified().await;
+        info!("SIGHUP: reloading");
         tell(&[NotifyState::Reloading, NotifyState::Status("reloading")]);
         let reloaded = supervisor.reload_all().await;
         for problem in &reloaded.problems {

@@ -58,6 +58,9 @@ pub(super) struct Counted<B = Incoming> {
     message: Message,
     begun: bool,
     patience: Option<Pin<Box<Sleep>>>,
+    /// When its first byte came, and how many have come.
+    since: Option<Instant>,
+    came: u64,
     over: bool,
 }
 
@@ -98,6 +101,8 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             message: Message::default(),
             begun: false,
             patience: None,
+            since: None,
+            came: 0,
             over: false,
         };
         Ok((body, reservation))
@@ -141,6 +146,13 @@ impl<B: Body<Data = Bytes>> Counted<B> {
         Ok(())
     }
 
+    /// It comes byte by byte, so that its connection keeps its place for nothing.
+    fn crawls(&mut self) -> bool {
+        let took = self.since.get_or_insert_with(Instant::now).elapsed();
+        let due = took.as_secs() * limits::BODY_RATE as u64;
+        self.form != Form::Messages && took > limits::BODY_PAUSE && self.came < due
+    }
+
     /// More must come soon.
     fn is_awaited(&self) -> bool {
         match self.form {
@@ -159,10 +171,11 @@ pub(super) fn refuse(why: Exhausted) -> Status {
 }
 
 fn too_long(form: Form, length: usize, most: usize) -> Status {
-    let text = format!(
-        "the request has {length} bytes or more; {most} are allowed, of a call a little more than \
-         max_request (stockade.toml). Send less, or raise it"
-    );
+    let what = match most > 2 * limits::SMALL_BODY {
+        true => ", a little more than max_request (stockade.toml). Send less, or raise it",
+        false => " of a request that is no call of a tool. Send less",
+    };
+    let text = format!("the request has {length} bytes or more; {most} are allowed{what}");
     match form {
         Form::Plain => Status::out_of_range(text),
         Form::Message | Form::Messages => Status::resource_exhausted(text),
@@ -186,6 +199,15 @@ where
         let failure = match Pin::new(&mut self.inner).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.patience = None;
+                self.came += frame.data_ref().map_or(0, Bytes::len) as u64;
+                if self.crawls() {
+                    self.over = true;
+                    let why = format!(
+                        "the body comes too slowly: {} bytes a second at least",
+                        limits::BODY_RATE
+                    );
+                    return Poll::Ready(Some(Err(Status::deadline_exceeded(why))));
+                }
                 match frame.data_ref().map_or(Ok(()), |data| self.take(&data.clone())) {
                     Ok(()) => return Poll::Ready(Some(Ok(frame))),
                     Err(refused) => refused,
@@ -274,6 +296,10 @@ mod tests {
         }
     }
 
+    fn parts_of(list: &[&[u8]]) -> Parts {
+        parts(list, false)
+    }
+
     fn parts(list: &[&[u8]], stalls: bool) -> Parts {
         Parts(list.iter().map(|part| Bytes::copy_from_slice(part)).collect(), stalls)
     }
@@ -304,5 +330,29 @@ mod tests {
         let (body, _) = counted(&[&[0, 0, 0, 2, 0]], true, Form::Message, 1000);
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_given_up() {
+        let account = Budget::new(1 << 30).of_connection();
+        let trickle = |parts: usize, bytes: usize| {
+            let list: Vec<Vec<u8>> = (0..parts).map(|_| vec![0; bytes]).collect();
+            let list: Vec<&[u8]> = list.iter().map(Vec::as_slice).collect();
+            let (body, _) = Counted::new(parts_of(&list), &account, Form::Plain, 1 << 20).unwrap();
+            async move {
+                let mut body = std::pin::pin!(body);
+                loop {
+                    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+                    let next = std::future::poll_fn(|context| body.as_mut().poll_frame(context));
+                    match next.await {
+                        Some(Ok(_)) => {}
+                        Some(Err(status)) => return Some(status.code()),
+                        None => return None,
+                    }
+                }
+            }
+        };
+        assert_eq!(trickle(9, 1).await, Some(tonic::Code::DeadlineExceeded));
+        assert_eq!(trickle(9, 20_000).await, None);
     }
 }

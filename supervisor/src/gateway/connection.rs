@@ -45,6 +45,10 @@ pub(super) struct Connection {
     http2: AtomicBool,
     /// Bytes read and written since others had their turn.
     turn: AtomicU32,
+    /// Answers of which there is more than their client has taken.
+    unread: AtomicU32,
+    /// When a part of an answer was last taken, likewise.
+    last_out: AtomicU64,
     /// It has to make room.
     leave: Notify,
 }
@@ -74,6 +78,8 @@ impl Connection {
             active: AtomicU32::new(0),
             http2: AtomicBool::new(false),
             turn: AtomicU32::new(0),
+            unread: AtomicU32::new(0),
+            last_out: AtomicU64::new(0),
             leave: Notify::new(),
         })
     }
@@ -92,6 +98,18 @@ impl Connection {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         Active(self.clone())
+    }
+
+    /// An answer is there to be taken.
+    pub(super) fn answer(self: &Arc<Self>) -> Taken {
+        let mut taken = Taken { connection: self.clone(), counted: false };
+        taken.took();
+        taken
+    }
+
+    /// Its client takes what it is sent.
+    pub(super) fn is_read(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) == 0
     }
 
     /// So much of what was read was a body.
@@ -135,6 +153,10 @@ impl Connection {
         if last_in == 0 {
             return within(1, limits::FIRST_BYTE, Verdict::Stuck);
         }
+        if self.unread.load(Ordering::Relaxed) > 0 {
+            let last = self.last_out.load(Ordering::Relaxed);
+            return within(last, limits::WRITE_PAUSE, Verdict::Stuck);
+        }
         if self.active.load(Ordering::Relaxed) > 0 {
             // Bodies and calls have times of their own.
             return Verdict::Later(now + limits::WRITE_PAUSE);
@@ -152,6 +174,39 @@ impl Connection {
         let last = self.last_end.load(Ordering::Relaxed).max(1);
         let patience = if http2 { limits::IDLE_HTTP2 } else { limits::IDLE };
         within(last, patience, Verdict::Idle)
+    }
+}
+
+/// Whether an answer is being taken. Over HTTP/2 the connection's own writes do not tell:
+/// nothing is written to a client that opens no window.
+#[derive(Debug)]
+pub(super) struct Taken {
+    connection: Arc<Connection>,
+    /// There is more of it.
+    counted: bool,
+}
+
+impl Taken {
+    /// A part has been taken, and there may be more.
+    pub(super) fn took(&mut self) {
+        let connection = &self.connection;
+        connection.last_out.store(connection.now(), Ordering::Relaxed);
+        if !std::mem::replace(&mut self.counted, true) {
+            connection.unread.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// There is nothing to be taken now.
+    pub(super) fn waits(&mut self) {
+        if std::mem::replace(&mut self.counted, false) {
+            self.connection.unread.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.waits();
     }
 }
 
@@ -362,9 +417,11 @@ impl Places {
                     let idlest = list.swap_remove(index);
                     idlest.leave.notify_one();
                 }
-                None if list.len() < self.most + self.reserve => reserve = true,
+                None if list.len() < self.most + self.reserve => {}
                 None => return None,
             }
+            // It may have been one of the reserve that went.
+            reserve = list.len() >= self.most;
         }
         let connection = Connection::new();
         list.push(connection.clone());
@@ -400,6 +457,10 @@ mod tests {
         let asked = health.connection.request();
         assert!(places.take().is_none());
         drop((request, other, asked));
+        // One goes for it, but there are as many as may all the same.
+        let fourth = places.take().unwrap();
+        assert!(fourth.reserve);
+        drop((busy, third, health, fourth));
         assert!(!places.take().unwrap().reserve);
     }
 

@@ -2,6 +2,7 @@
 //! HTTP. Requests come in, become calls or questions, and go out as answers;
 //! nothing is decided here.
 
+mod answer;
 mod body;
 mod connection;
 mod door;

@@ -12,6 +12,11 @@ pub(super) fn of_head(headers: &HeaderMap, is_grpc: bool) -> Option<Response<Bod
         let why = format!("the headers have {size} bytes; {} are allowed", limits::HEADERS);
         return Some(refuse(is_grpc, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &why));
     }
+    // As HTTP/1's own reader has it.
+    if headers.len() > limits::HEADER_LINES {
+        let why = format!("{} headers; {} are allowed", headers.len(), limits::HEADER_LINES);
+        return Some(refuse(is_grpc, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &why));
+    }
     encoded(headers, is_grpc).map(|encoding| unknown_encoding(is_grpc, &encoding))
 }
 

@@ -7,15 +7,12 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::http::{Method, Request, Response, StatusCode, header};
-use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -30,14 +27,15 @@ use tower::{Service as _, ServiceExt as _};
 use tracing::{debug, warn};
 
 use super::{
+    answer::{Answer, Kind, Owner, Questions},
     body::{self, Form},
-    connection::{Active, Counted, Place, Places, Verdict},
+    connection::{Counted, Place, Places, Verdict},
     door::{self, Caller, NoToken},
     grpc::{self, ToolsService},
     http,
     refusal::{self, refuse},
     tls,
-    unread::{Lent, Rest, Unread},
+    unread::{Lent, Rest},
     watch::Watch,
 };
 use crate::{
@@ -208,10 +206,7 @@ const STREAMS: [&str; 2] = ["/stockade.v1.Tools/Calls", "/stockade.v1.Hosting/Se
 
 impl House {
     async fn answer(self, request: Request<Lent>, guest: Guest) -> Response<Body> {
-        let is_grpc = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        let is_grpc = is_grpc(&request);
         let mut caller = guest.caller;
         if matches!(caller, Caller::Port) {
             if let Err(refused) = door::check(&request, &self.allowed_hosts) {
@@ -236,7 +231,7 @@ impl House {
             return refused;
         }
         let path = request.uri().path();
-        let is_call = path.starts_with(TOOLS) || path.ends_with("/run");
+        let is_call = is_call(path);
         let (form, most) = match (is_grpc, is_call) {
             // A third of base64 on top of the payload.
             (false, true) => (Form::Plain, self.max_request / 3 * 4 + (1 << 20)),
@@ -268,6 +263,15 @@ impl House {
     }
 }
 
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn is_call(path: &str) -> bool {
+    path.starts_with(TOOLS) || path.ends_with("/run")
+}
+
 /// What is answered when there is no room for anything else.
 fn asks_for_health<B>(request: &Request<B>) -> bool {
     let path = request.uri().path();
@@ -277,33 +281,6 @@ fn asks_for_health<B>(request: &Request<B>) -> bool {
         || path == "/v1/plugins"
         || (path.starts_with("/v1/plugins/") && path.ends_with("/health"));
     grpc.contains(&path) || (http && request.method() == Method::GET)
-}
-
-/// An answer's body: the request is over when it has been written.
-struct Answer {
-    inner: Body,
-    _active: Active,
-    _unread: Unread,
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = tonic::Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }
 
 fn or_never<T>(result: Result<T, Infallible>) -> T {
@@ -399,19 +376,27 @@ where
         let connection = place.connection.clone();
         let io = Counted::new(stream, connection.clone());
         let counted = connection.clone();
+        let questions = Questions::new();
         let service = hyper::service::service_fn(move |request| {
             let (house, guest, active) = (house.clone(), guest.clone(), counted.request());
+            let questions = questions.clone();
             let rest = Rest::default();
             let request: Request<Incoming> = request;
             let request =
                 request.map(|inner| Lent::new(inner, active.connection().clone(), rest.clone()));
             // Boxed: hyper moves the future several times, and it is large.
             Box::pin(async move {
+                let turn = questions.turn(request.method(), request.uri().path()).await;
+                let kind = Kind {
+                    is_grpc: is_grpc(&request),
+                    is_call: is_call(request.uri().path()),
+                    is_health: asks_for_health(&request),
+                    is_head: request.method() == Method::HEAD,
+                };
+                let account = guest.account.clone();
                 let answer = house.answer(request, guest).await;
-                let answer = answer.map(|inner| {
-                    Body::new(Answer { inner, _active: active, _unread: rest.unread() })
-                });
-                Ok::<_, Infallible>(answer)
+                let owner = Owner { account, active, _unread: rest.unread(), turn };
+                Ok::<_, Infallible>(Answer::new(answer, owner, kind).await)
             })
         });
         let mut builder = Builder::new(TokioExecutor::new());

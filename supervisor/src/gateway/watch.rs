@@ -13,9 +13,9 @@ use std::{
 
 use stockade_proto::v1::{PluginChange, PluginHealth, plugin_change::Kind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tonic::Status;
+use tonic::{Request, Status};
 
-use super::report::health;
+use super::{door::Caller, report::health};
 use crate::{Supervisor, capacity::limits};
 
 /// A watcher is told of a change this soon; what changes back in between is
@@ -32,6 +32,8 @@ pub(super) struct Watch {
     groups: Arc<[watch::Sender<Arc<Picture>>]>,
     next: Arc<AtomicUsize>,
     places: Arc<Semaphore>,
+    /// Of those besides whom nobody may take away: operators.
+    operators: Arc<Semaphore>,
     looking: Arc<AtomicBool>,
     supervisor: Supervisor,
 }
@@ -66,20 +68,24 @@ impl Watch {
             groups: (0..GROUPS).map(|_| watch::channel(Arc::default()).0).collect(),
             next: Arc::default(),
             places: Arc::new(Semaphore::new(limits::WATCHERS)),
+            operators: Arc::new(Semaphore::new(limits::OPERATORS_WATCHERS)),
             looking: Arc::default(),
             supervisor: supervisor.clone(),
         }
     }
 
-    /// A place for one more watcher of anything.
-    pub(super) fn place(&self) -> Option<Place> {
-        let permit = self.places.clone().try_acquire_owned().ok()?;
+    /// A place for one more watcher of anything. Operators have places of their own.
+    pub(super) fn place(&self, caller: Option<&Caller>) -> Option<Place> {
+        let is_operator = caller.is_some_and(|caller| caller.admin().is_some());
+        let places = if is_operator { &self.operators } else { &self.places };
+        let permit = places.clone().try_acquire_owned().ok()?;
         Some(Place { _permit: permit })
     }
 
     /// The same, or why not.
-    pub(super) fn grpc_place(&self) -> Result<Place, Status> {
-        self.place().ok_or_else(|| Status::resource_exhausted(Self::FULL))
+    pub(super) fn grpc_place<T>(&self, request: &Request<T>) -> Result<Place, Status> {
+        let caller = request.extensions().get::<Caller>();
+        self.place(caller).ok_or_else(|| Status::resource_exhausted(Self::FULL))
     }
 
     /// Pictures from now on; the first one is of now.

@@ -154,6 +154,8 @@ impl Lease {
             updates: receiver,
             waiting,
             over: false,
+            held_up: Duration::ZERO,
+            paused: None,
         })
     }
 }
@@ -171,9 +173,24 @@ pub struct Running {
     updates: Option<mpsc::UnboundedReceiver<Update>>,
     waiting: Option<Arc<AtomicU32>>,
     over: bool,
+    /// For so long the client has held up the tool, not counting since `paused`.
+    held_up: Duration,
+    paused: Option<Instant>,
 }
 
 impl Running {
+    /// The tool waits for its client from now on; that is not its own time.
+    pub fn pause(&mut self) {
+        self.paused = Some(Instant::now());
+    }
+
+    /// It goes on; how long it has waited.
+    pub fn resume(&mut self) -> Duration {
+        let waited = self.paused.take().map(|since| since.elapsed()).unwrap_or_default();
+        self.held_up += waited;
+        waited
+    }
+
     /// The answer. Cancel-safe.
     pub async fn reply(&mut self) -> Reply {
         let reply = (&mut self.answer).await;
@@ -227,7 +244,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.over {
-            self.session.abandon(self.id);
+            self.resume();
+            self.session.abandon(self.id, self.held_up);
         }
     }
 }

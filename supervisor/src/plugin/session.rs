@@ -425,14 +425,15 @@ impl Session {
     }
 
     /// Nobody waits for this call any more. It is told so; its slot stays
-    /// occupied until it returns or `timeouts.call` is over.
-    pub(super) fn abandon(self: &Arc<Self>, id: u64) {
+    /// occupied until it returns or `timeouts.call` is over, not counting for how long its
+    /// client has held it up.
+    pub(super) fn abandon(self: &Arc<Self>, id: u64, held_up: Duration) {
         let Some((started, fate)) = self.pending().get_mut(&id).map(|one| {
             one.reply = None;
             one.updates = None;
             let fate = one.fate();
             let _ = fate.unwanted.set(());
-            (one.call.started, fate)
+            (one.call.started + held_up, fate)
         }) else {
             return;
         };

@@ -3,8 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    sync::OnceLock,
 };
 
+use bytes::Bytes;
 use serde_json::Value;
 use stockade_proto::worker::ToolSpec;
 
@@ -16,6 +18,7 @@ use crate::capacity::limits;
 pub struct Tools {
     list: Vec<Tool>,
     by_name: HashMap<String, usize>,
+    described: OnceLock<Bytes>,
 }
 
 /// One tool.
@@ -76,6 +79,11 @@ impl Tools {
     /// In the order of registration.
     pub fn iter(&self) -> impl Iterator<Item = &Tool> {
         self.list.iter()
+    }
+
+    /// What they are described as, which is made once.
+    pub fn described(&self, make: impl FnOnce(&[Tool]) -> Bytes) -> Bytes {
+        self.described.get_or_init(|| make(&self.list)).clone()
     }
 
     /// Their names, for messages: the first ones.

@@ -268,13 +268,14 @@ impl Actor {
         reloaded.removed.extend(leaving.iter().map(|handle| handle.name().to_string()));
         self.leaving.retain(|handle| handle.watch().has_changed().is_ok());
         self.leaving.extend(leaving.iter().cloned());
+        // Only those are waited for whose names are taken again, and only once.
+        let again: HashSet<&str> = found.iter().map(|one| one.name.as_str()).collect();
+        let awaited = leaving.iter().filter(|handle| again.contains(&**handle.name())).cloned();
+        let awaited: Vec<Handle> = awaited.collect();
         tokio::spawn(async move {
             end_all(&leaving, "the removal of its directory", LEAVING).await;
         });
-        // Only those are waited for whose names are taken again.
-        let again: HashSet<&str> = found.iter().map(|one| one.name.as_str()).collect();
-        let awaited = self.leaving.iter().filter(|handle| again.contains(&**handle.name()));
-        let awaited = futures_util::future::join_all(awaited.map(gone));
+        let awaited = futures_util::future::join_all(awaited.iter().map(gone));
         tokio::select! {
             _ = tokio::time::timeout(LEAVING, awaited) => {}
             _ = self.ending.wait_for(|ending| *ending) => {}

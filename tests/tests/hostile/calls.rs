@@ -148,6 +148,30 @@ async fn a_slow_reader_is_not_a_slow_tool() {
     daemon.stop().await;
 }
 
+/// A client that stops reading and then goes, later than the tool might have taken: its
+/// call is cancelled, and nobody is killed for it.
+#[tokio::test]
+async fn a_reader_that_stops_and_goes_kills_nobody() {
+    let more = format!("[timeouts]\ncall = \"2s\"\ncancel_grace = \"200ms\"\n{QUICK}");
+    let daemon = Options::new().bystander().rogue("x", &more).start().await;
+    daemon.serving("x").await;
+    let request = CallRequest {
+        plugin: "x".into(),
+        tool: "blocks".into(),
+        args: r#"{"n":2000,"bytes":65536}"#.into(),
+        ..CallRequest::default()
+    };
+    let client = daemon.apart().await;
+    let updates = client.tools().call_stream(request).await.expect("call").into_inner();
+    daemon.until("x", |health| health.in_flight == 1).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(daemon.health("x").await.in_flight, 1, "it waits for its client");
+    drop(updates);
+    let health = daemon.until("x", |health| health.in_flight == 0).await;
+    assert_eq!((health.restarts, health.generation), (0, 1), "{health:?}");
+    daemon.stop().await;
+}
+
 /// One message that is beyond its bounds ends the stream: those before it are answered,
 /// and the stream says why there are no more.
 #[tokio::test]

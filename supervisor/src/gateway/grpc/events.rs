@@ -99,8 +99,8 @@ impl Events for EventsService {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let place = self.watch.grpc_place(&request)?;
         let request = request.into_inner();
-        let place = self.watch.grpc_place()?;
         let (old, new) = self.supervisor.journal().follow(request.last as usize);
         let bytes = old.iter().map(|event| event.message.len() + ENVELOPE).sum();
         let old = (old, self.hold(bytes)?);
@@ -116,10 +116,10 @@ impl Events for EventsService {
         &self,
         request: Request<ReadLogsRequest>,
     ) -> Result<Response<Self::ReadLogsStream>, Status> {
+        let place = self.watch.grpc_place(&request)?;
         let request = request.into_inner();
         let handle =
             self.supervisor.plugin(&request.plugin).ok_or_else(|| not_found(&request.plugin))?;
-        let place = self.watch.grpc_place()?;
         let new = request.follow.then(|| handle.logs().follow());
         let old = handle.logs().last(request.last as usize);
         let bytes = old.iter().map(|line| line.text.len() + ENVELOPE).sum();

@@ -65,8 +65,8 @@ impl Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let place = self.watch.grpc_place(&request)?;
         let service = request.into_inner().service;
-        let place = self.watch.grpc_place()?;
         let supervisor = self.supervisor.clone();
         let mut registry = supervisor.registry().watch();
         let mut pictures = self.watch.pictures();

@@ -122,7 +122,7 @@ impl Hosting for HostingService {
         request: Request<WatchPluginEventsRequest>,
     ) -> Result<Response<Self::WatchPluginEventsStream>, Status> {
         who(&request)?;
-        let place = self.watch.grpc_place()?;
+        let place = self.watch.grpc_place(&request)?;
         let watch = self.supervisor.services().watch(request.into_inner().patterns);
         let watch = watch.map_err(Status::invalid_argument)?;
         let (sender, receiver) = mpsc::channel(1);

@@ -70,8 +70,8 @@ impl Plugins for PluginsService {
         &self,
         request: Request<WatchPluginsRequest>,
     ) -> Result<Response<Self::WatchPluginsStream>, Status> {
+        let place = self.watch.grpc_place(&request)?;
         let names = request.into_inner().names;
-        let place = self.watch.grpc_place()?;
         let (sender, receiver) = mpsc::channel(8);
         let mut pictures = self.watch.pictures();
         tokio::spawn(async move {

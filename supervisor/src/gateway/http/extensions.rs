@@ -1,6 +1,6 @@
 //! Conditions, effects, simulation configuration; events of servers.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json,
@@ -11,9 +11,14 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
-use super::{Operator, Text, detail, parse, render::Pieces};
+use super::{
+    Operator, Text,
+    bounded::{Id, Name, Part, PluginNames},
+    detail, parse,
+    render::Pieces,
+};
 use crate::{Supervisor, capacity::limits, gateway::report};
 
 pub(super) async fn list(State(supervisor): State<Supervisor>) -> Response {
@@ -24,18 +29,13 @@ pub(super) async fn list(State(supervisor): State<Supervisor>) -> Response {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Evaluate {
-    condition_id: String,
+    condition_id: Id,
     #[serde(default)]
-    context: Option<Box<RawValue>>,
+    context: Option<Part>,
     #[serde(default)]
-    workspace: String,
-    enabled_plugins: Option<Arc<BTreeSet<String>>>,
+    workspace: Name,
+    enabled_plugins: Option<PluginNames>,
     timeout_ms: Option<u64>,
-}
-
-/// The text of a part of a body.
-fn part(raw: Option<Box<RawValue>>) -> Bytes {
-    raw.map(|raw| Bytes::from(String::from(Box::<str>::from(raw)))).unwrap_or_default()
 }
 
 /// A body that is read by the crew when it is large.
@@ -78,10 +78,10 @@ pub(super) async fn evaluate(State(supervisor): State<Supervisor>, Text(text): T
     let evaluated = supervisor
         .services()
         .evaluate_condition(
-            &request.condition_id,
-            part(request.context),
-            &request.workspace,
-            request.enabled_plugins,
+            &request.condition_id.0,
+            request.context.unwrap_or_default().0,
+            &request.workspace.0,
+            request.enabled_plugins.map(|names| names.0),
             request.timeout_ms.map(Duration::from_millis),
         )
         .await;
@@ -91,14 +91,14 @@ pub(super) async fn evaluate(State(supervisor): State<Supervisor>, Text(text): T
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Apply {
-    effect_id: String,
+    effect_id: Id,
     #[serde(default)]
-    context: Option<Box<RawValue>>,
+    context: Option<Part>,
     #[serde(default)]
-    params: Option<Box<RawValue>>,
+    params: Option<Part>,
     #[serde(default)]
-    workspace: String,
-    enabled_plugins: Option<Arc<BTreeSet<String>>>,
+    workspace: Name,
+    enabled_plugins: Option<PluginNames>,
     timeout_ms: Option<u64>,
 }
 
@@ -110,11 +110,11 @@ pub(super) async fn apply(State(supervisor): State<Supervisor>, Text(text): Text
     let applied = supervisor
         .services()
         .apply_effect(
-            &request.effect_id,
-            part(request.context),
-            part(request.params),
-            &request.workspace,
-            request.enabled_plugins,
+            &request.effect_id.0,
+            request.context.unwrap_or_default().0,
+            request.params.unwrap_or_default().0,
+            &request.workspace.0,
+            request.enabled_plugins.map(|names| names.0),
             request.timeout_ms.map(Duration::from_millis),
         )
         .await;
@@ -124,10 +124,10 @@ pub(super) async fn apply(State(supervisor): State<Supervisor>, Text(text): Text
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Build {
-    base: Option<Box<RawValue>>,
+    base: Option<Part>,
     #[serde(default)]
-    workspace: String,
-    enabled_plugins: Option<Arc<BTreeSet<String>>>,
+    workspace: Name,
+    enabled_plugins: Option<PluginNames>,
 }
 
 pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text) -> Response {
@@ -138,9 +138,9 @@ pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text
     let services = supervisor.services();
     let built = services
         .build_simulation_config(
-            request.base.map(|base| part(Some(base))),
-            &request.workspace,
-            request.enabled_plugins,
+            request.base.map(|base| base.0),
+            &request.workspace.0,
+            request.enabled_plugins.map(|names| names.0),
         )
         .await;
     match built {
@@ -167,7 +167,7 @@ struct Emit {
     #[serde(default)]
     payload: Value,
     #[serde(default)]
-    workspace: String,
+    workspace: Name,
 }
 
 pub(super) async fn emit(
@@ -180,7 +180,7 @@ pub(super) async fn emit(
         Err(response) => return *response,
     };
     let payload = request.payload.to_string().into();
-    match supervisor.services().emit(&request.name, payload, &request.workspace) {
+    match supervisor.services().emit(&request.name, payload, &request.workspace.0) {
         Ok((sequence, subscribers)) => {
             Json(json!({ "sequence": sequence, "subscribers": subscribers })).into_response()
         }

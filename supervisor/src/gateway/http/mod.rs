@@ -2,6 +2,7 @@
 
 mod actions;
 mod admin;
+mod bounded;
 mod data;
 mod extensions;
 mod plugins;

@@ -2,7 +2,7 @@
 
 use axum::{
     Extension, Json,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Path, State},
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -11,13 +11,15 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::plugin_not_found;
+use super::{plugin_not_found, render::Pieces};
 use crate::{
     Supervisor,
     gateway::{
+        door::Caller,
         report::{health, sandbox},
         watch::Watch,
     },
+    plugin::Tool,
 };
 
 fn json(text: String) -> Response {
@@ -70,29 +72,33 @@ pub(super) async fn tools(
 ) -> Response {
     let Some(handle) = supervisor.plugin(&name) else { return plugin_not_found(&name) };
     let snapshot = handle.snapshot();
+    let list = match &snapshot.session {
+        Some(session) => session.tools.described(described),
+        None => Bytes::from_static(b"[]"),
+    };
+    let mut pieces = Pieces::default();
+    let (name, state) = (json!(name), json!(snapshot.state().as_str()));
+    pieces.text(format!("{{\"plugin\":{name},\"state\":{state},\"tools\":"));
+    pieces.text(list);
+    pieces.text("}");
+    ([(header::CONTENT_TYPE, "application/json")], Body::new(pieces)).into_response()
+}
+
+/// The tools as JSON.
+fn described(tools: &[Tool]) -> Bytes {
     let schema = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
-    let tools: Vec<Value> = snapshot
-        .session
-        .iter()
-        .flat_map(|session| {
-            session
-                .tools
-                .iter()
-                .map(|tool| {
-                    json!({
-                        "name": tool.spec.name,
-                        "title": tool.spec.title,
-                        "description": tool.spec.description,
-                        "input_schema": schema(&tool.spec.input_schema),
-                        "output_schema": schema(&tool.spec.output_schema),
-                        "streams": tool.spec.streams,
-                    })
-                })
-                .collect::<Vec<_>>()
+    let tool = |tool: &Tool| {
+        json!({
+            "name": tool.spec.name,
+            "title": tool.spec.title,
+            "description": tool.spec.description,
+            "input_schema": schema(&tool.spec.input_schema),
+            "output_schema": schema(&tool.spec.output_schema),
+            "streams": tool.spec.streams,
         })
-        .collect();
-    Json(json!({ "plugin": name, "state": snapshot.state().as_str(), "tools": tools }))
-        .into_response()
+    };
+    let list: Vec<Value> = tools.iter().map(tool).collect();
+    Value::Array(list).to_string().into()
 }
 
 /// The daemon answers.
@@ -115,8 +121,9 @@ pub(super) async fn readyz(State(supervisor): State<Supervisor>) -> Response {
 pub(super) async fn events(
     State(supervisor): State<Supervisor>,
     Extension(watch): Extension<Watch>,
+    Extension(caller): Extension<Caller>,
 ) -> Response {
-    let Some(place) = watch.place() else {
+    let Some(place) = watch.place(Some(&caller)) else {
         return super::detail(StatusCode::TOO_MANY_REQUESTS, Watch::FULL);
     };
     let (_, events) = supervisor.journal().follow(0);

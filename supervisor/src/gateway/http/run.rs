@@ -1,7 +1,7 @@
 //! `POST …/tools/{tool}/run`: JSON, multipart or a raw body in; JSON, the
 //! attachment itself or a stream of lines out.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body as HttpBody, Bytes},
@@ -13,7 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Text, body_failed, detail,
+    Text, body_failed,
+    bounded::{Name, PluginNames},
+    detail,
     render::{self, ESCAPES},
     stream,
 };
@@ -32,9 +34,9 @@ struct Body<'b> {
     #[serde(default)]
     timeout_ms: Option<u64>,
     #[serde(default)]
-    workspace: Option<String>,
+    workspace: Option<Name>,
     #[serde(default)]
-    enabled_plugins: Option<Arc<BTreeSet<String>>>,
+    enabled_plugins: Option<PluginNames>,
 }
 
 pub(super) async fn run(
@@ -200,8 +202,8 @@ fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>
     }
     // 0 is the plugin's own, as over gRPC.
     call.timeout = body.timeout_ms.filter(|ms| *ms > 0).map(Duration::from_millis);
-    call.workspace = body.workspace.unwrap_or_default();
-    call.enabled_plugins = body.enabled_plugins;
+    call.workspace = body.workspace.unwrap_or_default().0;
+    call.enabled_plugins = body.enabled_plugins.map(|names| names.0);
     Ok(call)
 }
 

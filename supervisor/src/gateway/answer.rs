@@ -1,0 +1,169 @@
+//! An answer on its way: what it takes of the budget, and whether its client takes it.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::http::{Method, Response, StatusCode};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::body::Body;
+
+use super::{
+    connection::{Active, Taken},
+    refusal::refuse,
+    unread::Unread,
+};
+use crate::capacity::{Account, Charge, limits};
+
+/// How many questions of one connection are answered at once; the others wait, as heads.
+#[derive(Clone)]
+pub(super) struct Questions(Arc<Semaphore>);
+
+impl Questions {
+    pub(super) fn new() -> Self {
+        Questions(Arc::new(Semaphore::new(limits::QUESTIONS)))
+    }
+
+    /// Its turn, for a question; None for all else, which has bounds of its own.
+    pub(super) async fn turn(&self, method: &Method, path: &str) -> Option<OwnedSemaphorePermit> {
+        match is_question(method, path) {
+            true => self.0.clone().acquire_owned().await.ok(),
+            false => None,
+        }
+    }
+}
+
+/// It is answered from what the daemon knows, at once and as a whole.
+fn is_question(method: &Method, path: &str) -> bool {
+    let Some(method_of_grpc) = path.strip_prefix("/stockade.v1.") else {
+        return *method == Method::GET && path != "/v1/events";
+    };
+    let whole = ["Data/", "Observability/", "Workspaces/"];
+    let single = [
+        "Plugins/ListPlugins",
+        "Plugins/GetPlugin",
+        "Events/ListCrashes",
+        "Extensions/ListExtensions",
+    ];
+    whole.iter().any(|service| method_of_grpc.starts_with(service))
+        || single.contains(&method_of_grpc)
+}
+
+/// What an answer is, as its request says it.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) is_grpc: bool,
+    /// Charged already.
+    pub(super) is_call: bool,
+    /// Sent without room, too, to who reads.
+    pub(super) is_health: bool,
+    /// Sent without its body.
+    pub(super) is_head: bool,
+}
+
+/// Whose answer it is.
+pub(super) struct Owner {
+    pub(super) account: Account,
+    pub(super) active: Active,
+    pub(super) _unread: Unread,
+    pub(super) turn: Option<OwnedSemaphorePermit>,
+}
+
+/// An answer's body. The request is over when it has been written.
+pub(super) struct Answer {
+    inner: Body,
+    /// Of `inner`, to know its size.
+    first: Option<Frame<Bytes>>,
+    taken: Taken,
+    _charge: Option<Charge>,
+    _owner: Owner,
+}
+
+impl Answer {
+    /// Charges what is known of its size.
+    pub(super) async fn new(answer: Response<Body>, owner: Owner, kind: Kind) -> Response<Body> {
+        let Kind { is_grpc, is_call, is_health, is_head } = kind;
+        let (head, mut inner) = answer.into_parts();
+        if is_head {
+            inner = Body::empty();
+        }
+        let mut first = None;
+        if is_grpc && owner.turn.is_some() {
+            // The one message of it, encoded.
+            first = inner.frame().await.and_then(Result::ok);
+        }
+        let encoded = first.as_ref().and_then(Frame::data_ref).map(Bytes::len);
+        let size = encoded.or_else(|| inner.size_hint().exact().map(|size| size as usize));
+        let charge = match size.filter(|_| !is_call).map(|size| owner.account.charge(size)) {
+            None => None,
+            Some(Ok(charge)) => Some(charge),
+            Some(Err(_)) if is_health && owner.active.connection().is_read() => None,
+            Some(Err(why)) => {
+                let why = format!("the answer was not sent: {why}");
+                return refuse(is_grpc, StatusCode::SERVICE_UNAVAILABLE, &why);
+            }
+        };
+        let taken = owner.active.connection().answer();
+        let answer = Answer { inner, first, taken, _charge: charge, _owner: owner };
+        Response::from_parts(head, Body::new(answer))
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        let polled = match self.first.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.inner).poll_frame(context),
+        };
+        match &polled {
+            Poll::Ready(_) => self.taken.took(),
+            Poll::Pending => self.taken.waits(),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.first {
+            None => self.inner.size_hint(),
+            Some(_) => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_what_is_answered_as_a_whole() {
+        let get = |path| is_question(&Method::GET, path);
+        let post = |path| is_question(&Method::POST, path);
+        assert!(get("/v1/plugins") && get("/v1/plugins/x/tools") && get("/admin/plugins/list"));
+        assert!(post("/stockade.v1.Plugins/GetPlugin") && post("/stockade.v1.Data/ListValues"));
+        for path in [
+            "/stockade.v1.Plugins/WatchPlugins",
+            "/stockade.v1.Tools/Call",
+            "/stockade.v1.Extensions/EvaluateCondition",
+            "/stockade.v1.Events/ReadLogs",
+            "/grpc.health.v1.Health/Watch",
+        ] {
+            assert!(!post(path), "{path}");
+        }
+        assert!(!get("/v1/events") && !post("/v1/plugins/x/tools/t/run"));
+    }
+}
