@@ -7,7 +7,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{LazyLock, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use libfuzzer_sys::fuzz_target;
@@ -47,9 +47,17 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
     house
 });
 
+/// Waits until it serves, through stops and starts.
 fn ready(house: &House) {
-    let ready = house.supervisor.ready(NAME, Duration::from_secs(20));
-    house.runtime.block_on(ready).expect("the remote plugin serves");
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let ready = house.supervisor.ready(NAME, Duration::from_secs(20));
+        match house.runtime.block_on(ready) {
+            Ok(()) => return,
+            Err(why) => assert!(Instant::now() < end, "the remote plugin never serves: {why:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn answer(body: &[u8]) -> Vec<u8> {

@@ -48,6 +48,10 @@ impl House {
     /// # Panics
     /// It cannot be started.
     pub fn start(write: impl FnOnce(&Path), change: impl FnOnce(&mut Config)) -> Self {
+        // A program of Rust's own ignores it; the fuzzer's `main` is none.
+        let mut pipe = nix::sys::signal::SigSet::empty();
+        pipe.add(nix::sys::signal::Signal::SIGPIPE);
+        pipe.thread_block().expect("SIGPIPE");
         let folder = tempfile::tempdir_in("/dev/shm").expect("folder");
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(folder.path(), open).expect("permissions");

@@ -79,7 +79,7 @@ pub(super) async fn run(workspace: Workspace, client: Client) -> Result<(), Fail
     match workspace.command {
         Command::List { output } => {
             let reply = workspaces.list_workspaces(ListWorkspacesRequest {}).await?.into_inner();
-            list(&reply.workspaces, output);
+            list(&reply, output);
         }
         Command::Show { name, output } => {
             let one = workspaces.get_workspace(GetWorkspaceRequest { name }).await?.into_inner();
@@ -135,19 +135,31 @@ fn enabled(workspace: &v1::Workspace) -> String {
 }
 
 fn card(workspace: &v1::Workspace) {
-    let note = if workspace.configured { "" } else { "  (nobody has configured it)" };
+    let note = match (workspace.configured, workspace.closed.is_empty()) {
+        (_, false) => "  (closed)",
+        (true, true) => "",
+        (false, true) => "  (nobody has configured it)",
+    };
     output::line(&format!("{}{note}", workspace.name));
     output::line(&format!("  plugins:  {}", enabled(workspace)));
+    if !workspace.closed.is_empty() {
+        output::line(&format!("  closed:   {}", workspace.closed));
+    }
     output::line(&format!("  document: {}", String::from_utf8_lossy(&workspace.document)));
 }
 
-fn list(workspaces: &[v1::Workspace], format: Format) {
+fn list(reply: &v1::ListWorkspacesResponse, format: Format) {
+    let workspaces = &reply.workspaces;
+    let closed = format!("Workspaces without a list of plugins are closed: {}.", reply.closed);
     match format {
         Format::Json => output::json(&workspaces.iter().map(workspace_json).collect::<Vec<_>>()),
         Format::Jsonl => {
             workspaces.iter().for_each(|one| output::line(&workspace_json(one).to_string()));
         }
         Format::Name => workspaces.iter().for_each(|one| output::line(&one.name)),
+        Format::Table | Format::Wide if workspaces.is_empty() && !reply.closed.is_empty() => {
+            output::line(&closed);
+        }
         Format::Table | Format::Wide if workspaces.is_empty() => {
             output::line("No workspace is configured: all plugins are enabled everywhere.");
         }
@@ -155,6 +167,9 @@ fn list(workspaces: &[v1::Workspace], format: Format) {
             let rows: Vec<Vec<String>> =
                 workspaces.iter().map(|one| vec![one.name.clone(), enabled(one)]).collect();
             output::line(&output::table(&["WORKSPACE", "PLUGINS"], &rows, |_, _, cell| cell));
+            if !reply.closed.is_empty() {
+                output::line(&closed);
+            }
         }
     }
 }

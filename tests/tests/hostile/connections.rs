@@ -228,3 +228,43 @@ async fn a_body_that_is_too_large_is_told_over_http2() {
     }
     daemon.stop().await;
 }
+
+/// Opens no window and asks very often; the answers are wanted by nobody.
+async fn unread_questions(
+    address: &str,
+    count: usize,
+) -> Option<(h2::client::SendRequest<bytes::Bytes>, Vec<h2::client::ResponseFuture>)> {
+    let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let (sender, connection) = h2::client::Builder::new()
+        .initial_window_size(0)
+        .max_concurrent_streams(1000)
+        .handshake::<_, bytes::Bytes>(stream)
+        .await
+        .ok()?;
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.ok()?;
+    let mut answers = Vec::new();
+    for _ in 0..count {
+        let url = format!("http://{address}/v1/plugins/x/tools");
+        let request = http::Request::get(url).body(()).ok()?;
+        answers.push(sender.send_request(request, true).ok()?.0);
+        sender = sender.ready().await.ok()?;
+    }
+    Some((sender, answers))
+}
+
+/// 40 connections that ask 100 times each for a list of tools and take no byte of it.
+#[tokio::test]
+async fn answers_to_questions_that_nobody_reads_are_few() {
+    let daemon = attacked(Options::new().port().rogue("x", "")).await;
+    daemon.serving("x").await;
+    let address = daemon.address().await;
+    under_attack(&daemon, 64 * MIB, async {
+        let asking = join_all((0..40).map(|_| unread_questions(&address, 100))).await;
+        let held: Vec<_> = asking.into_iter().flatten().collect();
+        a_while().await;
+        held.len() as u64
+    })
+    .await;
+    daemon.stop().await;
+}

@@ -126,6 +126,16 @@ async fn a_damaged_data_db_closes_workspaces() {
         let daemon = with_x().start_in(folder).await;
         let refused = call_in_w(&daemon).await.expect_err("nobody knows");
         assert!(refused.message().contains("data.db"), "{refused}");
+        // A list that was lost is not begun anew by taking a plugin from it.
+        for change in ["disable", "enable"] {
+            let (code, text, error) = daemon.cli(&["workspace", change, "w", "good"]).await;
+            assert_ne!(code, 0, "{text}{error}");
+            call_in_w(&daemon).await.expect_err("still closed");
+        }
+        for show in [&["workspace", "list"][..], &["workspace", "show", "w"]] {
+            let (code, text, error) = daemon.cli(show).await;
+            assert!(code == 0 && text.contains("closed"), "{text}{error}");
+        }
         // Outside of workspaces nothing has changed.
         daemon.call("good", "pid", serde_json::json!({})).await.unwrap();
         daemon.stop().await;

@@ -46,7 +46,8 @@ impl Workspaces for WorkspacesService {
         who(&request)?;
         let all = self.data().workspaces.all();
         let workspaces = all.iter().map(|(name, one)| data::workspace(name, Some(one))).collect();
-        Ok(Response::new(ListWorkspacesResponse { workspaces }))
+        let closed = self.data().workspaces.closed().unwrap_or_default();
+        Ok(Response::new(ListWorkspacesResponse { workspaces, closed }))
     }
 
     async fn get_workspace(
@@ -55,8 +56,7 @@ impl Workspaces for WorkspacesService {
     ) -> Result<Response<Workspace>, Status> {
         who(&request)?;
         let name = request.into_inner().name;
-        let workspace = self.data().workspaces.get(&name);
-        Ok(Response::new(data::workspace(&name, workspace.as_deref())))
+        Ok(Response::new(data::known_workspace(&name, &self.data().workspaces)))
     }
 
     async fn set_workspace(

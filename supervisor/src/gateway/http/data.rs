@@ -204,12 +204,13 @@ pub(super) async fn provenance(
 // ── workspaces ──────────────────────────────────────────────────────────────
 
 pub(super) async fn workspaces(_: Operator, State(supervisor): State<Supervisor>) -> Response {
-    let all = supervisor.services().data().workspaces.all();
+    let known = &supervisor.services().data().workspaces;
+    let all = known.all();
     let list: Vec<Value> = all
         .iter()
         .map(|(name, one)| report::data::workspace_json(&report::data::workspace(name, Some(one))))
         .collect();
-    Json(json!({ "workspaces": list })).into_response()
+    Json(json!({ "workspaces": list, "closed": known.closed() })).into_response()
 }
 
 pub(super) async fn workspace(
@@ -217,8 +218,8 @@ pub(super) async fn workspace(
     State(supervisor): State<Supervisor>,
     Path(name): Path<String>,
 ) -> Response {
-    let known = supervisor.services().data().workspaces.get(&name);
-    Json(report::data::workspace_json(&report::data::workspace(&name, known.as_deref())))
+    let known = &supervisor.services().data().workspaces;
+    Json(report::data::workspace_json(&report::data::known_workspace(&name, known)))
         .into_response()
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use stockade_proto::v1;
 
 use super::parse;
-use crate::store::{Provenance, Row, Workspace, time_text};
+use crate::store::{Provenance, Row, Workspace, Workspaces, time_text};
 
 /// A stored value.
 pub fn value(row: Row) -> v1::Value {
@@ -45,7 +45,18 @@ pub fn workspace(name: &str, of: Option<&Workspace>) -> v1::Workspace {
         configured: of.is_some(),
         all_enabled: enabled.is_none(),
         enabled_plugins: enabled.unwrap_or_default().into_iter().collect(),
+        closed: String::new(),
     }
+}
+
+/// The same of one that may be closed.
+pub fn known_workspace(name: &str, known: &Workspaces) -> v1::Workspace {
+    let mut one = workspace(name, known.get(name).as_deref());
+    if let Some(why) = known.why_closed(name) {
+        one.all_enabled = false;
+        one.closed = why;
+    }
+    one
 }
 
 /// As JSON.
@@ -55,6 +66,7 @@ pub fn workspace_json(of: &v1::Workspace) -> Value {
         "configured": of.configured,
         "enabled_plugins": (!of.all_enabled).then_some(&of.enabled_plugins),
         "document": parse(&of.document),
+        "closed": (!of.closed.is_empty()).then_some(&of.closed),
     })
 }
 

@@ -175,6 +175,12 @@ impl Workspaces {
         }
     }
 
+    /// Why those that are not listed are closed, if they are.
+    pub fn closed(&self) -> Option<String> {
+        let known = self.read();
+        known.closed.clone().or_else(|| known.unknown.clone())
+    }
+
     /// Why nothing runs in a workspace, if that is because nothing is known of it.
     pub fn why_closed(&self, workspace: &str) -> Option<String> {
         let known = self.read();
@@ -183,9 +189,9 @@ impl Workspaces {
         }
         let why = known.unknown.as_ref().filter(|_| !known.all.contains_key(workspace))?;
         Some(format!(
-            "which plugins were enabled there is not known any more: {why}. Configure it again \
-             (`stockade workspace enable {workspace} PLUGIN --only`), or say that nobody had \
-             restricted the others: `stockade workspace reopen`"
+            "its list of plugins was lost: {why}. Set it again (`stockade workspace enable \
+             {workspace} PLUGIN --only`), or open all workspaces that have no list: `stockade \
+             workspace reopen`"
         ))
     }
 
@@ -256,6 +262,9 @@ impl Data {
         only: bool,
     ) -> Result<Arc<Workspace>, DataError> {
         let place = name.to_owned();
+        if !only {
+            self.is_known(name)?;
+        }
         self.change_workspace(author, name, "workspace.enable", move |workspace| {
             let enabled = match (&workspace.enabled, only) {
                 (_, true) => plugins.into_iter().collect(),
@@ -285,12 +294,21 @@ impl Data {
         plugins: Vec<String>,
         all: BTreeSet<String>,
     ) -> Result<Arc<Workspace>, DataError> {
+        self.is_known(name)?;
         self.change_workspace(author, name, "workspace.disable", move |workspace| {
             let mut enabled = workspace.enabled.clone().unwrap_or(all);
             enabled.retain(|name| !plugins.contains(name));
             Ok(workspace.set_enabled(enabled))
         })
         .await
+    }
+
+    /// A list that was lost cannot be added to, nor taken from.
+    fn is_known(&self, name: &str) -> Result<(), DataError> {
+        match self.workspaces.why_closed(name) {
+            None => Ok(()),
+            Some(why) => Err(DataError::Invalid(format!("Workspace {name} is closed: {why}"))),
+        }
     }
 
     async fn change_workspace(
