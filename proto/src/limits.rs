@@ -146,10 +146,10 @@ bounds! {
         bytes SCHEMAS = 256 << 10, "Schemas of one plugin, all together", "fixed", "FAILED, `init_error`";
         count PATTERNS = 64, "Regular expressions in the schemas of one plugin", "fixed", "FAILED, `init_error`";
         bytes PATTERN_SIZE = 256 << 10, "Memory of one compiled regular expression", "fixed", "FAILED, `init_error`";
-        count PATTERN_STEPS = 100_000, "Steps of one regular expression that goes back and forth", "fixed", "does not match";
+        count PATTERN_STEPS = 100_000, "Steps of one backtracking regular expression", "fixed", "does not match";
         count SCHEMA_PATHS = 10_000, "Ways through a schema at one place of a value (a doubling chain of `$ref`s)", "fixed", "FAILED, `init_error`";
         count SCHEMA_DEPTH = 32, "`$ref`s and combinations within each other at one place of a value", "fixed", "FAILED, `init_error`";
-        count SCHEMA_STEPS = 200_000_000, "Parts of a schema visited for one value", "fixed", "422; of a result 502 `InvalidResult`";
+        count SCHEMA_STEPS = 200_000_000, "Schema nodes visited while one value is checked", "fixed", "422; of a result 502 `InvalidResult`";
         count TOOLS = 256, "Tools, or registrations of one kind", "fixed", "killed, `protocol_error`";
         count HANDLERS = 16, "Event handlers", "fixed", "not registered, told";
         count EVENT_PATTERNS = 64, "Patterns of one subscription", "fixed", "not registered, told";
@@ -185,7 +185,7 @@ bounds! {
         count CREW_QUEUE = 1024, "Jobs of the crew that wait, all together", "fixed", "503 `Overloaded`, Retry-After";
         count CREW_SHARE = 64, "Jobs of the crew that wait for one plugin", "fixed", "503 `Overloaded`, Retry-After";
         bytes STEP = 64 << 10, "Bytes handled at once where others wait; more goes to the crew", "fixed", "the crew";
-        bytes MIN_BUFFERED = 256 << 20, "The least that `max_buffered` is by itself (an eighth of memory)", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read";
+        bytes MIN_BUFFERED = 256 << 20, "Default of `max_buffered` where an eighth of memory is less; one connection may use a quarter of it, one plugin a half", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read";
         count EVENTS_KEPT = 1000, "Events of operators that are kept", "fixed", "the oldest go";
         count FOLLOWER_BEHIND = 256, "Events or lines that a follower may be behind", "fixed", "it loses them, counted";
         bytes STDERR = 1 << 20, "Log lines that wait for standard error", "fixed", "dropped and counted";

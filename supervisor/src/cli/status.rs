@@ -41,11 +41,25 @@ pub(super) async fn run(status: Status, client: Client) -> Result<(), Failure> {
             output::line(&json.unwrap_or_default());
         }),
         Format::Name => plugins.iter().for_each(|plugin| output::line(&plugin.name)),
-        Format::Table | Format::Wide => plugins.iter().for_each(card),
+        Format::Table | Format::Wide => {
+            if status.names.is_empty() {
+                problems(&client).await;
+            }
+            plugins.iter().for_each(card);
+        }
     }
     match down.is_empty() {
         true => Ok(()),
         false => Err(Failure::not_running(format!("not serving: {}", down.join(", ")))),
+    }
+}
+
+/// What is wrong with the daemon itself, for operators.
+async fn problems(client: &Client) {
+    if let Ok(daemon) = client.admin().get_daemon(v1::GetDaemonRequest {}).await {
+        for problem in daemon.into_inner().problems {
+            output::line(&format!("problem: {problem}"));
+        }
     }
 }
 

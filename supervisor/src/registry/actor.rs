@@ -205,8 +205,8 @@ impl Actor {
         self.remove_gone(&found, &mut reloaded).await;
         for mut one in found {
             let lowered = self.overlay(&mut one);
-            problems.extend(lowered.iter().cloned());
-            reloaded.problems.extend(lowered);
+            // Told as long as it is so; nothing that a reload has failed at.
+            problems.extend(lowered);
             self.take(one, &mut memories, &mut reloaded).await;
         }
         self.say(&reloaded);

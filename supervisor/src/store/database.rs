@@ -402,6 +402,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     if verdict != "ok" {
         return Err(super::damage(format!("quick_check: {verdict}")));
     }
+    super::keep_private(path);
     Ok(connection)
 }
 

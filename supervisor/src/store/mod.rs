@@ -131,6 +131,16 @@ fn damage(text: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(code, Some(text))
 }
 
+/// What plugins store is for the daemon's user alone, whatever the umask.
+fn keep_private(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        let _ = std::fs::set_permissions(file, mode);
+    }
+}
+
 /// Puts a database aside with what belongs to it.
 fn put_aside_database(path: &Path) -> String {
     let kept = put_aside(path);

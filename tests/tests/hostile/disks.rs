@@ -132,6 +132,8 @@ async fn a_damaged_data_db_closes_workspaces() {
             assert_ne!(code, 0, "{text}{error}");
             call_in_w(&daemon).await.expect_err("still closed");
         }
+        let (_, text, _) = daemon.cli(&["status"]).await;
+        assert!(text.contains("problem: workspaces are closed"), "{text}");
         for show in [&["workspace", "list"][..], &["workspace", "show", "w"]] {
             let (code, text, error) = daemon.cli(show).await;
             assert!(code == 0 && text.contains("closed"), "{text}{error}");

@@ -30,6 +30,26 @@ async fn acknowledged(daemon: &Daemon) -> HashMap<u64, u64> {
     last
 }
 
+/// What is stored is nobody's to read but the daemon's, under the usual umask.
+#[tokio::test]
+async fn the_databases_are_private() {
+    use std::os::unix::fs::MetadataExt as _;
+    let daemon = writer().start().await;
+    daemon.serving("w").await;
+    ask(&daemon, "w", json!({"op": "set", "key": "k", "value": 1})).await;
+    let folder = daemon.kill().await;
+    let files = std::fs::read_dir(folder.path().join("state")).expect("state");
+    let mut looked = 0;
+    for file in files.map(|file| file.expect("file")) {
+        if file.file_name().to_string_lossy().contains(".db") {
+            let mode = file.metadata().expect("metadata").mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}: {mode:o}", file.path().display());
+            looked += 1;
+        }
+    }
+    assert!(looked >= 2, "{looked} files");
+}
+
 /// 200 times, or `STOCKADE_KILLS`: the daemon dies in mid-write.
 #[tokio::test]
 async fn acknowledged_writes_survive_sigkill_at_any_moment() {

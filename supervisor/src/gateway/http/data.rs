@@ -219,8 +219,7 @@ pub(super) async fn workspace(
     Path(name): Path<String>,
 ) -> Response {
     let known = &supervisor.services().data().workspaces;
-    Json(report::data::workspace_json(&report::data::known_workspace(&name, known)))
-        .into_response()
+    Json(report::data::workspace_json(&report::data::known_workspace(&name, known))).into_response()
 }
 
 pub(super) async fn set_workspace(

@@ -235,6 +235,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     if verdict != "ok" {
         return Err(damage(format!("quick_check: {verdict}")));
     }
+    super::keep_private(path);
     Ok(connection)
 }
 
