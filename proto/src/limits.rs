@@ -115,7 +115,7 @@ bounds! {
         count SOCKET_CONNECTIONS = 256, "Connections at once on the unix socket, counted apart", "fixed", "the one that has been idle longest ends, else closed";
         count STREAMS = 256, "Requests at once on one HTTP/2 connection", "fixed", "the client waits";
         count RESETS = 32, "Streams that were reset and are not forgotten yet, per connection", "fixed", "GOAWAY";
-        count OPERATORS_WATCHERS = 256, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
+        count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
         count QUESTIONS = 16, "Questions (health, tools, values, anything that is answered as a whole) of one connection that are answered at once", "fixed", "the others wait";
         bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431";
         count HEADER_LINES = 100, "Headers of one request, by number", "fixed", "431";

@@ -325,6 +325,8 @@ async fn serve_port(
             }
             Err(error) => rest(&error).await,
         }
+        // A thousand that come at once are not taken at once: others have their turn.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -339,6 +341,7 @@ async fn serve_socket(listener: UnixListener, house: House, places: Arc<Places>)
             }
             Err(error) => rest(&error).await,
         }
+        tokio::task::yield_now().await;
     }
 }
 

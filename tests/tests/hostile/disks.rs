@@ -133,7 +133,7 @@ async fn a_damaged_data_db_closes_workspaces() {
             call_in_w(&daemon).await.expect_err("still closed");
         }
         let (_, text, _) = daemon.cli(&["status"]).await;
-        assert!(text.contains("problem: workspaces are closed"), "{text}");
+        assert!(text.contains("problem: ") && text.contains("data.db"), "{text}");
         for show in [&["workspace", "list"][..], &["workspace", "show", "w"]] {
             let (code, text, error) = daemon.cli(show).await;
             assert!(code == 0 && text.contains("closed"), "{text}{error}");
