@@ -86,7 +86,7 @@ pub(super) struct Answer {
 
 impl Answer {
     /// Charges what is known of its size.
-    pub(super) async fn new(answer: Response<Body>, owner: Owner, kind: Kind) -> Response<Body> {
+    pub(super) async fn of(answer: Response<Body>, owner: Owner, kind: Kind) -> Response<Body> {
         let Kind { is_grpc, is_call, is_health, is_head } = kind;
         let (head, mut inner) = answer.into_parts();
         if is_head {

@@ -399,7 +399,7 @@ where
                 let account = guest.account.clone();
                 let answer = house.answer(request, guest).await;
                 let owner = Owner { account, active, _unread: rest.unread(), turn };
-                Ok::<_, Infallible>(Answer::new(answer, owner, kind).await)
+                Ok::<_, Infallible>(Answer::of(answer, owner, kind).await)
             })
         });
         let mut builder = Builder::new(TokioExecutor::new());
