@@ -176,8 +176,10 @@ impl Charge {
     pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
         let share = &self.account.0;
         let whose = share.whose;
-        if bytes > share.share {
-            return Err(Exhausted::Never { wanted: bytes, share: share.share, whose });
+        // What has come of one thing stays while its rest comes.
+        let wanted = self.bytes.saturating_add(bytes);
+        if wanted > share.share {
+            return Err(Exhausted::Never { wanted, share: share.share, whose });
         }
         if !add(&share.used, bytes, share.share) {
             return Err(Exhausted::Now { whose });

@@ -89,8 +89,8 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             return Err(too_long(form, said, most));
         }
         // Refused before it is read; paid for as it comes, for many say much and send little.
-        drop(account.charge(said).map_err(refuse)?);
-        let charge = account.charge(0).map_err(refuse)?;
+        drop(account.charge(said).map_err(|why| refuse(form, why))?);
+        let charge = account.charge(0).map_err(|why| refuse(form, why))?;
         let reservation = Reservation(Arc::new(Mutex::new(charge)));
         let body = Counted {
             inner,
@@ -115,7 +115,8 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             if self.read > self.most {
                 return Err(too_long(self.form, self.read, self.most));
             }
-            return self.reservation.charge().grow(data.len()).map_err(refuse);
+            let grown = self.reservation.charge().grow(data.len());
+            return grown.map_err(|why| refuse(self.form, why));
         }
         let mut rest = &data[..];
         while !rest.is_empty() {
@@ -123,7 +124,8 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             if message.left > 0 {
                 let here = message.left.min(rest.len());
                 message.left -= here;
-                self.reservation.charge().grow(here).map_err(refuse)?;
+                let grown = self.reservation.charge().grow(here);
+                grown.map_err(|why| refuse(self.form, why))?;
                 rest = &rest[here..];
                 continue;
             }
@@ -139,7 +141,7 @@ impl<B: Body<Data = Bytes>> Counted<B> {
                 }
                 // Refused before it is read; paid for as it comes.
                 let mut charge = self.reservation.charge();
-                charge.grow(message.left).map_err(refuse)?;
+                charge.grow(message.left).map_err(|why| refuse(self.form, why))?;
                 drop(charge.split(message.left));
             }
         }
@@ -165,9 +167,13 @@ impl<B: Body<Data = Bytes>> Counted<B> {
     }
 }
 
-/// What an exhausted budget is over gRPC.
-pub(super) fn refuse(why: Exhausted) -> Status {
-    Status::resource_exhausted(format!("the request was not read: {why}"))
+/// What an exhausted budget is. What can never fit is no reason to try again (413).
+fn refuse(form: Form, why: Exhausted) -> Status {
+    let text = format!("the request was not read: {why}");
+    match (form, why) {
+        (Form::Plain, Exhausted::Never { .. }) => Status::out_of_range(text),
+        _ => Status::resource_exhausted(text),
+    }
 }
 
 fn too_long(form: Form, length: usize, most: usize) -> Status {
@@ -321,7 +327,8 @@ mod tests {
         let (body, _) = counted(&[b"abc"], true, Form::Plain, 10);
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
         let (body, _) = counted(&[&[0; 300], &[0; 300]], false, Form::Plain, 1000);
-        assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+        // Not with nothing else there either.
+        assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::OutOfRange);
         // A message is paid for as it comes, also when its head comes in pieces.
         let (body, reservation) = counted(&[&[0, 0, 0], &[0, 100, 7]], true, Form::Messages, 1000);
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
