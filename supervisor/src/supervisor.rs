@@ -325,10 +325,13 @@ impl Supervisor {
     /// laid over single plugins. The rest keeps its value until a restart.
     pub async fn reconfigure(&self, config: Config) -> Reloaded {
         let folders = folders(&config);
+        let until_restart = until_restart(&self.config(), &config);
         self.inner.guard.allow(totals(&config));
         *self.inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.inner.registry.reload(Some(folders)).await
+        let mut reloaded = self.inner.registry.reload(Some(folders)).await;
+        reloaded.problems.extend(until_restart);
+        reloaded
     }
 
     /// Stops every plugin, within `shutdown_timeout`. What is still there then
@@ -386,6 +389,27 @@ fn restrictions(config: &Config) -> Restrictions {
     restrictions.allow_unsandboxed.get_or_insert(config.allow_unsandboxed);
     restrictions.allow_degraded.get_or_insert(degraded);
     restrictions
+}
+
+/// What has changed and is taken at the next start only, as a problem of the reload.
+fn until_restart(old: &Config, new: &Config) -> Option<String> {
+    let changed = [
+        ("listen", old.listen != new.listen),
+        ("socket", old.socket != new.socket),
+        ("state_dir", old.state_dir != new.state_dir),
+        ("max_connections", old.max_connections != new.max_connections),
+        ("max_buffered", old.max_buffered != new.max_buffered),
+        ("tls_cert", old.tls_cert != new.tls_cert),
+        ("tls_key", old.tls_key != new.tls_key),
+        ("tls_client_ca", old.tls_client_ca != new.tls_client_ca),
+        ("tokens", old.tokens != new.tokens),
+        ("log", old.log != new.log),
+    ];
+    let names: Vec<&str> =
+        changed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
+    (!names.is_empty()).then(|| {
+        format!("{}: changed in stockade.toml, in force after a restart only", names.join(", "))
+    })
 }
 
 /// The thread that reads what plugins print: however much that is, nobody else waits

@@ -165,6 +165,21 @@ async fn a_bad_configuration_on_reload_keeps_the_old_one() {
     daemon.stop().await;
 }
 
+/// What only a restart can take is named by the reload, not passed over.
+#[tokio::test]
+async fn what_needs_a_restart_is_named_by_the_reload() {
+    let daemon = Options::new().port().config("log_lines = 500").start().await;
+    let file = daemon.root.join("stockade.toml");
+    std::fs::write(&file, "log_lines = 500\nmax_connections = 7\n").expect("write");
+    let problems = daemon.reload().await.problems;
+    assert_eq!(
+        problems,
+        ["max_connections: changed in stockade.toml, in force after a restart only"]
+    );
+    assert!(daemon.reload().await.problems.is_empty());
+    daemon.stop().await;
+}
+
 /// A launcher that is killed takes its plugin along, and so does an init; orphans are
 /// not left.
 #[tokio::test]
