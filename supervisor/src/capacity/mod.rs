@@ -13,4 +13,4 @@ pub(crate) use json::end_of_string;
 pub use json::{Weight, weigh};
 pub use stockade_proto::limits;
 pub use sweeper::swept;
-pub use turns::{Turns, later, one_step, whole_parts};
+pub use turns::{Turns, later};

@@ -8,9 +8,12 @@ use bytes::Bytes;
 /// Smaller ones are freed where they are dropped.
 const LARGE: usize = 1 << 20;
 
+/// Blocks that wait; more are freed where they are dropped.
+const WAITING: usize = 64;
+
 /// None when the system refuses the thread.
-static SWEEPER: LazyLock<Option<mpsc::Sender<Bytes>>> = LazyLock::new(|| {
-    let (sender, blocks) = mpsc::channel();
+static SWEEPER: LazyLock<Option<mpsc::SyncSender<Bytes>>> = LazyLock::new(|| {
+    let (sender, blocks) = mpsc::sync_channel(WAITING);
     let sweep = move || blocks.into_iter().for_each(drop::<Bytes>);
     std::thread::Builder::new().name("sweeper".into()).spawn(sweep).ok().map(|_| sender)
 });
@@ -26,7 +29,7 @@ impl AsRef<[u8]> for Block {
 impl Drop for Block {
     fn drop(&mut self) {
         if let Some(sweeper) = &*SWEEPER {
-            let _ = sweeper.send(std::mem::take(&mut self.0));
+            let _ = sweeper.try_send(std::mem::take(&mut self.0));
         }
     }
 }

@@ -70,12 +70,12 @@ impl<I: AsyncRead + Unpin> AsyncRead for Turns<I> {
 }
 
 /// As much of it as one write moves.
-pub fn one_step(bytes: &[u8]) -> &[u8] {
+fn one_step(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(limits::STEP)]
 }
 
 /// The same of parts: whole ones, and so at least one.
-pub fn whole_parts<'a, 'b>(parts: &'b [IoSlice<'a>]) -> &'b [IoSlice<'a>] {
+fn whole_parts<'a, 'b>(parts: &'b [IoSlice<'a>]) -> &'b [IoSlice<'a>] {
     let mut bytes = 0;
     let fits = parts.iter().take_while(|part| {
         bytes += part.len();

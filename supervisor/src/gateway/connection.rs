@@ -17,10 +17,8 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::capacity::{later, limits, one_step, whole_parts};
+use crate::capacity::{Turns, limits};
 
-/// Bytes that a connection moves before others have their turn.
-const TURN: u32 = limits::STEP as u32;
 /// What a request costs in headers, generously.
 const PER_REQUEST: u64 = 4096;
 /// The beginning of HTTP/2.
@@ -43,8 +41,6 @@ pub(super) struct Connection {
     requests: AtomicU64,
     active: AtomicU32,
     http2: AtomicBool,
-    /// Bytes read and written since others had their turn.
-    turn: AtomicU32,
     /// Answers of which there is more than their client has taken.
     unread: AtomicU32,
     /// When a part of an answer was last taken, likewise.
@@ -77,7 +73,6 @@ impl Connection {
             requests: AtomicU64::new(0),
             active: AtomicU32::new(0),
             http2: AtomicBool::new(false),
-            turn: AtomicU32::new(0),
             unread: AtomicU32::new(0),
             last_out: AtomicU64::new(0),
             leave: Notify::new(),
@@ -115,11 +110,6 @@ impl Connection {
     /// So much of what was read was a body.
     pub(super) fn body(&self, bytes: usize) {
         self.bodies.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Others have had their turn.
-    pub(super) fn next_turn(&self) {
-        self.turn.store(0, Ordering::Relaxed);
     }
 
     /// Resolves when it has to make room for another one.
@@ -230,7 +220,7 @@ impl Drop for Active {
 /// The bytes of a connection, counted and taken in turns.
 #[derive(Debug)]
 pub(super) struct Counted<I> {
-    io: I,
+    io: Turns<I>,
     connection: Arc<Connection>,
     flood: Flood,
 }
@@ -247,7 +237,7 @@ struct Flood {
 impl<I> Counted<I> {
     pub(super) fn new(io: I, connection: Arc<Connection>) -> Self {
         let flood = Flood { since: Instant::now(), read: 0, bodies: 0, requests: 0 };
-        Counted { io, connection, flood }
+        Counted { io: Turns::new(io), connection, flood }
     }
 
     /// A flood of frames that ask for nothing.
@@ -273,26 +263,12 @@ impl<I> Counted<I> {
     }
 }
 
-impl<I> Counted<I> {
-    /// More may be moved now; else it goes on [`later`].
-    fn may_move(&self, context: &mut Context<'_>) -> bool {
-        let may = self.connection.turn.load(Ordering::Relaxed) < TURN;
-        if !may {
-            later(context);
-        }
-        may
-    }
-}
-
 impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.may_move(context) {
-            return Poll::Pending;
-        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(context, buffer);
         let came = &buffer.filled()[before..];
@@ -305,7 +281,6 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
             connection.http2.store(came.starts_with(PREFACE), Ordering::Relaxed);
         }
         connection.read.fetch_add(came.len() as u64, Ordering::Relaxed);
-        connection.turn.fetch_add(came.len() as u32, Ordering::Relaxed);
         connection.last_in.store(now, Ordering::Relaxed);
         if connection.active.load(Ordering::Relaxed) == 0 {
             let _ = connection.head.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
@@ -321,11 +296,7 @@ impl<I: AsyncWrite + Unpin> Counted<I> {
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let blocked = &self.connection.blocked;
         match &polled {
-            Poll::Ready(written) => {
-                blocked.store(0, Ordering::Relaxed);
-                let bytes = written.as_ref().map_or(0, |bytes| *bytes as u32);
-                self.connection.turn.fetch_add(bytes, Ordering::Relaxed);
-            }
+            Poll::Ready(_) => blocked.store(0, Ordering::Relaxed),
             Poll::Pending => {
                 let now = self.connection.now();
                 let _ = blocked.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
@@ -341,10 +312,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if !self.may_move(context) {
-            return Poll::Pending;
-        }
-        let polled = Pin::new(&mut self.io).poll_write(context, one_step(bytes));
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
         self.wrote(polled)
     }
 
@@ -353,13 +321,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let parts = whole_parts(parts);
-        if let [one] = parts {
-            return self.poll_write(context, one);
-        }
-        if !self.may_move(context) {
-            return Poll::Pending;
-        }
         let polled = Pin::new(&mut self.io).poll_write_vectored(context, parts);
         self.wrote(polled)
     }

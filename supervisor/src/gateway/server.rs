@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
     io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
@@ -424,17 +423,13 @@ where
             .initial_connection_window_size(limits::WINDOW as u32)
             .max_frame_size(256 << 10);
         let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
-        let mut served = std::pin::pin!(poll_fn(|context| {
-            connection.next_turn();
-            serving.as_mut().poll(context)
-        }));
         let verdict = loop {
             let due = match connection.judge() {
                 Verdict::Later(due) => due,
                 verdict => break verdict,
             };
             tokio::select! {
-                ended = &mut served => {
+                ended = serving.as_mut() => {
                     if let Err(error) = ended {
                         debug!("a connection ended: {error}");
                     }
