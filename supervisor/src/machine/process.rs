@@ -99,6 +99,20 @@ pub fn process_ticks(pid: u32) -> Option<u64> {
     Some(number()? + number()?)
 }
 
+/// How long the threads below `root` have stood in line for a processor so far.
+/// Zero where the kernel does not count it.
+pub fn tree_wait(root: u32) -> Duration {
+    let of_process = |pid: u32| {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let waits = tasks.filter_map(|task| {
+            let counts = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            counts.split_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        waits.sum::<u64>()
+    };
+    Duration::from_nanos(descendants(root).into_iter().map(of_process).sum())
+}
+
 /// Resident bytes of one process, 0 when it is gone.
 pub fn resident(pid: u32) -> u64 {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();

@@ -39,6 +39,9 @@ const COOL_DOWN: Duration = Duration::from_secs(1);
 const SPIN: Duration = Duration::from_secs(10);
 /// Of one processor, while idle.
 const SPIN_SHARE: f64 = 0.5;
+/// On a crowded machine a loop gets less than it wants: from this share on, what it
+/// stood in line for counts, too.
+const CROWDED_SHARE: f64 = 0.1;
 
 /// The process tree of one plugin, as it is to be watched.
 pub(super) struct Tree {
@@ -111,6 +114,8 @@ pub(super) struct Watch {
     ticks: Option<u64>,
     skipped: u32,
     spinning_since: Option<Instant>,
+    /// What the tree had waited for a processor, and when.
+    waited: Option<(Instant, Duration)>,
     warned: bool,
     done: bool,
     /// All plugins use too much together: look now.
@@ -151,6 +156,7 @@ impl Watch {
             ticks: None,
             skipped: 0,
             spinning_since: None,
+            waited: None,
             warned: false,
             done: false,
             suspected: false,
@@ -305,6 +311,17 @@ impl Watch {
         self.events.tell(Internal::Over(self.generation, cause));
     }
 
+    /// The share of one processor that the tree has waited for since the last time
+    /// this was asked; nothing the first time.
+    fn stood_in_line(&mut self, now: Instant) -> f64 {
+        let waited = machine::tree_wait(self.root);
+        let before = self.waited.replace((now, waited));
+        before.map_or(0.0, |(then, before)| {
+            let wall = now.duration_since(then).as_secs_f64().max(0.001);
+            waited.saturating_sub(before).as_secs_f64() / wall
+        })
+    }
+
     /// An idle plugin that spins, or a busy one above `limits.cpu`: it goes
     /// behind the others and is named.
     fn judge_processor(&mut self, now: Instant, share: f64, in_flight: bool) {
@@ -318,7 +335,9 @@ impl Watch {
                 (cpu.map_or(SPIN_SHARE, |cpu| cpu.min(SPIN_SHARE)), "no call in flight".into())
             }
         };
-        if share <= allowed * 1.05 {
+        let crowded = !in_flight && (CROWDED_SHARE..=allowed * 1.05).contains(&share);
+        let wanted = if crowded { share + self.stood_in_line(now) } else { share };
+        if wanted <= allowed * 1.05 {
             self.spinning_since = None;
             return;
         }

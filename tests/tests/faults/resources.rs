@@ -216,10 +216,14 @@ async fn a_full_disk_is_said_and_survived() {
     drop(disk);
 }
 
-/// Fault 81: an idle plugin that spins is put behind the others and named.
+/// Fault 81: an idle plugin that spins is put behind the others and named, also where
+/// three others leave it a quarter of the processor that it wants.
 #[tokio::test]
 async fn an_idle_plugin_that_spins_is_named() {
     let scene = Scene::new(&format!("args = [\"--spin\"]\n{QUICK}")).await;
+    let rogue = scene.daemon.serving("rogue").await.pid.expect("pid");
+    only_on_one_processor(rogue);
+    let _rivals: Vec<Rival> = (0..3).map(|_| Rival::start()).collect();
     let health = scene.daemon.until("rogue", |health| health.substate == "DEGRADED").await;
     let reason = health.reason.expect("reason");
     assert!(reason.contains("with no call in flight for 10 s: lowered its priority"), "{reason}");
@@ -228,6 +232,43 @@ async fn an_idle_plugin_that_spins_is_named() {
     assert_eq!(nice, 19);
     scene.call("pid", json!({})).await.unwrap();
     scene.end().await;
+}
+
+/// A process of the test that spins until it is dropped.
+struct Rival(std::process::Child);
+
+impl Rival {
+    fn start() -> Self {
+        let mut command = std::process::Command::new("sh");
+        let child = command.args(["-c", "while :; do :; done"]).spawn().expect("sh");
+        only_on_one_processor(child.id());
+        Rival(child)
+    }
+}
+
+impl Drop for Rival {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Every thread of a process has to share the first processor that the test may use.
+fn only_on_one_processor(pid: u32) {
+    let size = size_of::<libc::cpu_set_t>();
+    let first = unsafe {
+        let mut ours: libc::cpu_set_t = std::mem::zeroed();
+        assert_eq!(libc::sched_getaffinity(0, size, &mut ours), 0);
+        let cpu = (0..libc::CPU_SETSIZE as usize).find(|cpu| libc::CPU_ISSET(*cpu, &ours));
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu.expect("a processor"), &mut one);
+        one
+    };
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("tasks") {
+        let tid = task.expect("task").file_name().to_str().expect("tid").parse().expect("tid");
+        let done = unsafe { libc::sched_setaffinity(tid, size, &first) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
 }
 
 /// The operator's ceilings: what all plugins use together, and what a manifest asks for.
