@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -57,6 +58,8 @@ pub(super) struct Counted<B = Incoming> {
     /// Of the message that is coming.
     message: Message,
     begun: bool,
+    /// The longest wait for more of it ([`limits::BODY_PAUSE`]), and its end.
+    pause: Duration,
     patience: Option<Pin<Box<Sleep>>>,
     /// When its first byte came, and how many have come.
     since: Option<Instant>,
@@ -100,6 +103,7 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             read: 0,
             message: Message::default(),
             begun: false,
+            pause: limits::BODY_PAUSE,
             patience: None,
             since: None,
             came: 0,
@@ -151,8 +155,8 @@ impl<B: Body<Data = Bytes>> Counted<B> {
     /// It comes byte by byte, so that its connection keeps its place for nothing.
     fn crawls(&mut self) -> bool {
         let took = self.since.get_or_insert_with(Instant::now).elapsed();
-        let due = took.as_secs() * limits::BODY_RATE as u64;
-        self.form != Form::Messages && took > limits::BODY_PAUSE && self.came < due
+        let due = took.as_secs_f64() * limits::BODY_RATE as f64;
+        self.form != Form::Messages && took > self.pause && (self.came as f64) < due
     }
 
     /// More must come soon.
@@ -228,14 +232,12 @@ where
                     self.patience = None;
                     return Poll::Pending;
                 }
-                let patience = self.patience.get_or_insert_with(|| {
-                    Box::pin(tokio::time::sleep_until(Instant::now() + limits::BODY_PAUSE))
-                });
+                let pause = self.pause;
+                let patience =
+                    self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
                 ready!(patience.as_mut().poll(context));
-                Status::deadline_exceeded(format!(
-                    "no byte of the body came for {} s",
-                    limits::BODY_PAUSE.as_secs()
-                ))
+                let seconds = pause.as_secs();
+                Status::deadline_exceeded(format!("no byte of the body came for {seconds} s"))
             }
         };
         self.over = true;
@@ -302,6 +304,12 @@ mod tests {
         }
     }
 
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    fn impatient<B>(made: (Counted<B>, Reservation)) -> (Counted<B>, Reservation) {
+        (Counted { pause: PAUSE, ..made.0 }, made.1)
+    }
+
     fn parts_of(list: &[&[u8]]) -> Parts {
         parts(list, false)
     }
@@ -310,12 +318,12 @@ mod tests {
         Parts(list.iter().map(|part| Bytes::copy_from_slice(part)).collect(), stalls)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn bodies_are_counted_bounded_and_given_up() {
         let budget = Budget::new(1600);
         let account = budget.of_connection();
         let counted = |list: &[&[u8]], stalls, form, most| {
-            Counted::new(parts(list, stalls), &account, form, most).unwrap()
+            impatient(Counted::new(parts(list, stalls), &account, form, most).unwrap())
         };
         let (body, reservation) = counted(&[b"abc", b"def"], false, Form::Plain, 10);
         assert_eq!(read(body).await.unwrap(), "abcdef");
@@ -339,17 +347,18 @@ mod tests {
         assert_eq!(budget.used(), 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_body_that_trickles_is_given_up() {
         let account = Budget::new(1 << 30).of_connection();
         let trickle = |parts: usize, bytes: usize| {
             let list: Vec<Vec<u8>> = (0..parts).map(|_| vec![0; bytes]).collect();
             let list: Vec<&[u8]> = list.iter().map(Vec::as_slice).collect();
-            let (body, _) = Counted::new(parts_of(&list), &account, Form::Plain, 1 << 20).unwrap();
+            let body = Counted::new(parts_of(&list), &account, Form::Plain, 1 << 20).unwrap();
+            let (body, _) = impatient(body);
             async move {
                 let mut body = std::pin::pin!(body);
                 loop {
-                    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+                    tokio::time::sleep(PAUSE / 3).await;
                     let next = std::future::poll_fn(|context| body.as_mut().poll_frame(context));
                     match next.await {
                         Some(Ok(_)) => {}
