@@ -4,6 +4,7 @@
 mod budget;
 mod crew;
 mod json;
+mod line;
 mod sweeper;
 mod turns;
 
@@ -11,6 +12,7 @@ pub use budget::{Account, Budget, Charge, Exhausted, Held};
 pub use crew::{Crew, Overloaded, give_way};
 pub(crate) use json::end_of_string;
 pub use json::{Weight, weigh};
+pub use line::Place;
 pub use stockade_proto::limits;
 pub use sweeper::swept;
-pub use turns::{Turns, later};
+pub use turns::Turns;

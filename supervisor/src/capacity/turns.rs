@@ -1,8 +1,7 @@
 //! Who sends or takes much gives others their turn: a stream that lets a task move
-//! [`limits::STEP`] bytes, then comes back to it later.
+//! [`limits::STEP`] bytes, then has it stand in [line](super::line).
 
 use std::{
-    future::Future as _,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
@@ -11,28 +10,30 @@ use std::{
 use stockade_proto::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::Place;
+
 /// A stream that is shared fairly.
 #[derive(Debug)]
 pub struct Turns<I> {
     io: I,
     /// Bytes since others had their turn.
     moved: usize,
+    place: Place,
 }
 
 impl<I> Turns<I> {
     /// Of this stream.
     pub fn new(io: I) -> Self {
-        Turns { io, moved: 0 }
+        Turns { io, moved: 0, place: Place::default() }
     }
 
-    /// More may be moved now; else it goes on [`later`].
+    /// More may be moved now; else the task is woken when it may.
     fn may_move(&mut self, context: &mut Context<'_>) -> bool {
-        let may = self.moved < limits::STEP;
-        if !may {
+        if self.moved >= limits::STEP {
             self.moved = 0;
-            later(context);
+            self.place.join(context);
         }
-        may
+        self.place.poll_called(context).is_ready()
     }
 
     fn count<T>(&mut self, polled: &Poll<T>, bytes: usize) {
@@ -40,16 +41,6 @@ impl<I> Turns<I> {
             Poll::Ready(_) => self.moved += bytes,
             Poll::Pending => self.moved = 0,
         }
-    }
-}
-
-/// Wakes the task when all others that are ready have had their turn, and the runtime
-/// has looked who else is. A task that wakes itself would be polled dozens of times
-/// between two such looks.
-pub fn later(context: &mut Context<'_>) {
-    let mut yielding = std::pin::pin!(tokio::task::yield_now());
-    if yielding.as_mut().poll(context).is_ready() {
-        context.waker().wake_by_ref();
     }
 }
 
@@ -147,7 +138,8 @@ mod tests {
     use super::*;
 
     /// A neighbour on the same thread is polled between the steps of a large transfer,
-    /// in both directions, though the other side never makes anybody wait.
+    /// in both directions, though the other side never makes anybody wait; and however
+    /// many are large, one step of one of them.
     #[tokio::test]
     async fn a_large_transfer_lets_others_have_their_turn() {
         let turns = Arc::new(AtomicUsize::new(0));
@@ -165,7 +157,19 @@ mod tests {
         let mut read = Vec::new();
         source.read_to_end(&mut read).await.unwrap();
         assert_eq!(read.len(), bytes.len());
-        assert!(turns.load(Ordering::Relaxed) >= 60);
+        assert!(turns.swap(0, Ordering::Relaxed) >= 60);
+        let all: Vec<_> = (0..8)
+            .map(|_| {
+                let bytes = bytes.clone();
+                tokio::spawn(async move {
+                    Turns::new(Vec::<u8>::new()).write_all(&bytes).await.unwrap();
+                })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        assert!(turns.load(Ordering::Relaxed) >= 8 * 60);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     CallError, Outcome, Success,
-    capacity::{Held, later, limits},
+    capacity::{Held, Place, limits},
     plugin::Attachment,
 };
 
@@ -78,6 +78,7 @@ pub(super) struct Pieces {
     left: usize,
     /// Bytes sent since others had their turn.
     turn: usize,
+    place: Place,
     held: Vec<Held>,
 }
 
@@ -115,9 +116,9 @@ impl Body for Pieces {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.turn >= limits::STEP {
             self.turn = 0;
-            later(context);
-            return Poll::Pending;
+            self.place.join(context);
         }
+        ready!(self.place.poll_called(context));
         let Some(piece) = self.list.front_mut() else { return Poll::Ready(None) };
         let (part, last) = piece.next();
         if last {
