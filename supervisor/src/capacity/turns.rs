@@ -27,6 +27,11 @@ impl<I> Turns<I> {
         Turns { io, moved: 0, place: Place::default() }
     }
 
+    /// What was moved was as dear as much would have been: others are next.
+    pub fn end_turn(&mut self) {
+        self.moved = limits::STEP;
+    }
+
     /// More may be moved now; else the task is woken when it may.
     fn may_move(&mut self, context: &mut Context<'_>) -> bool {
         if self.moved >= limits::STEP {

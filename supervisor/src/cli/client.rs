@@ -131,5 +131,18 @@ fn socket(place: &Place) -> PathBuf {
         return socket.clone();
     }
     let source = Source { file: place.config.clone(), flags: Vec::new() };
-    source.load().map_or_else(|_| default_socket(), |config| config.socket)
+    match source.load() {
+        Ok(config) => config.socket,
+        Err(problems) => {
+            let socket = default_socket();
+            eprintln!(
+                "stockade: the configuration has mistakes ({} of them; `stockade config show` \
+                 names them), so the socket it names is not known. Asking {}; name another with \
+                 --socket.",
+                problems.len(),
+                socket.display()
+            );
+            socket
+        }
+    }
 }

@@ -42,7 +42,7 @@ pub(super) fn run(config: &Config, place: &Place) -> Result<(), Failure> {
             let rows: Vec<Vec<String>> = loaded
                 .settings
                 .iter()
-                .map(|s| vec![s.key.to_owned(), s.value.clone(), s.layer.to_string()])
+                .map(|s| vec![s.key.to_string(), s.value.clone(), s.layer.to_string()])
                 .collect();
             match output {
                 Format::Json | Format::Jsonl => {

@@ -1,6 +1,7 @@
 //! Reads the file and its drop-ins, the environment and the flags.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     io,
     net::SocketAddr,
@@ -10,7 +11,7 @@ use std::{
 use super::{
     Config, Overlay, Token, files, paths,
     raw::{Raw, absolute, raw},
-    tokens,
+    tables, tokens,
 };
 use crate::{
     capacity::{Budget, limits},
@@ -48,7 +49,7 @@ impl std::fmt::Display for Layer {
 #[derive(Clone, Debug)]
 pub struct Setting {
     /// The key in stockade.toml.
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     /// The value in force, as text.
     pub value: String,
     /// Where it came from.
@@ -91,6 +92,7 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
         ceilings: Ceilings::default(),
         quota: Quota::default(),
         remote: RemoteRules::default(),
+        tables: BTreeMap::new(),
     };
     let mut files = Vec::new();
     for path in files::with_drop_ins(path) {
@@ -123,7 +125,9 @@ fn load(source: &Source, env: impl Fn(&str) -> Option<String>) -> Result<Config,
     if !folders.is_empty() {
         loader.values.insert("plugins", (Raw::List(folders), Layer::Flag("plugins".into())));
     }
+    let tables = std::mem::take(&mut loader.tables);
     let mut config = loader.finish(files)?;
+    config.settings.extend(tables.into_values());
     config.source = Some(source.clone());
     Ok(config)
 }
@@ -173,6 +177,8 @@ struct Loader {
     ceilings: Ceilings,
     quota: Quota,
     remote: RemoteRules,
+    /// What the files' tables say, as it is shown.
+    tables: BTreeMap<Cow<'static, str>, Setting>,
 }
 
 impl Loader {
@@ -227,6 +233,8 @@ impl Loader {
                 }
             }
             root.finish();
+            let tables = tables::settings(path, text).into_iter();
+            self.tables.extend(tables.map(|setting| (setting.key.clone(), setting)));
         }
         self.problems.extend(problems.into_list());
     }
@@ -251,7 +259,7 @@ impl Loader {
                 }
             },
         };
-        settings.push(Setting { key, value: show(&value), layer });
+        settings.push(Setting { key: key.into(), value: show(&value), layer });
         value
     }
 

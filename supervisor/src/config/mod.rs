@@ -6,6 +6,7 @@ mod load;
 mod overlay;
 mod paths;
 mod raw;
+mod tables;
 mod tokens;
 
 use std::{

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Response;
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -169,6 +170,20 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             }
         }
     }
+}
+
+/// A request that is not read further.
+pub(super) fn refused(is_grpc: bool, status: &Status) -> Response<tonic::body::Body> {
+    match is_grpc {
+        true => status.clone().into_http(),
+        false => super::http::refused_body(status).map(tonic::body::Body::new),
+    }
+}
+
+/// There is no room even for its head.
+pub(super) fn no_room(is_grpc: bool, why: Exhausted) -> Response<tonic::body::Body> {
+    let form = if is_grpc { Form::Message } else { Form::Plain };
+    refused(is_grpc, &refuse(form, why))
 }
 
 /// What an exhausted budget is. What can never fit is no reason to try again (413).

@@ -20,7 +20,15 @@ use tokio::{
 use crate::capacity::{Turns, limits};
 
 /// What a request costs in headers, generously.
-const PER_REQUEST: u64 = 4096;
+const PER_REQUEST: i64 = 4096;
+/// Of so many bytes that were written one may come back to say that they were taken.
+const TAKEN: i64 = 16;
+/// The head of a frame of HTTP/2.
+const FRAME_HEAD: i64 = 9;
+/// Read at once from a connection that chatters: hundreds of frames.
+const SIP: usize = 4096;
+/// Bytes from which on it does. Those of a body that nobody has read yet are among them.
+const CHATTERS: f64 = 3.0 * limits::STEP as f64;
 /// The beginning of HTTP/2.
 const PREFACE: &[u8] = b"PRI";
 
@@ -37,7 +45,10 @@ pub(super) struct Connection {
     /// When the head that is coming began, likewise; 0 = none is.
     head: AtomicU64,
     read: AtomicU64,
+    written: AtomicU64,
     bodies: AtomicU64,
+    /// Of bodies: in so many parts they came.
+    parts: AtomicU64,
     requests: AtomicU64,
     active: AtomicU32,
     http2: AtomicBool,
@@ -69,7 +80,9 @@ impl Connection {
             last_end: AtomicU64::new(0),
             head: AtomicU64::new(0),
             read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
+            parts: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             active: AtomicU32::new(0),
             http2: AtomicBool::new(false),
@@ -107,9 +120,20 @@ impl Connection {
         self.unread.load(Ordering::Relaxed) == 0
     }
 
-    /// So much of what was read was a body.
+    /// So much of what was read was a part of a body.
     pub(super) fn body(&self, bytes: usize) {
         self.bodies.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.parts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes that were neither a request, nor a body, nor the news that an answer was
+    /// taken; the heads of a body's frames are among them.
+    fn chatter(&self) -> i64 {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
+        let useful = count(&self.bodies)
+            + PER_REQUEST * count(&self.requests)
+            + count(&self.written) / TAKEN;
+        count(&self.read) - useful
     }
 
     /// Resolves when it has to make room for another one.
@@ -222,44 +246,60 @@ impl Drop for Active {
 pub(super) struct Counted<I> {
     io: Turns<I>,
     connection: Arc<Connection>,
-    flood: Flood,
+    looked: Instant,
+    chatter: Bucket,
+    flood: Bucket,
 }
 
-/// What came in the last second that was neither a request nor a body.
-#[derive(Debug)]
-struct Flood {
-    since: Instant,
-    read: u64,
-    bodies: u64,
-    requests: u64,
+/// How much more of something there is than may run off in the time.
+#[derive(Debug, Default)]
+struct Bucket {
+    level: f64,
+    before: i64,
+}
+
+impl Bucket {
+    /// There is so much of it altogether; so much of it ran off since the last look.
+    fn fill(&mut self, total: i64, ran_off: f64) {
+        let more = (total - self.before) as f64;
+        self.level = (self.level + more - ran_off).max(0.0);
+        self.before = total;
+    }
 }
 
 impl<I> Counted<I> {
     pub(super) fn new(io: I, connection: Arc<Connection>) -> Self {
-        let flood = Flood { since: Instant::now(), read: 0, bodies: 0, requests: 0 };
-        Counted { io: Turns::new(io), connection, flood }
+        let looked = Instant::now();
+        let (chatter, flood) = Default::default();
+        Counted { io: Turns::new(io), connection, looked, chatter, flood }
     }
 
     /// A flood of frames that ask for nothing.
     fn is_flood(&mut self) -> bool {
-        let elapsed = self.flood.since.elapsed();
-        if elapsed < Duration::from_secs(1) {
-            return false;
-        }
-        let connection = &self.connection;
-        let now = Flood {
-            since: Instant::now(),
-            read: connection.read.load(Ordering::Relaxed),
-            bodies: connection.bodies.load(Ordering::Relaxed),
-            requests: connection.requests.load(Ordering::Relaxed),
-        };
-        let before = std::mem::replace(&mut self.flood, now);
-        let now = &self.flood;
-        let useful = (now.bodies - before.bodies) + PER_REQUEST * (now.requests - before.requests);
-        let rest = (now.read - before.read).saturating_sub(useful);
+        let elapsed = std::mem::replace(&mut self.looked, Instant::now()).elapsed();
+        let ran_off = limits::FLOOD as f64 * elapsed.as_secs_f64();
+        let chatter = self.connection.chatter();
+        self.chatter.fill(chatter, ran_off);
+        let heads = FRAME_HEAD * self.connection.parts.load(Ordering::Relaxed) as i64;
+        self.flood.fill(chatter - heads, ran_off);
         // What is in the window may not have been counted as a body yet.
-        let allowed = limits::FLOOD as f64 * elapsed.as_secs_f64() + limits::WINDOW as f64;
-        connection.http2.load(Ordering::Relaxed) && rest as f64 > allowed
+        let allowed = (limits::FLOOD + limits::WINDOW) as f64;
+        self.connection.http2.load(Ordering::Relaxed) && self.flood.level > allowed
+    }
+}
+
+impl<I: AsyncRead + Unpin> Counted<I> {
+    /// A byte of frames that carry nothing costs a hundred times what one of a body
+    /// does: few of them are a turn.
+    fn sip(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut bytes = [0; SIP];
+        let mut part = ReadBuf::new(&mut bytes[..buffer.remaining().min(SIP)]);
+        let polled = Pin::new(&mut self.io).poll_read(context, &mut part);
+        if !part.filled().is_empty() {
+            buffer.put_slice(part.filled());
+            self.io.end_turn();
+        }
+        polled
     }
 }
 
@@ -270,7 +310,10 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
+        let polled = match self.chatter.level > CHATTERS {
+            true => self.sip(context, buffer),
+            false => Pin::new(&mut self.io).poll_read(context, buffer),
+        };
         let came = &buffer.filled()[before..];
         if came.is_empty() {
             return polled;
@@ -296,7 +339,11 @@ impl<I: AsyncWrite + Unpin> Counted<I> {
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let blocked = &self.connection.blocked;
         match &polled {
-            Poll::Ready(_) => blocked.store(0, Ordering::Relaxed),
+            Poll::Ready(result) => {
+                blocked.store(0, Ordering::Relaxed);
+                let bytes = *result.as_ref().unwrap_or(&0) as u64;
+                self.connection.written.fetch_add(bytes, Ordering::Relaxed);
+            }
             Poll::Pending => {
                 let now = self.connection.now();
                 let _ = blocked.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);

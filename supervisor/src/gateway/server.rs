@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{Method, Request, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -245,8 +245,7 @@ impl House {
         let counted = body::Counted::new(incoming, &guest.account, form, most);
         let (counted, reservation) = match counted {
             Ok(counted) => counted,
-            Err(status) if is_grpc => return status.into_http(),
-            Err(status) => return http::refused_body(&status).map(Body::new),
+            Err(status) => return body::refused(is_grpc, &status),
         };
         let mut request = Request::from_parts(parts, counted);
         request.extensions_mut().insert(reservation);
@@ -265,6 +264,15 @@ impl House {
 fn is_grpc<B>(request: &Request<B>) -> bool {
     let kind = request.headers().get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Bytes that a request takes before its body comes, roughly.
+fn size_of_head<B>(request: &Request<B>) -> usize {
+    let header = |(name, value): (&header::HeaderName, &HeaderValue)| {
+        size_of::<HeaderValue>() + name.as_str().len() + value.len()
+    };
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    1024 + path + request.headers().iter().map(header).sum::<usize>()
 }
 
 fn is_call(path: &str) -> bool {
@@ -388,7 +396,6 @@ where
                 request.map(|inner| Lent::new(inner, active.connection().clone(), rest.clone()));
             // Boxed: hyper moves the future several times, and it is large.
             Box::pin(async move {
-                let turn = questions.turn(request.method(), request.uri().path()).await;
                 let kind = Kind {
                     is_grpc: is_grpc(&request),
                     is_call: is_call(request.uri().path()),
@@ -396,7 +403,14 @@ where
                     is_head: request.method() == Method::HEAD,
                 };
                 let account = guest.account.clone();
-                let answer = house.answer(request, guest).await;
+                // Paid for while it waits; health is answered to whom nothing is left.
+                let head = account.charge(size_of_head(&request));
+                let turn = questions.turn(request.method(), request.uri().path()).await;
+                let answer = match &head {
+                    Err(why) if !kind.is_health => body::no_room(kind.is_grpc, *why),
+                    _ => house.answer(request, guest).await,
+                };
+                drop(head);
                 let owner = Owner { account, active, _unread: rest.unread(), turn };
                 Ok::<_, Infallible>(Answer::of(answer, owner, kind).await)
             })

@@ -164,9 +164,12 @@ impl Machine {
         });
         let word = if deaths == 1 { "death" } else { "deaths" };
         let window = humantime::format_duration(self.policy.window);
+        let next = match self.policy.slow_retry {
+            Some(after) => format!("now tried only every {}", humantime::format_duration(after)),
+            None => "not restarted any more".to_owned(),
+        };
         let reason = format!(
-            "{deaths} {word} in {window}; not restarting.{last} \
-             Fix it, then `stockade reset {}`.",
+            "{deaths} {word} in {window}; {next}.{last} Fix it, then `stockade reset {}`.",
             self.plugin
         );
         let cause = Cause::new(CauseCode::Exhausted, reason);

@@ -111,7 +111,7 @@ fn the_sixth_death_in_ten_minutes_exhausts_and_the_window_slides() {
     assert_eq!(cause.code, CauseCode::Exhausted);
     assert_eq!(
         cause.reason,
-        "6 deaths in 10m; not restarting. Last: Crashed. Fix it, then `stockade reset p`."
+        "6 deaths in 10m; now tried only every 15m. Last: Crashed. Fix it, then `stockade reset p`."
     );
     // The slow retry starts it again; the old deaths have left the window.
     bench.fire();

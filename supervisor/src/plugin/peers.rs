@@ -47,7 +47,11 @@ impl Peers {
             return Standing::Coming;
         }
         if let Some(cycle) = cycle(&all, name) {
-            let reason = format!("Circular dependency detected: {}", cycle.join(" -> "));
+            let reason = format!(
+                "Circular dependency detected: {}. Take one of them out of the requires.plugins \
+                 of the one before it.",
+                cycle.join(" -> ")
+            );
             return blocked(reason, name);
         }
         let mut standing = Standing::Ready;
@@ -88,8 +92,8 @@ fn of(name: &str, other: &str, snapshot: &Snapshot) -> Standing {
         |how: &str| blocked(format!("Plugin '{name}' depends on '{other}' which is {how}"), other);
     match (snapshot.resting, snapshot.substate) {
         (State::Initialized | State::Running, _) | (_, Substate::OnDemand) => Standing::Ready,
-        (_, Substate::Disabled) => depends("disabled"),
-        (_, Substate::Stopped) => depends("stopped"),
+        (_, Substate::Disabled) => depends(&format!("disabled. Run `stockade enable {other}`.")),
+        (_, Substate::Stopped) => depends(&format!("stopped. Run `stockade start {other}`.")),
         (state @ (State::Unavailable | State::Failed), _) if !snapshot.checking => {
             let why = snapshot.cause.as_ref().map(|cause| cause.reason.as_str());
             depends(&format!("{state}: {}", why.unwrap_or_default()))

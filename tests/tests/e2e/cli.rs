@@ -156,6 +156,33 @@ async fn help_has_an_example_for_every_command() {
 }
 
 #[tokio::test]
+async fn the_configuration_is_shown_with_its_tables_and_its_mistakes_are_told() {
+    let daemon = Options::new().alone().start().await;
+    let config = daemon.root.join("other.toml");
+    let shown = config.display().to_string();
+    std::fs::write(
+        &config,
+        "[limits]\nmemory_total = \"3GiB\"\n[plugin.quests.remote]\nsecret = \"do not tell\"\n",
+    )
+    .expect("configuration");
+    let (code, out, err) = daemon.cli(&["config", "show", "--config", &shown]).await;
+    assert_eq!(code, 0, "{err}");
+    let limit = out.lines().find(|line| line.starts_with("limits.memory_total"));
+    let limit = limit.unwrap_or_else(|| panic!("{out}"));
+    assert!(limit.contains("3GiB") && limit.contains(&shown), "{limit}");
+    assert!(out.contains("plugin.quests.remote.secret") && !out.contains("do not tell"), "{out}");
+    // A command says that it does not know which daemon is meant.
+    std::fs::write(&config, "soket = \"/run/elsewhere.sock\"\n").expect("configuration");
+    let mut command = std::process::Command::new(stockade_tests::binary("stockade"));
+    command.args(["status", "--config", &shown]).env_remove("STOCKADE_SOCKET");
+    let output = command.output().expect("stockade");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(err.contains("the configuration has mistakes (1 of them"), "{err}");
+    assert!(err.contains("name another with --socket"), "{err}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn check_tells_every_problem_with_its_place() {
     let daemon = Options::new().alone().start().await;
     let bad = daemon.root.join("bad");

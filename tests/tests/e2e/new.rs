@@ -17,6 +17,8 @@ async fn a_new_plugin_builds_tests_and_runs() {
             .args([task, "--quiet"])
             .current_dir(&directory)
             .env("CARGO_TARGET_DIR", &target)
+            // Half of what the compiler would do is for a debugger.
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .output()
             .await
             .expect("cargo");

@@ -1,6 +1,6 @@
 //! Clients that send nothing, or not all, or do not read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use stockade_proto::v1::{WatchPluginsRequest, plugins_client::PluginsClient};
@@ -93,6 +93,45 @@ async fn silent_connections_on_the_socket_shut_nobody_out() {
         let held = silent(500, async || Http::unix(&daemon.socket).await).await;
         a_while().await;
         held.len() as u64
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Sends frames of a type that nobody knows until the connection is ended; false when
+/// the time was over first.
+async fn chatter(address: &str, end: Instant) -> bool {
+    let Ok(mut http) = Http::tcp(address).await else { return false };
+    let settings =
+        [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    let frames = [0, 0, 0, 0xfe, 0, 0, 0, 0, 0].repeat(1600);
+    let mut sent = http.write(&settings).await;
+    while sent.is_ok() && Instant::now() < end {
+        // 700 KB a second.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let write = tokio::time::timeout(Duration::from_secs(5), http.write(&frames)).await;
+        sent = write.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    }
+    sent.is_err()
+}
+
+/// Sixteen connections with 78,000 frames a second each that ask for nothing.
+#[tokio::test]
+async fn frames_that_ask_for_nothing_end_their_connection() {
+    let daemon = attacked(Options::new().port()).await;
+    let address = daemon.address().await;
+    under_attack(&daemon, 64 * MIB, async {
+        let end = Instant::now() + Duration::from_secs(8);
+        let again = join_all((0..16).map(async |_| {
+            let mut ended = 0;
+            while Instant::now() < end {
+                ended += u64::from(chatter(&address, end).await);
+            }
+            ended
+        }));
+        let ended = again.await.iter().sum();
+        assert!(ended >= 16, "{ended} connections were ended");
+        ended
     })
     .await;
     daemon.stop().await;
