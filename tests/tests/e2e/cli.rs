@@ -172,7 +172,7 @@ async fn the_configuration_is_shown_with_its_tables_and_its_mistakes_are_told() 
     assert!(limit.contains("3GiB") && limit.contains(&shown), "{limit}");
     assert!(out.contains("plugin.quests.remote.secret") && !out.contains("do not tell"), "{out}");
     // A command says that it does not know which daemon is meant.
-    std::fs::write(&config, "soket = \"/run/elsewhere.sock\"\n").expect("configuration");
+    std::fs::write(&config, "sockets = \"/run/elsewhere.sock\"\n").expect("configuration");
     let mut command = std::process::Command::new(stockade_tests::binary("stockade"));
     command.args(["status", "--config", &shown]).env_remove("STOCKADE_SOCKET");
     let output = command.output().expect("stockade");
