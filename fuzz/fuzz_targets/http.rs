@@ -34,22 +34,28 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
     House { runtime, doors, _supervisor: supervisor, _folder: folder }
 });
 
-async fn talk(house: &House, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = UnixStream::connect(&house.doors.socket).await.expect("connect");
-    let _ = stream.write_all(bytes).await;
-    let _ = stream.shutdown().await;
+async fn connect(house: &House) -> UnixStream {
+    UnixStream::connect(&house.doors.socket).await.expect("connect")
+}
+
+/// What is answered within the time.
+async fn answer(stream: &mut UnixStream, patience: Duration) -> Vec<u8> {
     let mut answer = Vec::new();
-    let reading = stream.read_to_end(&mut answer);
-    let _ = tokio::time::timeout(Duration::from_millis(200), reading).await;
+    let _ = tokio::time::timeout(patience, stream.read_to_end(&mut answer)).await;
     answer
 }
 
 fuzz_target!(|data: &[u8]| {
     let house = &*HOUSE;
     house.runtime.block_on(async {
-        talk(house, data).await;
+        let mut outsider = connect(house).await;
+        let _ = outsider.write_all(data).await;
+        let _ = outsider.shutdown().await;
+        answer(&mut outsider, Duration::from_millis(200)).await;
+        let mut next = connect(house).await;
         let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        let answer = talk(house, request).await;
+        next.write_all(request).await.expect("request");
+        let answer = answer(&mut next, Duration::from_secs(8)).await;
         assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     });
 });

@@ -118,7 +118,7 @@ bounds! {
         count QUESTIONS = 16, "Questions (health, tools, values, anything that is answered as a whole) of one connection that are answered at once", "fixed", "the others wait";
         bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431; over HTTP/2 beyond 64 KiB the connection ends";
         count HEADER_LINES = 100, "Headers of one request, by number", "fixed", "431";
-        bytes FLOOD = 64 << 10, "Bytes a second on one HTTP/2 connection that are neither a request nor a body (pings, settings, resets), beside 4 KiB for each request and a sixteenth of what it was sent", "fixed", "it is read in small pieces, after the others; a mebibyte later it ends";
+        bytes FLOOD = 64 << 10, "Bytes a second on one HTTP/2 connection that are neither a request nor a body (pings, settings, resets), beside a kibibyte for each request and a sixteenth of what it was sent", "fixed", "it is read in small pieces, after the others; a mebibyte later it ends";
         bytes WINDOW = 1 << 20, "Bytes in flight on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
         count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
         count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";

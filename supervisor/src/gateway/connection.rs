@@ -19,8 +19,6 @@ use tokio::{
 
 use crate::capacity::{Turns, limits};
 
-/// What a request costs in headers, generously.
-const PER_REQUEST: i64 = 4096;
 /// Of so many bytes that were written one may come back to say that they were taken.
 const TAKEN: i64 = 16;
 /// The head of a frame of HTTP/2.
@@ -50,6 +48,8 @@ pub(super) struct Connection {
     /// Of bodies: in so many parts they came.
     parts: AtomicU64,
     requests: AtomicU64,
+    /// What their heads take.
+    heads: AtomicU64,
     active: AtomicU32,
     http2: AtomicBool,
     /// Answers of which there is more than their client has taken.
@@ -84,6 +84,7 @@ impl Connection {
             bodies: AtomicU64::new(0),
             parts: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            heads: AtomicU64::new(0),
             active: AtomicU32::new(0),
             http2: AtomicBool::new(false),
             unread: AtomicU32::new(0),
@@ -100,9 +101,11 @@ impl Connection {
         self.started + Duration::from_millis(stamp.saturating_sub(1))
     }
 
-    /// A request has come; it is over when the value is dropped.
-    pub(super) fn request(self: &Arc<Self>) -> Active {
+    /// A request has come, with a head of so many bytes; it is over when the value is
+    /// dropped.
+    pub(super) fn request(self: &Arc<Self>, head: usize) -> Active {
         self.head.store(0, Ordering::Relaxed);
+        self.heads.fetch_add(head as u64, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         Active(self.clone())
@@ -130,9 +133,7 @@ impl Connection {
     /// taken; the heads of a body's frames are among them.
     fn chatter(&self) -> i64 {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
-        let useful = count(&self.bodies)
-            + PER_REQUEST * count(&self.requests)
-            + count(&self.written) / TAKEN;
+        let useful = count(&self.bodies) + count(&self.heads) + count(&self.written) / TAKEN;
         count(&self.read) - useful
     }
 
@@ -455,14 +456,14 @@ mod tests {
         let places = Places::new(2, 1);
         let silent = places.take().unwrap();
         let busy = places.take().unwrap();
-        let request = busy.connection.request();
+        let request = busy.connection.request(1024);
         let third = places.take().unwrap();
         assert!(!third.reserve);
         assert_eq!(Arc::strong_count(&silent.connection), 1, "it was let go");
-        let other = third.connection.request();
+        let other = third.connection.request(1024);
         let health = places.take().unwrap();
         assert!(health.reserve);
-        let asked = health.connection.request();
+        let asked = health.connection.request(1024);
         assert!(places.take().is_none());
         drop((request, other, asked));
         // One goes for it, but there are as many as may all the same.
@@ -483,7 +484,7 @@ mod tests {
         connection.last_in.store(1, Ordering::Relaxed);
         connection.head.store(1, Ordering::Relaxed);
         assert_eq!(due(connection.judge()), limits::HEAD);
-        drop(connection.request());
+        drop(connection.request(1024));
         assert!(due(connection.judge()) >= limits::IDLE);
         connection.blocked.store(1, Ordering::Relaxed);
         assert_eq!(due(connection.judge()), limits::WRITE_PAUSE);

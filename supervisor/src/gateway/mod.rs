@@ -12,6 +12,7 @@ mod refusal;
 pub mod report;
 mod server;
 mod status;
+mod texts;
 mod tls;
 mod unread;
 mod watch;

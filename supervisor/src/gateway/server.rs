@@ -388,10 +388,11 @@ where
         let counted = connection.clone();
         let questions = Questions::new();
         let service = hyper::service::service_fn(move |request| {
-            let (house, guest, active) = (house.clone(), guest.clone(), counted.request());
+            let request: Request<Incoming> = request;
+            let head = size_of_head(&request);
+            let (house, guest, active) = (house.clone(), guest.clone(), counted.request(head));
             let questions = questions.clone();
             let rest = Rest::default();
-            let request: Request<Incoming> = request;
             let request =
                 request.map(|inner| Lent::new(inner, active.connection().clone(), rest.clone()));
             // Boxed: hyper moves the future several times, and it is large.
@@ -404,7 +405,7 @@ where
                 };
                 let account = guest.account.clone();
                 // Paid for while it waits; health is answered to whom nothing is left.
-                let head = account.charge(size_of_head(&request));
+                let head = account.charge(head);
                 let turn = questions.turn(request.method(), request.uri().path()).await;
                 let answer = match &head {
                     Err(why) if !kind.is_health => body::no_room(kind.is_grpc, *why),

@@ -22,7 +22,7 @@ use tonic::Status;
 use super::{HostServices, names};
 use crate::{
     calls::{CallError, ToolCall},
-    capacity::Held,
+    capacity::{Held, Overloaded},
     plugin::{Allowance, Chain, Provider},
 };
 
@@ -91,28 +91,28 @@ impl Providers {
 
 impl HostServices {
     /// A server provides these from now on; the first of a name stays.
-    pub fn provide(&self, offered: Vec<ServerProvider>) -> (Registration, mpsc::Receiver<Ask>) {
+    ///
+    /// # Errors
+    /// The daemon has too much to do to compile their schemas.
+    pub async fn provide(
+        &self,
+        offered: Vec<ServerProvider>,
+    ) -> Result<(Registration, mpsc::Receiver<Ask>), Overloaded> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (asks, receiver) = mpsc::channel(WAITING);
+        // Whoever writes a schema chooses what it costs.
+        let crew = self.calls().await.crew().clone();
+        let compiled = crew.run(&"providers of servers".into(), move || compile(offered)).await?;
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
-        let mut allowance = Allowance::default();
-        for one in offered {
-            let name = one.name.clone();
-            // Compiled before anybody waits for the list.
-            let provider = names::of_host(&name).map_err(super::name_text);
-            let provider = provider.and_then(|()| Provider::new(one, &mut allowance));
-            let entered = provider.and_then(|provider| {
-                let provider = Arc::new(provider);
-                let registered = Registered { provider, asks: asks.clone(), registration: id };
-                match self.inner.providers.lock().entry(name.clone()) {
-                    Entry::Occupied(_) => {
-                        Err("there is one of this name; the first stays".to_owned())
-                    }
-                    Entry::Vacant(place) => {
-                        place.insert(registered);
-                        Ok(())
-                    }
+        let mut list = self.inner.providers.lock();
+        for (name, provider) in compiled {
+            let entered = provider.and_then(|provider| match list.entry(name.clone()) {
+                Entry::Occupied(_) => Err("there is one of this name; the first stays".to_owned()),
+                Entry::Vacant(place) => {
+                    let (provider, asks) = (Arc::new(provider), asks.clone());
+                    place.insert(Registered { provider, asks, registration: id });
+                    Ok(())
                 }
             });
             match entered {
@@ -120,14 +120,25 @@ impl HostServices {
                 Err(why) => refused.push(format!("{name}: {why}")),
             }
         }
+        drop(list);
         let registration = Registration { services: self.clone(), id, names: taken, refused };
-        (registration, receiver)
+        Ok((registration, receiver))
     }
 
     /// What servers provide now.
     pub fn server_providers(&self) -> Vec<Arc<Provider>> {
         self.inner.providers.lock().values().map(|one| one.provider.clone()).collect()
     }
+}
+
+fn compile(offered: Vec<ServerProvider>) -> Vec<(String, Result<Provider, String>)> {
+    let mut allowance = Allowance::default();
+    let compiled = offered.into_iter().map(|one| {
+        let name = one.name.clone();
+        let provider = names::of_host(&name).map_err(super::name_text);
+        (name, provider.and_then(|()| Provider::new(one, &mut allowance)))
+    });
+    compiled.collect()
 }
 
 /// What a plugin asks.

@@ -2,8 +2,8 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use bytes::Bytes;
 use futures_util::Stream;
+use serde::de::IgnoredAny;
 use stockade_proto::v1::{
     self, DeleteValueRequest, DeleteValueResponse, GetDocumentRequest, GetDocumentResponse,
     GetValueRequest, GetValueResponse, ListDocumentsRequest, ListDocumentsResponse,
@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::{plugins::not_found, who};
 use crate::{
     Supervisor,
-    gateway::report,
+    gateway::{report, texts},
     manifest::Quota,
     plugin::Handle,
     services::HostServices,
@@ -157,7 +157,10 @@ impl data_server::Data for DataService {
         let who = who(&request)?;
         let SetValueRequest { plugin, key, data, binary, ttl_ms } = request.into_inner();
         self.supervisor.plugin(&plugin).ok_or_else(|| not_found(&plugin))?;
-        let data = if binary { data } else { json_text(data)? };
+        if !binary {
+            let what = "the value is not JSON";
+            let _: IgnoredAny = texts::json(&self.supervisor, data.clone(), what).await?;
+        }
         let entry = Entry::new(data, binary, ttl_ms);
         let key = HostServices::check_key(&plugin, &key).map_err(Status::invalid_argument)?;
         let set = self.data().set(author(&who, ""), &plugin, &key, entry, operators()).await;
@@ -229,9 +232,10 @@ impl data_server::Data for DataService {
         }
         let document = match document.is_empty() {
             true => None,
-            false => Some(serde_json::from_slice(&document).map_err(|error| {
-                Status::invalid_argument(format!("the document is no JSON object: {error}"))
-            })?),
+            false => {
+                let what = "the document is no JSON object";
+                Some(texts::json(&self.supervisor, document, what).await?)
+            }
         };
         let set = self.data().set_document(author(&who, &workspace), &entity, document).await;
         set.map_err(data_error)?;
@@ -263,12 +267,5 @@ impl data_server::Data for DataService {
         let records = self.data().provenance(query).await.map_err(data_error)?;
         let records = records.into_iter().map(report::data::provenance).collect();
         Ok(Response::new(ListProvenanceResponse { records }))
-    }
-}
-
-fn json_text(text: Bytes) -> Result<Bytes, Status> {
-    match serde_json::from_slice::<serde_json::Value>(&text) {
-        Ok(_) => Ok(text),
-        Err(error) => Err(Status::invalid_argument(format!("the value is not JSON: {error}"))),
     }
 }

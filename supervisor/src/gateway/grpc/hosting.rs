@@ -66,7 +66,9 @@ impl Hosting for HostingService {
             request_schema: one.request_schema,
             response_schema: one.response_schema,
         });
-        let (registration, mut asks) = self.supervisor.services().provide(offered.collect());
+        let provided = self.supervisor.services().provide(offered.collect());
+        let (registration, mut asks) =
+            provided.await.map_err(|why| Status::resource_exhausted(why.to_string()))?;
         let (sender, receiver) = mpsc::channel(WAITING);
         let registered = ProvidersRegistered {
             names: registration.names.clone(),

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{data::data_error, who};
 use crate::{
     Supervisor,
-    gateway::report::data,
+    gateway::{report::data, texts},
     store::{Author, Data},
 };
 
@@ -65,9 +65,8 @@ impl Workspaces for WorkspacesService {
     ) -> Result<Response<Workspace>, Status> {
         let who = who(&request)?;
         let SetWorkspaceRequest { name, document } = request.into_inner();
-        let document = serde_json::from_slice(&document).map_err(|error| {
-            Status::invalid_argument(format!("the document is no JSON object: {error}"))
-        })?;
+        let what = "the document is no JSON object";
+        let document = texts::json(&self.supervisor, document, what).await?;
         let set = self.data().set_workspace(author(&who, &name), &name, document).await;
         Ok(Response::new(data::workspace(&name, Some(&*set.map_err(data_error)?))))
     }

@@ -8,10 +8,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value, json};
 
-use super::{Operator, Text, detail, parse, plugin_not_found};
+use super::{Operator, Text, detail, parse, plugin_not_found, read};
 use crate::{
     Supervisor,
     capacity::limits,
@@ -20,7 +20,7 @@ use crate::{
             data::{Pages, actor, handles, key_of, operators},
             workspaces::author,
         },
-        report,
+        report, texts,
     },
     services::HostServices,
     store::{DataError, Entry, ProvenanceQuery, Row},
@@ -138,8 +138,18 @@ pub(super) async fn set_value(
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let binary = kind.is_some_and(|kind| kind.starts_with("application/octet-stream"));
-    if !binary && (data.is_empty() || serde_json::from_slice::<Value>(&data).is_err()) {
-        return detail(StatusCode::UNPROCESSABLE_ENTITY, "the body must be the value, as JSON");
+    let is_json = |text: &[u8]| serde_json::from_slice::<IgnoredAny>(text).is_ok();
+    let valid = match binary {
+        true => Ok(true),
+        false => texts::read(&supervisor, data.clone(), is_json).await,
+    };
+    match valid {
+        Ok(true) => {}
+        Ok(false) => {
+            let why = "the body must be the value, as JSON";
+            return detail(StatusCode::UNPROCESSABLE_ENTITY, why);
+        }
+        Err(why) => return detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),
     }
     let key = match HostServices::check_key(&plugin, &key) {
         Ok(key) => key,
@@ -228,7 +238,7 @@ pub(super) async fn set_workspace(
     Path(name): Path<String>,
     Text(text): Text,
 ) -> Response {
-    let document: Map<String, Value> = match parse(&text) {
+    let document: Map<String, Value> = match read(&supervisor, text).await {
         Ok(document) => document,
         Err(response) => return *response,
     };

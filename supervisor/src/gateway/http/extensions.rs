@@ -10,16 +10,16 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     Operator, Text,
     bounded::{Id, Name, Part, PluginNames},
-    detail, parse,
+    detail, read,
     render::Pieces,
 };
-use crate::{Supervisor, capacity::limits, gateway::report};
+use crate::{Supervisor, gateway::report};
 
 pub(super) async fn list(State(supervisor): State<Supervisor>) -> Response {
     let list = report::extensions::extensions(&supervisor);
@@ -36,20 +36,6 @@ struct Evaluate {
     workspace: Name,
     enabled_plugins: Option<PluginNames>,
     timeout_ms: Option<u64>,
-}
-
-/// A body that is read by the crew when it is large.
-async fn read<T: DeserializeOwned + Send + 'static>(
-    supervisor: &Supervisor,
-    text: Bytes,
-) -> Result<T, Box<Response>> {
-    if text.len() <= limits::STEP {
-        return parse(&text);
-    }
-    let read = supervisor.calls().crew().run(&"(clients)".into(), move || parse(&text)).await;
-    read.unwrap_or_else(|why| {
-        Err(Box::new(detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())))
-    })
 }
 
 /// An answer whose result is a text of its own, sent as it is.

@@ -26,6 +26,7 @@ use serde_json::json;
 use super::{
     body,
     door::{Caller, NOT_HERE},
+    texts,
     watch::Watch,
 };
 use crate::Supervisor;
@@ -142,6 +143,17 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Box<Response>> {
     serde_json::from_slice(text).map_err(|error| {
         let why = format!("the body is not as it should be: {error}");
         Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &why))
+    })
+}
+
+/// The same, by the crew when it is large.
+async fn read<T: DeserializeOwned + Send + 'static>(
+    supervisor: &Supervisor,
+    text: Bytes,
+) -> Result<T, Box<Response>> {
+    let read = texts::read(supervisor, text, parse).await;
+    read.unwrap_or_else(|why| {
+        Err(Box::new(detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())))
     })
 }
 
