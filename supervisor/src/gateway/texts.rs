@@ -27,7 +27,17 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     text: Bytes,
     what: &str,
 ) -> Result<T, Status> {
-    let read = read(supervisor, text, |text| serde_json::from_slice(text)).await;
+    valid(supervisor, text, what, |text| serde_json::from_slice(text)).await
+}
+
+/// The same of what `check` makes of it.
+pub(super) async fn valid<T: Send + 'static>(
+    supervisor: &Supervisor,
+    text: Bytes,
+    what: &str,
+    check: impl FnOnce(&[u8]) -> serde_json::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    let read = read(supervisor, text, check).await;
     let read = read.map_err(|why| Status::resource_exhausted(why.to_string()))?;
     read.map_err(|error| Status::invalid_argument(format!("{what}: {error}")))
 }

@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 use stockade_proto::v1::{
     self, DeleteValueRequest, DeleteValueResponse, GetDocumentRequest, GetDocumentResponse,
     GetValueRequest, GetValueResponse, ListDocumentsRequest, ListDocumentsResponse,
@@ -159,7 +159,8 @@ impl data_server::Data for DataService {
         self.supervisor.plugin(&plugin).ok_or_else(|| not_found(&plugin))?;
         if !binary {
             let what = "the value is not JSON";
-            let _: IgnoredAny = texts::json(&self.supervisor, data.clone(), what).await?;
+            let read = |text: &[u8]| serde_json::from_slice::<Value>(text).map(drop);
+            texts::valid(&self.supervisor, data.clone(), what, read).await?;
         }
         let entry = Entry::new(data, binary, ttl_ms);
         let key = HostServices::check_key(&plugin, &key).map_err(Status::invalid_argument)?;

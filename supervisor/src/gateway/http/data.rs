@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Operator, Text, detail, parse, plugin_not_found, read};
@@ -138,7 +138,7 @@ pub(super) async fn set_value(
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let binary = kind.is_some_and(|kind| kind.starts_with("application/octet-stream"));
-    let is_json = |text: &[u8]| serde_json::from_slice::<IgnoredAny>(text).is_ok();
+    let is_json = |text: &[u8]| serde_json::from_slice::<Value>(text).is_ok();
     let valid = match binary {
         true => Ok(true),
         false => texts::read(&supervisor, data.clone(), is_json).await,
