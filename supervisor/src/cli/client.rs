@@ -136,10 +136,9 @@ fn socket(place: &Place) -> PathBuf {
         Err(problems) => {
             let socket = default_socket();
             eprintln!(
-                "stockade: the configuration has mistakes ({} of them; `stockade config show` \
-                 names them), so the socket it names is not known. Asking {}; name another with \
-                 --socket.",
-                problems.len(),
+                "stockade: the configuration has mistakes, so its `socket` was not read ({}). \
+                 Trying {}; use --socket for another.",
+                problems.first().map(ToString::to_string).unwrap_or_default(),
                 socket.display()
             );
             socket

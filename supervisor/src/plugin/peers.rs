@@ -48,9 +48,10 @@ impl Peers {
         }
         if let Some(cycle) = cycle(&all, name) {
             let reason = format!(
-                "Circular dependency detected: {}. Take one of them out of the requires.plugins \
-                 of the one before it.",
-                cycle.join(" -> ")
+                "Circular dependency detected: {}. Remove {} from the requires.plugins of {}.",
+                cycle.join(" -> "),
+                cycle[cycle.len() - 1],
+                cycle[cycle.len() - 2]
             );
             return blocked(reason, name);
         }

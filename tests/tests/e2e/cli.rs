@@ -177,8 +177,9 @@ async fn the_configuration_is_shown_with_its_tables_and_its_mistakes_are_told() 
     command.args(["status", "--config", &shown]).env_remove("STOCKADE_SOCKET");
     let output = command.output().expect("stockade");
     let err = String::from_utf8_lossy(&output.stderr);
-    assert!(err.contains("the configuration has mistakes (1 of them"), "{err}");
-    assert!(err.contains("name another with --socket"), "{err}");
+    assert!(err.contains("its `socket` was not read"), "{err}");
+    assert!(err.contains("unknown key `sockets`"), "{err}");
+    assert!(err.contains("use --socket for another"), "{err}");
     daemon.stop().await;
 }
 
