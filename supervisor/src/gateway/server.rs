@@ -33,6 +33,7 @@ use super::{
     grpc::{self, ToolsService},
     http,
     refusal::{self, refuse},
+    texts::Reader,
     tls,
     unread::{Lent, Rest},
     watch::Watch,
@@ -386,12 +387,12 @@ where
         let connection = place.connection.clone();
         let io = Counted::new(stream, connection.clone());
         let counted = connection.clone();
-        let questions = Questions::new();
+        let (questions, reader) = (Questions::new(), Reader::new());
         let service = hyper::service::service_fn(move |request| {
             let request: Request<Incoming> = request;
             let head = size_of_head(&request);
             let (house, guest, active) = (house.clone(), guest.clone(), counted.request(head));
-            let questions = questions.clone();
+            let (questions, reader) = (questions.clone(), reader.clone());
             let rest = Rest::default();
             let request =
                 request.map(|inner| Lent::new(inner, active.connection().clone(), rest.clone()));
@@ -409,7 +410,7 @@ where
                 let turn = questions.turn(request.method(), request.uri().path()).await;
                 let answer = match &head {
                     Err(why) if !kind.is_health => body::no_room(kind.is_grpc, *why),
-                    _ => house.answer(request, guest).await,
+                    _ => reader.during(house.answer(request, guest)).await,
                 };
                 drop(head);
                 let owner = Owner { account, active, _unread: rest.unread(), turn };

@@ -1,13 +1,46 @@
-//! JSON texts of clients: the crew reads those that are not small.
+//! JSON texts of clients: the crew reads those that are not small, one at a time for
+//! each connection and the connections in turn.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 use tonic::Status;
 
 use crate::{
     Supervisor,
     capacity::{Overloaded, limits},
 };
+
+tokio::task_local! {
+    /// Of the connection whose request is being answered.
+    static READER: Reader;
+}
+
+/// A connection's turn with the crew.
+#[derive(Clone, Debug)]
+pub(super) struct Reader {
+    lane: Arc<str>,
+    one: Arc<Mutex<()>>,
+}
+
+impl Reader {
+    /// Of a new connection.
+    pub(super) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Reader { lane: format!("(connection {number})").into(), one: Arc::default() }
+    }
+
+    /// What is read while this is answered is read in the connection's turn.
+    pub(super) async fn during<F: Future>(self, answering: F) -> F::Output {
+        READER.scope(self, answering).await
+    }
+}
 
 /// What `read` makes of the text.
 pub(super) async fn read<T: Send + 'static>(
@@ -18,7 +51,9 @@ pub(super) async fn read<T: Send + 'static>(
     if text.len() <= limits::STEP {
         return Ok(read(&text));
     }
-    supervisor.calls().crew().run(&"(clients)".into(), move || read(&text)).await
+    let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
+    let _turn = reader.one.lock().await;
+    supervisor.calls().crew().run(&reader.lane, move || read(&text)).await
 }
 
 /// The value, for gRPC; `what` is said of one that is none.
