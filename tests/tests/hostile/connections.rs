@@ -137,6 +137,45 @@ async fn frames_that_ask_for_nothing_end_their_connection() {
     daemon.stop().await;
 }
 
+/// Eighty connections with texts that take long to read: each text is read in its
+/// connection's turn, and nobody is refused for the others.
+#[tokio::test]
+async fn large_texts_of_many_shut_nobody_out() {
+    let daemon = attacked(Options::new().port()).await;
+    let address = daemon.address().await;
+    let url = "/v1/conditions/evaluate";
+    let text = |context: String| {
+        format!("{{\"condition_id\":\"nope\",\"context\":{{\"x\":{context}}}}}").into_bytes()
+    };
+    let slow = text(format!("[{}0]", "[[],{}],".repeat(100_000)));
+    let large = text(format!("\"{}\"", "x".repeat(70_000)));
+    under_attack(&daemon, 384 * MIB, async {
+        let end = Instant::now() + Duration::from_secs(8);
+        let attackers = join_all((0..80).map(async |_| {
+            let mut asked = 0;
+            let Ok(mut http) = Http::tcp(&address).await else { return 0 };
+            while Instant::now() < end && http.post(url, &slow).await.is_ok() {
+                asked += 1;
+            }
+            asked
+        }));
+        let victim = async {
+            let mut http = Http::tcp(&address).await.expect("connect");
+            let mut answered = 0;
+            while Instant::now() < end {
+                let reply = http.post(url, &large).await.expect("answer");
+                assert_eq!(reply.status, 200, "{:?}", reply.json());
+                answered += 1;
+            }
+            assert!(answered > 0);
+        };
+        let (asked, ()) = tokio::join!(attackers, victim);
+        asked.iter().sum()
+    })
+    .await;
+    daemon.stop().await;
+}
+
 /// Sends most of a body of 60 MB and stops; how much it got rid of.
 async fn most_of_a_body(http: &mut Http, url: &str) -> u64 {
     let block = vec![0; 64 << 10];
