@@ -1,6 +1,6 @@
 //! A few threads for work whose size outsiders choose: JSON, schemas, base64,
-//! documents, SQLite. Each plugin (or other lane) gets its turn, none gets all
-//! threads, and what does not fit is refused.
+//! documents, SQLite. Each plugin and each client gets its turn, no one gets all
+//! threads nor do all clients together, and what does not fit is refused.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -37,27 +37,106 @@ impl Overloaded {
     pub const RETRY: Duration = Duration::from_secs(1);
 }
 
+/// In whose turn a job is done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Of a plugin.
+    Plugin(Arc<str>),
+    /// Of one client. There may be any number of them, so that they come in turn with
+    /// the plugins as if they were one.
+    Client(Arc<str>),
+}
+
+impl From<&Arc<str>> for Lane {
+    fn from(plugin: &Arc<str>) -> Self {
+        Lane::Plugin(plugin.clone())
+    }
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-struct Lane {
+struct Queue {
     jobs: VecDeque<Job>,
     running: usize,
 }
 
+/// Lanes that have jobs, in the order of their turns.
+#[derive(Default)]
+struct Turns {
+    plugins: VecDeque<Lane>,
+    clients: VecDeque<Lane>,
+    /// Jobs of clients that run.
+    running: usize,
+    /// The last job was a client's.
+    client: bool,
+}
+
+impl Turns {
+    fn of(&mut self, lane: &Lane) -> &mut VecDeque<Lane> {
+        match lane {
+            Lane::Plugin(_) => &mut self.plugins,
+            Lane::Client(_) => &mut self.clients,
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
-    lanes: HashMap<Arc<str>, Lane>,
-    /// Lanes that have jobs, in the order of their turns.
-    turns: VecDeque<Arc<str>>,
+    lanes: HashMap<Lane, Queue>,
+    turns: Turns,
     waiting: usize,
     over: bool,
+}
+
+impl State {
+    /// The next job; `of_one` is how many one lane, and all clients together, may have
+    /// running.
+    fn next(&mut self, of_one: usize) -> Option<(Lane, Job)> {
+        let first = !self.turns.client;
+        self.next_of(first, of_one).or_else(|| self.next_of(!first, of_one))
+    }
+
+    fn next_of(&mut self, client: bool, of_one: usize) -> Option<(Lane, Job)> {
+        let turns = match client {
+            true if self.turns.running >= of_one => return None,
+            true => &mut self.turns.clients,
+            false => &mut self.turns.plugins,
+        };
+        for _ in 0..turns.len() {
+            let lane = turns.pop_front()?;
+            let Some(queue) = self.lanes.get_mut(&lane) else { continue };
+            if queue.running >= of_one {
+                turns.push_back(lane);
+                continue;
+            }
+            let Some(job) = queue.jobs.pop_front() else { continue };
+            if !queue.jobs.is_empty() {
+                turns.push_back(lane.clone());
+            }
+            queue.running += 1;
+            self.waiting -= 1;
+            self.turns.running += usize::from(client);
+            self.turns.client = client;
+            return Some((lane, job));
+        }
+        None
+    }
+
+    fn done(&mut self, lane: &Lane) {
+        self.turns.running -= usize::from(matches!(lane, Lane::Client(_)));
+        let Some(queue) = self.lanes.get_mut(lane) else { return };
+        queue.running -= 1;
+        if queue.jobs.is_empty() && queue.running == 0 {
+            self.lanes.remove(lane);
+        }
+    }
 }
 
 struct Shared {
     state: Mutex<State>,
     filled: Condvar,
-    /// Threads that one lane may have.
+    /// Threads that one lane, and all clients together, may have.
     of_one: usize,
 }
 
@@ -66,43 +145,21 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job whose lane may run one more; None when the crew is over.
-    fn next(&self) -> Option<(Arc<str>, Job)> {
+    /// The next job that may run; None when the crew is over.
+    fn next(&self) -> Option<(Lane, Job)> {
         let mut state = self.lock();
-        loop {
-            if state.over {
-                return None;
-            }
-            for _ in 0..state.turns.len() {
-                let Some(name) = state.turns.pop_front() else { break };
-                let of_one = self.of_one;
-                let Some(lane) = state.lanes.get_mut(&name) else { continue };
-                if lane.running >= of_one {
-                    state.turns.push_back(name);
-                    continue;
-                }
-                let Some(job) = lane.jobs.pop_front() else { continue };
-                lane.running += 1;
-                let more = !lane.jobs.is_empty();
-                state.waiting -= 1;
-                if more {
-                    state.turns.push_back(name.clone());
-                }
-                return Some((name, job));
+        while !state.over {
+            if let Some(next) = state.next(self.of_one) {
+                return Some(next);
             }
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        None
     }
 
-    fn done(&self, name: &Arc<str>) {
-        let mut state = self.lock();
-        let Some(lane) = state.lanes.get_mut(name) else { return };
-        lane.running -= 1;
-        if lane.jobs.is_empty() && lane.running == 0 {
-            state.lanes.remove(name);
-        }
-        drop(state);
-        // A job of this lane may have waited for it.
+    fn done(&self, lane: &Lane) {
+        self.lock().done(lane);
+        // A job may have waited for the end of this one.
         self.filled.notify_one();
     }
 }
@@ -168,12 +225,12 @@ impl Crew {
     /// Too many wait.
     pub async fn run<T: Send + 'static>(
         &self,
-        lane: &Arc<str>,
+        lane: impl Into<Lane>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Overloaded> {
         let (reply, answer) = oneshot::channel();
         self.push(
-            lane,
+            lane.into(),
             Box::new(move || {
                 if !reply.is_closed() {
                     let _ = reply.send(job());
@@ -183,7 +240,7 @@ impl Crew {
         answer.await.map_err(|_| Overloaded)
     }
 
-    fn push(&self, lane: &Arc<str>, job: Job) -> Result<(), Overloaded> {
+    fn push(&self, lane: Lane, job: Job) -> Result<(), Overloaded> {
         let shared = &self.0.0;
         let mut state = shared.lock();
         if state.waiting >= limits::CREW_QUEUE {
@@ -197,7 +254,7 @@ impl Crew {
         let first = own.jobs.len() == 1;
         state.waiting += 1;
         if first {
-            state.turns.push_back(lane.clone());
+            state.turns.of(&lane).push_back(lane);
         }
         drop(state);
         shared.filled.notify_one();
@@ -225,13 +282,55 @@ mod tests {
             let _ = begin.send(());
             let _ = held.recv();
         };
-        crew.push(&stuck, Box::new(hold)).unwrap();
+        crew.push((&stuck).into(), Box::new(hold)).unwrap();
         begun.recv().unwrap();
-        while crew.push(&stuck, Box::new(|| {})).is_ok() {}
+        while crew.push((&stuck).into(), Box::new(|| {})).is_ok() {}
         assert_eq!(block_on(crew.run(&other, || 7)), Ok(7));
         assert_eq!(block_on(crew.run(&stuck, || 7)), Err(Overloaded));
         drop(release);
         assert_eq!(block_on(crew.run(&other, || 8)), Ok(8));
+    }
+
+    #[test]
+    fn clients_come_in_turn_with_the_plugins_as_if_they_were_one() {
+        let mut state = State::default();
+        let mut push = |lane: Lane| {
+            state.lanes.entry(lane.clone()).or_default().jobs.push_back(Box::new(|| {}));
+            state.waiting += 1;
+            state.turns.of(&lane).push_back(lane);
+        };
+        (0..9).for_each(|n| push(Lane::Client(n.to_string().into())));
+        let plugins = ["a", "b"].map(|name| Lane::Plugin(name.into()));
+        plugins.iter().cloned().for_each(&mut push);
+        let mut order = Vec::new();
+        while let Some((lane, _)) = state.next(1) {
+            state.done(&lane);
+            order.push(lane);
+        }
+        assert_eq!(order.len(), 11);
+        assert!(plugins.iter().all(|plugin| order[..4].contains(plugin)), "{order:?}");
+        assert_eq!(state.waiting, 0);
+    }
+
+    #[test]
+    fn all_clients_together_do_not_get_all_threads() {
+        let crew = Crew::start("test", 2).unwrap();
+        let (release, held) = mpsc::channel::<()>();
+        let (begin, begun) = mpsc::channel();
+        let hold = Box::new(move || {
+            let _ = begin.send(());
+            let _ = held.recv();
+        });
+        crew.push(Lane::Client("1".into()), hold).unwrap();
+        begun.recv().unwrap();
+        let late = crew.run(Lane::Client("2".into()), || 2);
+        let mut late = std::pin::pin!(late);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(late.as_mut().poll(&mut context).is_pending());
+        assert_eq!(block_on(crew.run(&Arc::from("plugin"), || 7)), Ok(7));
+        assert!(late.as_mut().poll(&mut context).is_pending());
+        drop(release);
+        assert_eq!(block_on(late), Ok(2));
     }
 
     #[test]

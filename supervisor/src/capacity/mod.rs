@@ -9,7 +9,7 @@ mod sweeper;
 mod turns;
 
 pub use budget::{Account, Budget, Charge, Exhausted, Held};
-pub use crew::{Crew, Overloaded, give_way};
+pub use crew::{Crew, Lane, Overloaded, give_way};
 pub(crate) use json::end_of_string;
 pub use json::{Weight, weigh};
 pub use line::Place;

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use crate::{
     Supervisor,
-    capacity::{Overloaded, limits},
+    capacity::{Lane, Overloaded, limits},
 };
 
 tokio::task_local! {
@@ -24,7 +24,7 @@ tokio::task_local! {
 /// A connection's turn with the crew.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
-    lane: Arc<str>,
+    lane: Lane,
     one: Arc<Mutex<()>>,
 }
 
@@ -33,7 +33,7 @@ impl Reader {
     pub(super) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Reader { lane: format!("(connection {number})").into(), one: Arc::default() }
+        Reader { lane: Lane::Client(format!("connection {number}").into()), one: Arc::default() }
     }
 
     /// What is read while this is answered is read in the connection's turn.
@@ -46,14 +46,14 @@ impl Reader {
 pub(super) async fn read<T: Send + 'static>(
     supervisor: &Supervisor,
     text: Bytes,
-    read: impl FnOnce(&[u8]) -> T + Send + 'static,
+    read: impl FnOnce(&Bytes) -> T + Send + 'static,
 ) -> Result<T, Overloaded> {
     if text.len() <= limits::STEP {
         return Ok(read(&text));
     }
     let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
     let _turn = reader.one.lock().await;
-    supervisor.calls().crew().run(&reader.lane, move || read(&text)).await
+    supervisor.calls().crew().run(reader.lane.clone(), move || read(&text)).await
 }
 
 /// The value, for gRPC; `what` is said of one that is none.
@@ -72,7 +72,7 @@ pub(super) async fn valid<T: Send + 'static>(
     what: &str,
     check: impl FnOnce(&[u8]) -> serde_json::Result<T> + Send + 'static,
 ) -> Result<T, Status> {
-    let read = read(supervisor, text, check).await;
+    let read = read(supervisor, text, move |text| check(text)).await;
     let read = read.map_err(|why| Status::resource_exhausted(why.to_string()))?;
     read.map_err(|error| Status::invalid_argument(format!("{what}: {error}")))
 }

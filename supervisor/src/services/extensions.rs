@@ -15,7 +15,7 @@ use stockade_proto::worker::invoke::Kind;
 use super::{HostServices, filter};
 use crate::{
     calls::{CallError, Calls, ToolCall},
-    capacity::limits,
+    capacity::{Lane, limits},
     manifest::Manifest,
     store::{check_workspace, enabled_plugins},
 };
@@ -94,8 +94,10 @@ fn call(id: (&str, &str), kind: Kind, args: Bytes, workspace: &str, timeout: Dur
     }
 }
 
-/// The lane of what clients ask of no single plugin; no plugin can have this name.
-const CLIENTS: &str = "(clients)";
+/// The lane of what clients ask of no single plugin.
+fn all_plugins() -> Lane {
+    Lane::Client("all plugins".into())
+}
 
 impl HostServices {
     /// The plugin may run here; else why not.
@@ -115,14 +117,14 @@ impl HostServices {
     /// Done here when it is small, else by the crew in the turn of a lane.
     async fn aside<T: Send + 'static>(
         &self,
-        lane: &str,
+        lane: Lane,
         size: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Why> {
         if size <= limits::STEP {
             return Ok(work());
         }
-        let done = self.calls().await.crew().run(&lane.into(), work).await;
+        let done = self.calls().await.crew().run(lane, work).await;
         done.map_err(|overloaded| why("Overloaded", overloaded.to_string()))
     }
 
@@ -166,7 +168,7 @@ impl HostServices {
         })?;
         session.registered.condition(name).ok_or_else(unknown)?;
         let (size, own) = (context.len(), name.to_owned());
-        let args = self.aside(plugin, size, move || {
+        let args = self.aside(Lane::Plugin(plugin.into()), size, move || {
             let context = object("context", &context)?;
             let condition = session.registered.condition(&own);
             let needed = condition.into_iter().flat_map(|condition| &condition.required_context);
@@ -225,7 +227,7 @@ impl HostServices {
         })?;
         session.registered.effect(name).ok_or_else(unknown)?;
         let (size, own) = (context.len() + params.len(), name.to_owned());
-        let args = self.aside(plugin, size, move || {
+        let args = self.aside(Lane::Plugin(plugin.into()), size, move || {
             let context = context_for(&session.manifest, object("context", &context)?);
             let effect = session.registered.effect(&own);
             let mut all = effect.map(|effect| effect.default_params.clone()).unwrap_or_default();
@@ -262,7 +264,7 @@ impl HostServices {
         let known = self.data().workspaces.get(workspace);
         let size = base.as_ref().map_or(limits::DOCUMENT, Bytes::len);
         // Written once, whoever is asked.
-        let read = self.aside(CLIENTS, size, move || {
+        let read = self.aside(all_plugins(), size, move || {
             let base = match base {
                 Some(text) => object("base", &text).map_err(|(_, text)| text)?,
                 None => known.map(|one| one.behavior()).unwrap_or_default(),
@@ -305,7 +307,7 @@ impl HostServices {
         let names =
             providers.into_iter().map(|(_, plugin, name)| super::names::full(&plugin, &name));
         let names: Vec<String> = names.collect();
-        let built = self.aside(CLIENTS, size, move || {
+        let built = self.aside(all_plugins(), size, move || {
             let mut config = Map::new();
             let mut built = Built::default();
             for (id, answer) in names.into_iter().zip(answers) {

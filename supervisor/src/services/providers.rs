@@ -22,7 +22,7 @@ use tonic::Status;
 use super::{HostServices, names};
 use crate::{
     calls::{CallError, ToolCall},
-    capacity::{Held, Overloaded},
+    capacity::{Held, Lane, Overloaded},
     plugin::{Allowance, Chain, Provider},
 };
 
@@ -103,7 +103,8 @@ impl HostServices {
         let (asks, receiver) = mpsc::channel(WAITING);
         // Whoever writes a schema chooses what it costs.
         let crew = self.calls().await.crew().clone();
-        let compiled = crew.run(&"providers of servers".into(), move || compile(offered)).await?;
+        let lane = Lane::Client(format!("registration {id}").into());
+        let compiled = crew.run(lane, move || compile(offered)).await?;
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
         let mut list = self.inner.providers.lock();
         for (name, provider) in compiled {

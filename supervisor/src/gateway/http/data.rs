@@ -138,7 +138,7 @@ pub(super) async fn set_value(
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let binary = kind.is_some_and(|kind| kind.starts_with("application/octet-stream"));
-    let is_json = |text: &[u8]| serde_json::from_slice::<Value>(text).is_ok();
+    let is_json = |text: &bytes::Bytes| serde_json::from_slice::<Value>(text).is_ok();
     let valid = match binary {
         true => Ok(true),
         false => texts::read(&supervisor, data.clone(), is_json).await,

@@ -151,7 +151,7 @@ async fn read<T: DeserializeOwned + Send + 'static>(
     supervisor: &Supervisor,
     text: Bytes,
 ) -> Result<T, Box<Response>> {
-    let read = texts::read(supervisor, text, parse).await;
+    let read = texts::read(supervisor, text, |text| parse(text)).await;
     read.unwrap_or_else(|why| {
         Err(Box::new(detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())))
     })

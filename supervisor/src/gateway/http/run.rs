@@ -1,7 +1,7 @@
 //! `POST …/tools/{tool}/run`: JSON, multipart or a raw body in; JSON, the
 //! attachment itself or a stream of lines out.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::{Body as HttpBody, Bytes},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     CallError, Outcome, Success, Supervisor, ToolCall,
     capacity::{Overloaded, limits, weigh},
-    gateway::{body::Reservation, status},
+    gateway::{body::Reservation, status, texts},
     plugin::Attachment,
 };
 
@@ -146,12 +146,8 @@ async fn read(
     match media.as_str() {
         "application/json" => {
             let bytes = body(request).await?;
-            if bytes.len() <= limits::STEP {
-                return read_json(bytes, call);
-            }
-            let lane: Arc<str> = call.plugin.as_str().into();
-            let read = supervisor.calls().crew().run(&lane, move || read_json(bytes, call));
-            read.await.unwrap_or_else(|why| Err(Box::new(overloaded(why))))
+            let read = texts::read(supervisor, bytes, move |text| read_json(text, call)).await;
+            read.unwrap_or_else(|why| Err(Box::new(overloaded(why))))
         }
         "multipart/form-data" => read_multipart(request, call).await,
         // What a web form can send without asking is not a raw body.
@@ -181,11 +177,11 @@ fn invalid(message: String, call: &ToolCall) -> Box<Response> {
     Box::new(respond(outcome, Accept::Json))
 }
 
-fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>> {
+fn read_json(bytes: &Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>> {
     if bytes.is_empty() {
         return Ok(call);
     }
-    let values = weigh(&bytes).values;
+    let values = weigh(bytes).values;
     if values > limits::JSON_VALUES {
         let text = format!(
             "the body has {values} JSON values; {} are allowed: send large data as a part of \
@@ -194,7 +190,7 @@ fn read_json(bytes: Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response>
         );
         return Err(Box::new(detail(StatusCode::PAYLOAD_TOO_LARGE, &text)));
     }
-    let body: Body<'_> = serde_json::from_slice(&bytes).map_err(|error| {
+    let body: Body<'_> = serde_json::from_slice(bytes).map_err(|error| {
         invalid(format!("the body is not JSON of the form {{\"args\": {{…}}}}: {error}"), &call)
     })?;
     if let Some(args) = body.args {
