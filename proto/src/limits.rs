@@ -122,7 +122,11 @@ bounds! {
         bytes WINDOW = 1 << 20, "Bytes in flight on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
         count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
         count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
-        count ANSWERS = 256, "Answers of one `Tools/Calls` stream that its client has not taken", "fixed", "further calls wait unread";
+        count CALLS = 256, "Calls of one `Tools/Calls` stream that are under way at once", "fixed", "further calls wait";
+        count CALLS_WAITING = 4096, "Calls of such a stream that wait", "fixed", "refused, `QueueFull`";
+        count ANSWERS = 65_536, "Calls of such a stream whose answers its client has not taken, those under way and those that wait among them", "fixed", "no more calls are read; the stream ends, RESOURCE_EXHAUSTED";
+        bytes MESSAGE = 1 << 10, "What a message on a stream of many takes of `max_buffered` beside its bytes, until its answer is taken", "fixed", "the stream ends, RESOURCE_EXHAUSTED";
+        bytes CALL = 4 << 10, "What each call on such a stream takes besides while it is under way", "fixed", "refused, `Overloaded`";
         count PAGE_ROWS = 10_000, "Rows of one answer (keys, records, crashes)", "fixed", "the rest with the next request";
         bytes PAGE_BYTES = 4 << 20, "Bytes of one page of values", "fixed", "the rest with the next request";
         time FIRST_BYTE = 10_000, "From a connection's start to its first byte, its TLS and its HTTP/2 preface", "fixed", "closed";

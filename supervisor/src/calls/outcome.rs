@@ -39,6 +39,19 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Of a call that was refused before anything was done for it.
+    pub(crate) fn refused(plugin: &str, tool: &str, error: CallError) -> Self {
+        Outcome {
+            result: Err(error),
+            plugin: plugin.into(),
+            tool: tool.into(),
+            duration: Duration::ZERO,
+            call_id: "".into(),
+            generation: 0,
+            delivered: false,
+        }
+    }
+
     /// True when there is a result.
     pub fn ok(&self) -> bool {
         self.result.is_ok()

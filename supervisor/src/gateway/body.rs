@@ -2,6 +2,7 @@
 //! body that stops coming is given up.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -19,21 +20,29 @@ use crate::capacity::{Account, Charge, Exhausted, Held, limits};
 /// What a request's body takes of the budget; an extension of the request. Whoever
 /// keeps the body takes it over.
 #[derive(Clone, Debug)]
-pub(super) struct Reservation(Arc<Mutex<Charge>>);
+pub(super) struct Reservation(Arc<Mutex<Paid>>);
+
+#[derive(Debug)]
+struct Paid {
+    /// For what comes.
+    charge: Charge,
+    /// For each message that has come ([`Form::Messages`]).
+    messages: VecDeque<Charge>,
+}
 
 impl Reservation {
-    fn charge(&self) -> MutexGuard<'_, Charge> {
+    fn paid(&self) -> MutexGuard<'_, Paid> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes over so many bytes.
-    pub(super) fn take(&self, bytes: usize) -> Held {
-        Held::new(self.charge().split(bytes))
     }
 
     /// Takes over all that is there.
     pub(super) fn take_all(&self) -> Held {
-        self.take(usize::MAX)
+        Held::new(self.paid().charge.split(usize::MAX))
+    }
+
+    /// Takes over what the next message costs; to be asked once for each.
+    pub(super) fn next_message(&self) -> Option<Charge> {
+        self.paid().messages.pop_front()
     }
 }
 
@@ -95,7 +104,8 @@ impl<B: Body<Data = Bytes>> Counted<B> {
         // Refused before it is read; paid for as it comes, for many say much and send little.
         drop(account.charge(said).map_err(|why| refuse(form, why))?);
         let charge = account.charge(0).map_err(|why| refuse(form, why))?;
-        let reservation = Reservation(Arc::new(Mutex::new(charge)));
+        let paid = Paid { charge, messages: VecDeque::new() };
+        let reservation = Reservation(Arc::new(Mutex::new(paid)));
         let body = Counted {
             inner,
             reservation: reservation.clone(),
@@ -120,7 +130,7 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             if self.read > self.most {
                 return Err(too_long(self.form, self.read, self.most));
             }
-            let grown = self.reservation.charge().grow(data.len());
+            let grown = self.reservation.paid().charge.grow(data.len());
             return grown.map_err(|why| refuse(self.form, why));
         }
         let mut rest = &data[..];
@@ -129,9 +139,10 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             if message.left > 0 {
                 let here = message.left.min(rest.len());
                 message.left -= here;
-                let grown = self.reservation.charge().grow(here);
+                let grown = self.reservation.paid().charge.grow(here);
                 grown.map_err(|why| refuse(self.form, why))?;
                 rest = &rest[here..];
+                self.came_whole();
                 continue;
             }
             message.head[message.head_read] = rest[0];
@@ -144,13 +155,27 @@ impl<B: Body<Data = Bytes>> Counted<B> {
                 if message.left > self.most {
                     return Err(too_long(self.form, message.left, self.most));
                 }
-                // Refused before it is read; paid for as it comes.
-                let mut charge = self.reservation.charge();
-                charge.grow(message.left).map_err(|why| refuse(self.form, why))?;
-                drop(charge.split(message.left));
+                // Refused before it is read; paid for as it comes, but for what it costs
+                // beside its bytes.
+                let cost = if self.form == Form::Messages { limits::MESSAGE } else { 0 };
+                let mut paid = self.reservation.paid();
+                let grown = paid.charge.grow(message.left + cost);
+                grown.map_err(|why| refuse(self.form, why))?;
+                drop(paid.charge.split(message.left));
+                drop(paid);
+                self.came_whole();
             }
         }
         Ok(())
+    }
+
+    /// A message of many may be complete.
+    fn came_whole(&self) {
+        if self.form == Form::Messages && self.message.left == 0 {
+            let mut paid = self.reservation.paid();
+            let charge = paid.charge.split(usize::MAX);
+            paid.messages.push_back(charge);
+        }
     }
 
     /// It comes byte by byte, so that its connection keeps its place for nothing.
@@ -295,8 +320,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use super::*;
     use crate::capacity::Budget;
 
@@ -353,13 +376,27 @@ mod tests {
         // Not with nothing else there either.
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::OutOfRange);
         // A message is paid for as it comes, also when its head comes in pieces.
-        let (body, reservation) = counted(&[&[0, 0, 0], &[0, 100, 7]], true, Form::Messages, 1000);
+        let (body, reservation) = counted(&[&[0, 0, 0], &[0, 100, 7]], true, Form::Message, 1000);
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
-        assert_eq!(reservation.charge().bytes(), 1);
+        assert_eq!(reservation.paid().charge.bytes(), 1);
         drop(reservation);
         let (body, _) = counted(&[&[0, 0, 0, 2, 0]], true, Form::Message, 1000);
         assert_eq!(read(body).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn each_message_of_many_is_paid_for_until_it_is_taken_over() {
+        let budget = Budget::new(1 << 20);
+        let list = parts_of(&[&[0, 0, 0, 0, 3, 1, 2], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &[9]]);
+        let (body, reservation) =
+            Counted::new(list, &budget.of_connection(), Form::Messages, 1000).unwrap();
+        assert_eq!(read(body).await.unwrap().len(), 19);
+        assert_eq!(budget.used(), 3 * limits::MESSAGE + 4);
+        let message = || reservation.next_message().map(|paid| paid.bytes());
+        assert_eq!(message(), Some(limits::MESSAGE + 3));
+        assert_eq!((message(), message()), (Some(limits::MESSAGE), Some(limits::MESSAGE + 1)));
+        assert_eq!((message(), budget.used()), (None, 0));
     }
 
     #[tokio::test]

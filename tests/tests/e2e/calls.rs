@@ -2,10 +2,16 @@
 
 use std::collections::HashMap;
 
+use http::uri::PathAndQuery;
 use serde_json::{Value, json};
-use stockade_proto::v1::{CallRequest, CallsRequest, calls_request};
-use stockade_tests::Options;
+use stockade_proto::{
+    limits,
+    v1::{CallRequest, CallsRequest, CallsResponse, CancelCall, calls_request},
+};
+use stockade_tests::{Daemon, Options};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::codec::{BufferSettings, Codec};
+use tonic_prost::{ProstDecoder, ProstEncoder};
 use tonic_types::StatusExt as _;
 
 fn request(tool: &str, args: Value) -> CallRequest {
@@ -88,6 +94,82 @@ async fn attachments_travel_as_bytes() {
     daemon.stop().await;
 }
 
+/// Each message in a frame of its own, as most clients of gRPC send them.
+#[derive(Default)]
+struct OneByOne;
+
+impl Codec for OneByOne {
+    type Encode = CallsRequest;
+    type Decode = CallsResponse;
+    type Encoder = ProstEncoder<CallsRequest>;
+    type Decoder = ProstDecoder<CallsResponse>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::new(BufferSettings::new(128, 1))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstDecoder::default()
+    }
+}
+
+/// What became of calls that were sent without a pause; the first of them was cancelled
+/// when `until` answers had come.
+async fn unpaced(daemon: &Daemon, plugin: &str, calls: u64, until: u64) -> HashMap<String, u64> {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    for id in 0..calls {
+        let (tool, args) = match id {
+            0 => ("wait", json!({"n": 600_000})),
+            _ => ("ping", json!({"text": "x"})),
+        };
+        let call = CallRequest { plugin: plugin.into(), ..request(tool, args) };
+        let frame = Some(calls_request::Frame::Call(call));
+        sender.send(CallsRequest { id, frame }).expect("send");
+    }
+    let mut grpc = tonic::client::Grpc::new(daemon.channel());
+    grpc.ready().await.expect("ready");
+    let calls_path = PathAndQuery::from_static("/stockade.v1.Tools/Calls");
+    let requests = tonic::Request::new(UnboundedReceiverStream::new(receiver));
+    let answers = grpc.streaming(requests, calls_path, OneByOne).await.expect("calls");
+    let (mut answers, mut sender) = (answers.into_inner(), Some(sender));
+    let (mut outcomes, mut came) = (HashMap::<String, u64>::new(), 0);
+    loop {
+        if came == until
+            && let Some(sender) = sender.take()
+        {
+            let frame = Some(calls_request::Frame::Cancel(CancelCall {}));
+            sender.send(CallsRequest { id: 0, frame }).expect("cancel");
+        }
+        let Some(answer) = answers.message().await.expect("answer") else { break };
+        came += 1;
+        let outcome = answer.outcome.expect("outcome");
+        *outcomes.entry(outcome.error_type).or_default() += 1;
+    }
+    assert_eq!(came, calls, "{outcomes:?}");
+    assert_eq!(outcomes.remove("Cancelled"), Some(1), "{outcomes:?}");
+    let ping = request("ping", json!({"text": "x"}));
+    daemon.tools().call(ping).await.expect("the connection goes on");
+    outcomes
+}
+
+#[tokio::test]
+async fn a_stream_takes_calls_without_a_pause() {
+    let long = "concurrency = 1\nqueue = { size = 10000, timeout = \"10m\" }";
+    let daemon = Options::new().rogue("x", long).start().await;
+    daemon.serving("x").await;
+    // All that a queue does not take is refused, and the connection goes on.
+    let outcomes = unpaced(&daemon, "good", 20_000, 10_000).await;
+    assert_eq!(outcomes.values().sum::<u64>(), 19_999, "{outcomes:?}");
+    assert!(outcomes.keys().all(|kind| ["", "QueueFull"].contains(&kind.as_str())), "{outcomes:?}");
+    // Of one stream so many wait, and each further one is told.
+    let (least, most) =
+        (limits::CALLS_WAITING as u64, (limits::CALLS_WAITING + limits::CALLS) as u64);
+    let outcomes = unpaced(&daemon, "x", 6_000, 6_000 - most).await;
+    let (ran, refused) = (outcomes[""], outcomes["QueueFull"]);
+    assert!((least..most).contains(&ran) && ran + refused == 5_999, "{outcomes:?}");
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn many_calls_share_one_stream() {
     let daemon = Options::new().start().await;
@@ -118,7 +200,7 @@ async fn many_calls_share_one_stream() {
     }
     assert_eq!((got[&500].error_type.as_str(), got[&500].delivered), ("ValueError", true));
     assert_eq!((got[&501].error_type.as_str(), got[&501].delivered), ("ToolNotFound", false));
-    let cancel = calls_request::Frame::Cancel(stockade_proto::v1::CancelCall {});
+    let cancel = calls_request::Frame::Cancel(CancelCall {});
     sender.send(CallsRequest { id: 1000, frame: Some(cancel) }).expect("cancel");
     daemon.until("good", |health| health.in_flight == 0).await;
     let answer = answers.message().await.expect("message").expect("answer");

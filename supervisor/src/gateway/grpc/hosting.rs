@@ -10,8 +10,8 @@ use futures_util::Stream;
 use stockade_proto::{
     v1::{
         EmitEventRequest, EmitEventResponse, FromServer, PluginEvent, PluginEventBatch,
-        ProviderAnswer, ProviderCall, ProvidersRegistered, ToServer, WatchPluginEventsRequest,
-        from_server, hosting_server::Hosting, to_server,
+        ProviderCall, ProvidersRegistered, ToServer, WatchPluginEventsRequest, from_server,
+        hosting_server::Hosting, to_server,
     },
     worker,
 };
@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::who;
 use crate::{
     Supervisor,
-    gateway::watch::Watch,
+    gateway::{body::Reservation, watch::Watch},
     services::{Ask, Batch},
     store::time_text,
 };
@@ -54,8 +54,10 @@ impl Hosting for HostingService {
         request: Request<Streaming<FromServer>>,
     ) -> Result<Response<Self::ServeProvidersStream>, Status> {
         who(&request)?;
+        let reservation = request.extensions().get::<Reservation>().cloned();
         let mut incoming = request.into_inner();
         let first = incoming.message().await?.and_then(|message| message.frame);
+        let paid = reservation.as_ref().and_then(Reservation::next_message);
         let Some(from_server::Frame::Register(register)) = first else {
             return Err(Status::invalid_argument("the first frame must register providers"));
         };
@@ -69,6 +71,7 @@ impl Hosting for HostingService {
         let provided = self.supervisor.services().provide(offered.collect());
         let (registration, mut asks) =
             provided.await.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        drop(paid);
         let (sender, receiver) = mpsc::channel(WAITING);
         let registered = ProvidersRegistered {
             names: registration.names.clone(),
@@ -95,12 +98,17 @@ impl Hosting for HostingService {
                             place.send(Ok(ask_frame(next, ask, &answers)));
                         }
                     }
-                    message = incoming.message() => match message {
-                        Ok(Some(FromServer { frame: Some(from_server::Frame::Answer(answer)) })) => {
-                            take_answer(&answers, answer);
+                    message = incoming.message() => {
+                        // Paid for until it has been passed on.
+                        let _paid = reservation.as_ref().and_then(Reservation::next_message);
+                        match message {
+                            Ok(Some(message)) => take_answer(&answers, message),
+                            Ok(None) => return,
+                            Err(status) => {
+                                let _ = sender.try_send(Err(status));
+                                return;
+                            }
                         }
-                        Ok(Some(_)) => {}
-                        Ok(None) | Err(_) => return,
                     }
                 }
             }
@@ -161,7 +169,8 @@ fn ask_frame(id: u64, ask: Ask, answers: &Answers) -> ToServer {
     }
 }
 
-fn take_answer(answers: &Answers, answer: ProviderAnswer) {
+fn take_answer(answers: &Answers, message: FromServer) {
+    let Some(from_server::Frame::Answer(answer)) = message.frame else { return };
     let waiting = answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&answer.id);
     let Some(waiting) = waiting else { return };
     let _ = waiting.send(match answer.error_type.is_empty() {

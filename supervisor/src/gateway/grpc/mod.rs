@@ -6,9 +6,11 @@ mod events;
 mod extensions;
 mod health;
 mod hosting;
+mod multiplexed;
 pub(super) mod observability;
 mod plugins;
 mod tools;
+mod wire;
 pub(super) mod workspaces;
 
 use stockade_proto::{

@@ -165,15 +165,8 @@ async fn body(request: Request) -> Result<Bytes, Box<Response>> {
 }
 
 fn invalid(message: String, call: &ToolCall) -> Box<Response> {
-    let outcome = Outcome {
-        result: Err(CallError::InvalidArguments(message)),
-        plugin: call.plugin.as_str().into(),
-        tool: call.tool.as_str().into(),
-        duration: Duration::ZERO,
-        call_id: "".into(),
-        generation: 0,
-        delivered: false,
-    };
+    let error = CallError::InvalidArguments(message);
+    let outcome = Outcome::refused(&call.plugin, &call.tool, error);
     Box::new(respond(outcome, Accept::Json))
 }
 
