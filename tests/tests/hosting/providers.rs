@@ -140,3 +140,25 @@ async fn a_plugin_provides_to_others() {
     assert_eq!(refused(&daemon, "takes", missing).await.0, "NotFound");
     daemon.stop().await;
 }
+
+/// What a server has answered is paid for until it is passed on, and no longer.
+#[tokio::test]
+async fn a_server_may_answer_for_ever() {
+    let options = Options::new().config("max_buffered = \"256MiB\"");
+    let daemon = options.rogue("may", &asking(&["world:read"], "")).start().await;
+    daemon.serving("may").await;
+    let large = Bytes::from(format!("{{\"x\":\"{}\"}}", "x".repeat(1 << 20)));
+    let (refused, task) = serve(&daemon, vec![spec("world.get", "world:read")], move |frame| {
+        let to_server::Frame::Call(call) = frame else { return None };
+        let response = large.clone();
+        Some(ProviderAnswer { id: call.id, response, ..ProviderAnswer::default() })
+    })
+    .await;
+    assert!(refused.is_empty(), "{refused:?}");
+    // More than a connection's share of the budget, a quarter.
+    for _ in 0..72 {
+        answer(&daemon, "may", ask("world.get", json!({"at": 1}))).await;
+    }
+    task.abort();
+    daemon.stop().await;
+}
