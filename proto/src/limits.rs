@@ -101,7 +101,7 @@ bounds! {
     Client {
         bytes MAX_REQUEST = 64 << 20, "Arguments and attachments of one call", "max_request", "413 `PayloadTooLarge`";
         bytes MAX_RESULT = 32 << 20, "Result and attachments of one call, or one item of a stream", "max_result", "502 `InvalidResult`";
-        bytes SMALL_BODY = 2 << 20, "Body of a request that is no call (workspaces, values, contexts, admin)", "fixed", "413";
+        bytes SMALL_BODY = 2 << 20, "Body of a request that is no call (workspaces, values, contexts, admin); a message of gRPC may have twice as much", "fixed", "413, RESOURCE_EXHAUSTED";
         bytes NAME = 128, "Names and identifiers: plugin, tool, workspace, provider, permission, attachment", "fixed", "INVALID_ARGUMENT, 422";
         bytes KEY = 512, "Keys, entities, events, patterns, ids of conditions and effects", "fixed", "INVALID_ARGUMENT, 422";
         bytes CONTENT_TYPE = 256, "Content type of an attachment", "fixed", "INVALID_ARGUMENT, 422";
@@ -115,28 +115,28 @@ bounds! {
         count SOCKET_CONNECTIONS = 256, "Connections at once on the unix socket, counted apart", "fixed", "the one that has been idle longest ends, else closed";
         count STREAMS = 256, "Requests at once on one HTTP/2 connection", "fixed", "the client waits";
         count RESETS = 32, "Streams that were reset and are not forgotten yet, per connection", "fixed", "GOAWAY";
-        count QUESTIONS = 16, "Questions (health, tools, values, anything that is answered as a whole) of one connection that are answered at once", "fixed", "the others wait";
+        count QUESTIONS = 16, "Requests of one connection, other than calls and streams, that are answered at once", "fixed", "the others wait";
         bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431; over HTTP/2 beyond 64 KiB the connection ends";
         count HEADER_LINES = 100, "Headers of one request, by number", "fixed", "431";
-        bytes FLOOD = 64 << 10, "Bytes a second on one HTTP/2 connection that are neither a request nor a body (pings, settings, resets), beside a kibibyte for each request and a sixteenth of what it was sent", "fixed", "it is read in small pieces, after the others; a mebibyte later it ends";
-        bytes WINDOW = 1 << 20, "Bytes in flight on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
+        bytes FLOOD = 64 << 10, "Bytes a second on one HTTP/2 connection that belong to no request and no body (pings, settings, resets); what headers take and a sixteenth of the bytes that the client was sent are allowed besides", "fixed", "the connection is read in small pieces, after the others; 1 MiB later it ends";
+        bytes WINDOW = 1 << 20, "Bytes on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
         count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
         count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
         count CALLS = 256, "Calls of one `Tools/Calls` stream that are under way at once", "fixed", "further calls wait";
         count CALLS_WAITING = 4096, "Calls of such a stream that wait", "fixed", "refused, `QueueFull`";
         count ANSWERS = 65_536, "Calls of such a stream whose answers its client has not taken, those under way and those that wait among them", "fixed", "no more calls are read; the stream ends, RESOURCE_EXHAUSTED";
-        bytes MESSAGE = 1 << 10, "What a message on a stream of many takes of `max_buffered` beside its bytes, until its answer is taken", "fixed", "the stream ends, RESOURCE_EXHAUSTED";
-        bytes CALL = 4 << 10, "What each call on such a stream takes besides while it is under way", "fixed", "refused, `Overloaded`";
+        bytes MESSAGE = 1 << 10, "Bytes of `max_buffered` that a message on such a stream takes besides its own, until its answer is taken", "fixed", "the stream ends, RESOURCE_EXHAUSTED";
+        bytes CALL = 4 << 10, "The same of a call while it is under way", "fixed", "refused, `Overloaded`";
         count PAGE_ROWS = 10_000, "Rows of one answer (keys, records, crashes)", "fixed", "the rest with the next request";
         bytes PAGE_BYTES = 4 << 20, "Bytes of one page of values", "fixed", "the rest with the next request";
-        time FIRST_BYTE = 10_000, "From a connection's start to its first byte, its TLS and its HTTP/2 preface", "fixed", "closed";
-        time HEAD = 10_000, "From a request's first byte to the end of its headers", "fixed", "closed";
-        time BODY_PAUSE = 30_000, "Without a byte of a body that is being read", "fixed", "408 / DEADLINE_EXCEEDED, closed";
-        bytes BODY_RATE = 1024, "Bytes a second that come of a body at least, after its first half a minute", "fixed", "408 / DEADLINE_EXCEEDED, closed";
-        time UNWANTED = 2_000, "For which the rest of a refused body is read and thrown away, so that its client gets the answer", "fixed", "its stream is reset, its connection closed";
-        time WRITE_PAUSE = 180_000, "Without a byte of an answer being taken", "fixed", "closed";
-        time IDLE = 120_000, "Without a request on an HTTP/1 connection that is kept alive", "fixed", "closed";
-        time IDLE_HTTP2 = 600_000, "Without a request on an HTTP/2 connection", "fixed", "GOAWAY, closed";
+        time FIRST_BYTE = 10_000, "Wait for a connection's first byte, its TLS handshake and its HTTP/2 preface", "fixed", "closed";
+        time HEAD = 10_000, "Wait from a request's first byte to the end of its headers", "fixed", "closed";
+        time BODY_PAUSE = 30_000, "Wait for the next byte of a body that is being read", "fixed", "408 / DEADLINE_EXCEEDED, closed";
+        bytes BODY_RATE = 1024, "Bytes a second of a body, at least, after its first half minute", "fixed", "408 / DEADLINE_EXCEEDED, closed";
+        time UNWANTED = 2_000, "Time for which the rest of a refused body is read and thrown away, so that its client can read the answer", "fixed", "its stream is reset, its connection closed";
+        time WRITE_PAUSE = 180_000, "Wait for a client to take the next byte of an answer", "fixed", "closed";
+        time IDLE = 120_000, "Wait for the next request on an HTTP/1 connection that is kept alive", "fixed", "closed";
+        time IDLE_HTTP2 = 600_000, "Wait for the next request on an HTTP/2 connection", "fixed", "GOAWAY, closed";
     }
     Plugin {
         bytes HANDSHAKE_MESSAGE = 1 << 20, "Message of Hello or Init (schemas and texts included)", "fixed", "killed, `protocol_error`";
@@ -159,7 +159,7 @@ bounds! {
         count EVENT_PATTERNS = 64, "Patterns of one subscription", "fixed", "not registered, told";
         count MISSING = 64, "Names of what is missing", "fixed", "the rest is counted";
         count WATCHED = 64, "Paths whose change may heal a failed start", "fixed", "the rest is not watched";
-        count IDLE_FRAMES = 20_000, "Frames a second that answer nothing", "fixed", "killed, `protocol_error`";
+        count IDLE_FRAMES = 20_000, "Frames a second that belong to no call", "fixed", "killed, `protocol_error`";
         count CREDIT = 16, "Items that a tool sends before its client has taken one", "fixed", "killed, `protocol_error`";
         count PROGRESS_WAITING = 64, "Progress reports that wait for a client", "fixed", "dropped";
         bytes PATH = 1 << 10, "Path within a document", "fixed", "INVALID_ARGUMENT";
@@ -186,17 +186,17 @@ bounds! {
         count REQUIRED = 64, "Entries of each list of `[requires]`", "fixed", "UNAVAILABLE, `manifest_error`";
     }
     Daemon {
-        count CREW_QUEUE = 1024, "Jobs of the crew that wait, all together", "fixed", "503 `Overloaded`, Retry-After";
-        count CREW_SHARE = 64, "Jobs of the crew that wait for one plugin", "fixed", "503 `Overloaded`, Retry-After";
-        bytes STEP = 64 << 10, "Bytes handled at once where others wait; more goes to the crew", "fixed", "the crew";
+        count CREW_QUEUE = 1024, "Jobs of the crew that wait, of all plugins together, and again of all clients", "fixed", "503 `Overloaded`, Retry-After";
+        count CREW_SHARE = 64, "Jobs of the crew that wait for one plugin or one client", "fixed", "503 `Overloaded`, Retry-After";
+        bytes STEP = 64 << 10, "Bytes handled at once where others wait", "fixed", "the crew does it";
         bytes MIN_BUFFERED = 256 << 20, "Default of `max_buffered` where an eighth of memory is less; one connection may use a quarter of it, one plugin a half", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read";
         count EVENTS_KEPT = 1000, "Events of operators that are kept", "fixed", "the oldest go";
         count FOLLOWER_BEHIND = 256, "Events or lines that a follower may be behind", "fixed", "it loses them, counted";
         bytes STDERR = 1 << 20, "Log lines that wait for standard error", "fixed", "dropped and counted";
         count RECORDS_WAITING = 256, "Crash records that wait for the disk", "fixed", "dropped and counted";
-        time LAST_WORDS = 50, "For what a dying process has written, all pipes together", "fixed", "what has come is kept";
-        time LOOK = 1000, "For one look of the guard at a process tree", "fixed", "named in health; the others are looked at by another thread";
-        time FLUSH = 2000, "For the disk at the end of the daemon", "fixed", "it ends without";
+        time LAST_WORDS = 50, "Time to read what a dying process has written, all pipes together", "fixed", "what has come is kept";
+        time LOOK = 1000, "Time for one look of the guard at a process tree", "fixed", "named in health; the others are looked at by another thread";
+        time FLUSH = 2000, "Time for the disk at the end of the daemon", "fixed", "it ends without";
     }
 }
 
@@ -224,17 +224,20 @@ pub fn cut_to(text: &mut String, most: usize) {
 /// `docs/limits.md`.
 pub fn document() -> String {
     let mut text = String::from(
-        "# Limits: everything that somebody outside can choose, and where it ends\n\n\
+        "# Limits: what others can choose, and where it ends\n\n\
          Generated from `proto/src/limits.rs`; `UPDATE=1 cargo test -p stockade-proto limits` \
-         writes it anew.\nA name behind \"changed by\" is a key of stockade.toml; what is fixed is \
-         part of the contract.\nSizes of a plugin's own memory, processes and data are in \
-         [sandbox.md](sandbox.md) and, for the\noperator's ceilings over all plugins, \
-         `[limits]` of [stockade.toml](../deploy/examples/stockade.toml).\n",
+         writes it anew.\nA name behind \"changed by\" is a key of stockade.toml; a bound without one \
+         is part of the contract.\nWords such as INVALID_ARGUMENT are gRPC's statuses, numbers such \
+         as 422 HTTP's. The *crew* is the pool of threads\nfor large work, the *guard* watches the \
+         memory and processes of plugins, the *host channel* is the one on which a\nplugin asks \
+         the daemon ([host-services.md](host-services.md)).\n\nWhat a plugin itself may use is in \
+         its manifest ([plugins.md](plugins.md)) and, as the operator's ceilings over\nall \
+         manifests, in `[limits]` of [stockade.toml](../deploy/examples/stockade.toml).\n",
     );
     let edges = [Edge::Client, Edge::Plugin, Edge::Service, Edge::Configuration, Edge::Daemon];
     for edge in edges {
         text += &format!(
-            "\n## {}\n\n| what | most | changed by | beyond it | name |\n|---|---|---|---|---|\n",
+            "\n## {}\n\n| what | bound | changed by | beyond it | name |\n|---|---|---|---|---|\n",
             edge.title()
         );
         for bound in TABLE.iter().filter(|bound| bound.edge == edge) {

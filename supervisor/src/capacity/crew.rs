@@ -47,6 +47,12 @@ pub enum Lane {
     Client(Arc<str>),
 }
 
+impl Lane {
+    fn is_client(&self) -> bool {
+        matches!(self, Lane::Client(_))
+    }
+}
+
 impl From<&Arc<str>> for Lane {
     fn from(plugin: &Arc<str>) -> Self {
         Lane::Plugin(plugin.clone())
@@ -61,70 +67,83 @@ struct Queue {
     running: usize,
 }
 
-/// Lanes that have jobs, in the order of their turns.
+/// The plugins, or the clients.
 #[derive(Default)]
-struct Turns {
-    plugins: VecDeque<Lane>,
-    clients: VecDeque<Lane>,
-    /// Jobs of clients that run.
+struct Side {
+    /// Lanes that have jobs, in the order of their turns.
+    turns: VecDeque<Lane>,
+    /// Jobs that wait.
+    waiting: usize,
+    /// Jobs that run.
     running: usize,
-    /// The last job was a client's.
-    client: bool,
-}
-
-impl Turns {
-    fn of(&mut self, lane: &Lane) -> &mut VecDeque<Lane> {
-        match lane {
-            Lane::Plugin(_) => &mut self.plugins,
-            Lane::Client(_) => &mut self.clients,
-        }
-    }
 }
 
 #[derive(Default)]
 struct State {
     lanes: HashMap<Lane, Queue>,
-    turns: Turns,
-    waiting: usize,
+    plugins: Side,
+    clients: Side,
+    /// The last job was a client's.
+    client: bool,
     over: bool,
 }
 
 impl State {
+    fn side(&mut self, client: bool) -> &mut Side {
+        if client { &mut self.clients } else { &mut self.plugins }
+    }
+
+    fn push(&mut self, lane: Lane, job: Job) -> Result<(), Overloaded> {
+        let side = if lane.is_client() { &mut self.clients } else { &mut self.plugins };
+        if side.waiting >= limits::CREW_QUEUE {
+            return Err(Overloaded);
+        }
+        let own = self.lanes.entry(lane.clone()).or_default();
+        if own.jobs.len() >= limits::CREW_SHARE {
+            return Err(Overloaded);
+        }
+        own.jobs.push_back(job);
+        side.waiting += 1;
+        if own.jobs.len() == 1 {
+            side.turns.push_back(lane);
+        }
+        Ok(())
+    }
+
     /// The next job; `of_one` is how many one lane, and all clients together, may have
     /// running.
     fn next(&mut self, of_one: usize) -> Option<(Lane, Job)> {
-        let first = !self.turns.client;
+        let first = !self.client;
         self.next_of(first, of_one).or_else(|| self.next_of(!first, of_one))
     }
 
     fn next_of(&mut self, client: bool, of_one: usize) -> Option<(Lane, Job)> {
-        let turns = match client {
-            true if self.turns.running >= of_one => return None,
-            true => &mut self.turns.clients,
-            false => &mut self.turns.plugins,
-        };
-        for _ in 0..turns.len() {
-            let lane = turns.pop_front()?;
+        let side = if client { &mut self.clients } else { &mut self.plugins };
+        if client && side.running >= of_one {
+            return None;
+        }
+        for _ in 0..side.turns.len() {
+            let lane = side.turns.pop_front()?;
             let Some(queue) = self.lanes.get_mut(&lane) else { continue };
             if queue.running >= of_one {
-                turns.push_back(lane);
+                side.turns.push_back(lane);
                 continue;
             }
             let Some(job) = queue.jobs.pop_front() else { continue };
             if !queue.jobs.is_empty() {
-                turns.push_back(lane.clone());
+                side.turns.push_back(lane.clone());
             }
             queue.running += 1;
-            self.waiting -= 1;
-            self.turns.running += usize::from(client);
-            self.turns.client = client;
+            side.running += 1;
+            side.waiting -= 1;
+            self.client = client;
             return Some((lane, job));
         }
         None
     }
 
     fn done(&mut self, lane: &Lane) {
-        self.turns.running -= usize::from(matches!(lane, Lane::Client(_)));
+        self.side(lane.is_client()).running -= 1;
         let Some(queue) = self.lanes.get_mut(lane) else { return };
         queue.running -= 1;
         if queue.jobs.is_empty() && queue.running == 0 {
@@ -242,21 +261,7 @@ impl Crew {
 
     fn push(&self, lane: Lane, job: Job) -> Result<(), Overloaded> {
         let shared = &self.0.0;
-        let mut state = shared.lock();
-        if state.waiting >= limits::CREW_QUEUE {
-            return Err(Overloaded);
-        }
-        let own = state.lanes.entry(lane.clone()).or_default();
-        if own.jobs.len() >= limits::CREW_SHARE {
-            return Err(Overloaded);
-        }
-        own.jobs.push_back(job);
-        let first = own.jobs.len() == 1;
-        state.waiting += 1;
-        if first {
-            state.turns.of(&lane).push_back(lane);
-        }
-        drop(state);
+        shared.lock().push(lane, job)?;
         shared.filled.notify_one();
         Ok(())
     }
@@ -294,11 +299,7 @@ mod tests {
     #[test]
     fn clients_come_in_turn_with_the_plugins_as_if_they_were_one() {
         let mut state = State::default();
-        let mut push = |lane: Lane| {
-            state.lanes.entry(lane.clone()).or_default().jobs.push_back(Box::new(|| {}));
-            state.waiting += 1;
-            state.turns.of(&lane).push_back(lane);
-        };
+        let mut push = |lane| state.push(lane, Box::new(|| {})).unwrap();
         (0..9).for_each(|n| push(Lane::Client(n.to_string().into())));
         let plugins = ["a", "b"].map(|name| Lane::Plugin(name.into()));
         plugins.iter().cloned().for_each(&mut push);
@@ -309,7 +310,17 @@ mod tests {
         }
         assert_eq!(order.len(), 11);
         assert!(plugins.iter().all(|plugin| order[..4].contains(plugin)), "{order:?}");
-        assert_eq!(state.waiting, 0);
+        assert_eq!((state.plugins.waiting, state.clients.waiting), (0, 0));
+    }
+
+    #[test]
+    fn clients_that_fill_their_queue_leave_the_plugins_theirs() {
+        let mut state = State::default();
+        let mut of = 0..;
+        let mut client = || Lane::Client(of.next().unwrap_or(0).to_string().into());
+        while state.push(client(), Box::new(|| {})).is_ok() {}
+        assert_eq!(state.clients.waiting, limits::CREW_QUEUE);
+        assert_eq!(state.push(Lane::Plugin("plugin".into()), Box::new(|| {})), Ok(()));
     }
 
     #[test]
@@ -327,7 +338,7 @@ mod tests {
         let mut late = std::pin::pin!(late);
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(late.as_mut().poll(&mut context).is_pending());
-        assert_eq!(block_on(crew.run(&Arc::from("plugin"), || 7)), Ok(7));
+        assert_eq!(block_on(crew.run(Lane::Plugin("plugin".into()), || 7)), Ok(7));
         assert!(late.as_mut().poll(&mut context).is_pending());
         drop(release);
         assert_eq!(block_on(late), Ok(2));

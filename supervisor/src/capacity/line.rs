@@ -2,11 +2,10 @@
 //! everybody who moves little has been served.
 
 use std::{
-    cell::RefCell,
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::Future as _,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -17,17 +16,11 @@ use tokio::{
     task::yield_now,
 };
 
-thread_local! {
-    /// Of the runtime that runs on this thread.
-    static LINE: RefCell<Option<Line>> = const { RefCell::new(None) };
-}
+/// Who stands in the line of which runtime; each line that is here is led by a task.
+static LINES: LazyLock<Mutex<HashMap<Id, VecDeque<Arc<Ticket>>>>> = LazyLock::new(Mutex::default);
 
-#[derive(Debug)]
-struct Line {
-    of: Id,
-    waiting: VecDeque<Arc<Ticket>>,
-    /// A task calls them one by one.
-    led: bool,
+fn lines() -> MutexGuard<'static, HashMap<Id, VecDeque<Arc<Ticket>>>> {
+    LINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]
@@ -43,7 +36,7 @@ impl Ticket {
     }
 }
 
-/// Somebody's place in the line of its thread's runtime; at first nobody stands there.
+/// Somebody's place in the line of its runtime; at first nobody stands there.
 #[derive(Debug, Default)]
 pub struct Place(Option<Arc<Ticket>>);
 
@@ -84,39 +77,100 @@ impl Place {
 }
 
 fn stand(runtime: &Handle, ticket: Arc<Ticket>) {
-    LINE.with_borrow_mut(|line| {
-        let of = runtime.id();
-        // One that ended here before has left nobody who still waits.
-        if line.as_ref().is_none_or(|line| line.of != of) {
-            *line = Some(Line { of, waiting: VecDeque::new(), led: false });
-        }
-        if let Some(line) = line {
-            line.waiting.push_back(ticket);
-            if !std::mem::replace(&mut line.led, true) {
-                runtime.spawn(lead(of));
-            }
-        }
-    });
+    let mut lines = lines();
+    if let Some(line) = lines.get_mut(&runtime.id()) {
+        line.push_back(ticket);
+        return;
+    }
+    lines.insert(runtime.id(), VecDeque::from([ticket]));
+    drop(lines);
+    runtime.spawn(Leader { of: runtime.id(), leads: true }.lead());
 }
 
-/// Calls one after the other. Between two of them the runtime runs all that is ready
-/// and looks at its sockets.
-async fn lead(of: Id) {
-    let next = || {
-        LINE.with_borrow_mut(|line| {
-            let line = line.as_mut().filter(|line| line.of == of)?;
-            let next = line.waiting.pop_front();
-            line.led = next.is_some();
-            next
-        })
-    };
-    loop {
-        yield_now().await;
+/// Leads a line. When its runtime ends before it, those who stand there may go.
+struct Leader {
+    of: Id,
+    leads: bool,
+}
+
+impl Leader {
+    /// Calls one after the other. Between two of them the runtime runs all that is ready
+    /// and looks at its sockets.
+    async fn lead(mut self) {
+        loop {
+            yield_now().await;
+            let Some(ticket) = self.next() else { return };
+            ticket.call();
+        }
+    }
+
+    /// None ends the line.
+    fn next(&mut self) -> Option<Arc<Ticket>> {
+        let mut lines = lines();
+        let line = lines.get_mut(&self.of)?;
         // Who has gone meanwhile costs nobody a turn.
-        let Some(ticket) = std::iter::from_fn(next).find(|ticket| Arc::strong_count(ticket) > 1)
-        else {
-            return;
-        };
-        ticket.call();
+        let next =
+            std::iter::from_fn(|| line.pop_front()).find(|ticket| Arc::strong_count(ticket) > 1);
+        if next.is_none() {
+            lines.remove(&self.of);
+            self.leads = false;
+        }
+        next
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        let left = if self.leads { lines().remove(&self.of) } else { None };
+        left.into_iter().flatten().for_each(|ticket| ticket.call());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use super::*;
+
+    async fn stand_once() {
+        let mut place = Place::default();
+        let mut joined = false;
+        poll_fn(|context| {
+            if !std::mem::replace(&mut joined, true) {
+                place.join(context);
+            }
+            place.poll_called(context)
+        })
+        .await;
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    #[test]
+    fn a_line_goes_on_when_its_runtime_is_driven_by_another_thread() {
+        let (here, between) = (runtime(), runtime());
+        let stands = here.spawn(stand_once());
+        here.block_on(yield_now());
+        between.block_on(stand_once());
+        let there = std::thread::spawn(move || {
+            let patient = async { tokio::time::timeout(Duration::from_secs(30), stands).await };
+            here.block_on(patient).is_ok()
+        });
+        assert!(there.join().unwrap(), "it stood there for ever");
+    }
+
+    #[test]
+    fn who_stands_in_the_line_of_a_runtime_that_ends_may_go() {
+        let gone = runtime();
+        let mut place = Place::default();
+        gone.block_on(poll_fn(|context| {
+            place.join(context);
+            Poll::Ready(())
+        }));
+        drop(gone);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(place.poll_called(&mut context).is_ready());
     }
 }

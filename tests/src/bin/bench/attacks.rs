@@ -8,17 +8,24 @@ use std::{
 use serde_json::{Value, json};
 use stockade_proto::v1::{CallRequest, CallsRequest, calls_request, tools_client::ToolsClient};
 use stockade_tests::{Clock, Daemon, Http, Options};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    process::Command,
+    time::{sleep, timeout},
+};
 use tonic::{Code, transport::Channel};
 
 use crate::{
-    clients::connect,
+    clients::{connect, percentile, request},
+    direct_server,
     report::{Report, Row},
     role_by,
 };
 
 /// How long each measurement takes.
 const TIME: Duration = Duration::from_secs(20);
+
+/// Threads that want a processor while the attacks run.
+const SPINNING: usize = 5;
 
 /// Restarts that do not run out and hardly wait.
 const QUICK: &str = "[restart]\nbackoff_min = \"10ms\"\nbackoff_max = \"50ms\"\n\
@@ -46,6 +53,10 @@ pub async fn measure(report: &mut Report) {
         "Ten attacks at once, how often in {seconds} s: {}. Health and a call, p99, {quiet} them.",
         made.join(", ")
     ));
+    report.note(format!(
+        "A direct tonic call, without any daemon, beside {SPINNING} processes that spin: p99 {:.1} ms.",
+        beside_spinners().await
+    ));
     let row = |what: &str, took, bar, aim| Row::new(what, took, "ms", bar, aim);
     report.row(row("health p99 while ten attacks run", attacked.0, 20.0, 10.0));
     report.row(row("another plugin's call, p99, while ten attacks run", attacked.1, 5.0, 2.5));
@@ -58,6 +69,33 @@ async fn clocks(daemon: &Daemon) -> (f64, f64) {
     sleep(TIME).await;
     let report = clock.report().await;
     (report.health_p99.as_secs_f64() * 1e3, report.call_p99.as_secs_f64() * 1e3)
+}
+
+/// What the system's scheduler leaves of any call while others want the processors: the
+/// p99 of one to a bare server, in milliseconds.
+async fn beside_spinners() -> f64 {
+    let folder = tempfile::tempdir().expect("folder");
+    let socket = folder.path().join("direct.sock").display().to_string();
+    let mut server = direct_server(None, &socket).await;
+    let mut client = ToolsClient::new(connect(&socket).await);
+    let spin = || {
+        let mut spin = Command::new("setsid");
+        spin.args(["sh", "-c", "ulimit -t 60; while :; do :; done"]).kill_on_drop(true);
+        spin.spawn().expect("spin")
+    };
+    let spinning: Vec<_> = (0..SPINNING).map(|_| spin()).collect();
+    let (mut times, end) = (Vec::new(), Instant::now() + TIME);
+    while Instant::now() < end {
+        let begin = Instant::now();
+        client.call(request()).await.expect("call");
+        times.push(begin.elapsed());
+        sleep(Duration::from_millis(10)).await;
+    }
+    for mut spin in spinning {
+        spin.kill().await.expect("kill");
+    }
+    server.kill().await.expect("kill");
+    percentile(&mut times, 0.99).as_secs_f64() * 1e3
 }
 
 async fn daemon() -> Daemon {

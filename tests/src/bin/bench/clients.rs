@@ -31,7 +31,7 @@ fn args() -> String {
     format!("{{\"text\":\"{}\"}}", "x".repeat(189))
 }
 
-fn request() -> CallRequest {
+pub fn request() -> CallRequest {
     CallRequest {
         plugin: "minimal".into(),
         tool: "ping".into(),
