@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 
+use bytes::Bytes;
 use prost::Message;
 use tonic::{
     Status,
@@ -57,6 +58,11 @@ pub struct Refused(pub String);
 
 /// Occurrences of a field that its message knows nothing of.
 const UNKNOWN: usize = 64;
+/// Bytes of such fields, together.
+const UNKNOWN_BYTES: usize = 4096;
+/// A message up to this size is copied out of the buffer in which it came: what is kept
+/// of it would keep the buffer, which may be as large as the largest message.
+const OWN: usize = 8 << 20;
 /// Fields of one message type.
 const FIELDS: usize = 32;
 
@@ -66,7 +72,7 @@ const FIELDS: usize = 32;
 /// A field is beyond its bound, or the text is no message.
 pub fn check(gate: &Gate, mut bytes: &[u8]) -> Result<(), Refused> {
     let mut counts = [0usize; FIELDS];
-    let mut unknown = 0;
+    let (mut unknown, mut unknown_bytes) = (0, 0);
     while !bytes.is_empty() {
         let broken = || Refused(format!("{} is not a well-formed message", gate.name));
         let key = varint(&mut bytes).ok_or_else(broken)?;
@@ -86,8 +92,12 @@ pub fn check(gate: &Gate, mut bytes: &[u8]) -> Result<(), Refused> {
         let known = gate.fields.iter().position(|field| field.number == number);
         let Some((index, field)) = known.map(|index| (index, &gate.fields[index])) else {
             unknown += 1;
-            if unknown > UNKNOWN {
-                return Err(Refused(format!("{} has too many unknown fields", gate.name)));
+            unknown_bytes += content.len();
+            if unknown > UNKNOWN || unknown_bytes > UNKNOWN_BYTES {
+                return Err(Refused(format!(
+                    "{} has too many unknown fields, or too large ones",
+                    gate.name
+                )));
             }
             continue;
         };
@@ -187,7 +197,15 @@ impl<U: Message + Default + Gated> Decoder for GatedDecoder<U> {
         if let Some(gate) = U::GATE {
             check(gate, buffer.chunk()).map_err(|refused| Status::invalid_argument(refused.0))?;
         }
-        let message = U::decode(buffer);
+        let length = buffer.remaining();
+        let message = match length <= OWN && buffer.chunk().len() == length {
+            true => {
+                let own = Bytes::copy_from_slice(buffer.chunk());
+                buffer.advance(length);
+                U::decode(own)
+            }
+            false => U::decode(buffer),
+        };
         message.map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
     }
 }

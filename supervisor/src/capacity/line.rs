@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    future::Future as _,
+    future::{Future as _, poll_fn},
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -59,6 +59,18 @@ impl Place {
             }
         }
         self.0 = Some(ticket);
+    }
+
+    /// Goes through the line. Who gives it up goes on from the same place.
+    pub async fn pass(&mut self) {
+        let mut stands = self.0.is_some();
+        poll_fn(|context| {
+            if !std::mem::replace(&mut stands, true) {
+                self.join(context);
+            }
+            self.poll_called(context)
+        })
+        .await;
     }
 
     /// Ready when it was called, or does not stand there.
@@ -128,21 +140,9 @@ impl Drop for Leader {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, time::Duration};
+    use std::time::Duration;
 
     use super::*;
-
-    async fn stand_once() {
-        let mut place = Place::default();
-        let mut joined = false;
-        poll_fn(|context| {
-            if !std::mem::replace(&mut joined, true) {
-                place.join(context);
-            }
-            place.poll_called(context)
-        })
-        .await;
-    }
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
@@ -151,9 +151,9 @@ mod tests {
     #[test]
     fn a_line_goes_on_when_its_runtime_is_driven_by_another_thread() {
         let (here, between) = (runtime(), runtime());
-        let stands = here.spawn(stand_once());
+        let stands = here.spawn(async { Place::default().pass().await });
         here.block_on(yield_now());
-        between.block_on(stand_once());
+        between.block_on(Place::default().pass());
         let there = std::thread::spawn(move || {
             let patient = async { tokio::time::timeout(Duration::from_secs(30), stands).await };
             here.block_on(patient).is_ok()

@@ -3,26 +3,43 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::{runtime::Handle, sync::Notify};
 
 use super::connection::Connection;
 use crate::capacity::limits;
 
-/// What nobody has read of a request. It stays until the answer has been sent, and is
-/// then read for a while: clients that are still sending see their stream reset or their
-/// connection closed otherwise, and never why.
+/// What nobody reads of a request. It is read and thrown away until the answer has been
+/// sent, and for a while after that: clients that are still sending see their stream
+/// reset or their connection closed otherwise, and never why.
 #[derive(Clone, Default)]
-pub(super) struct Rest(Arc<Mutex<Option<Counting>>>);
+pub(super) struct Rest(Arc<Notify>);
 
 impl Rest {
     /// The answer's end of it.
     pub(super) fn unread(self) -> Unread {
         Unread(self)
+    }
+
+    async fn read(self, mut unread: Counting) {
+        let sent = async {
+            self.0.notified().await;
+            tokio::time::sleep(limits::UNWANTED).await;
+        };
+        let read = async {
+            while let Some(Ok(_)) =
+                poll_fn(|context| Pin::new(&mut unread).poll_frame(context)).await
+            {}
+        };
+        tokio::select! {
+            () = read => {}
+            () = sent => {}
+        }
     }
 }
 
@@ -31,14 +48,7 @@ pub(super) struct Unread(Rest);
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        let Some(mut unread) = self.0.0.lock().ok().and_then(|mut rest| rest.take()) else {
-            return;
-        };
-        tokio::spawn(tokio::time::timeout(limits::UNWANTED, async move {
-            while let Some(Ok(_)) =
-                poll_fn(|context| Pin::new(&mut unread).poll_frame(context)).await
-            {}
-        }));
+        self.0.0.notify_one();
     }
 }
 
@@ -63,8 +73,8 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let unread = self.body.take().filter(|body| !body.is_end_stream());
-        if let Ok(mut rest) = self.rest.0.lock() {
-            *rest = unread;
+        if let (Some(unread), Ok(runtime)) = (unread, Handle::try_current()) {
+            runtime.spawn(std::mem::take(&mut self.rest).read(unread));
         }
     }
 }

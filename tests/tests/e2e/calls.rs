@@ -3,14 +3,21 @@
 use std::collections::HashMap;
 
 use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use stockade_proto::{
     limits,
-    v1::{CallRequest, CallsRequest, CallsResponse, CancelCall, calls_request},
+    v1::{
+        CallRequest, CallsRequest, CallsResponse, CancelCall, calls_request,
+        tools_client::ToolsClient,
+    },
 };
 use stockade_tests::{Daemon, Options};
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::codec::{BufferSettings, Codec};
+use tokio_stream::{Stream, StreamExt as _, wrappers::UnboundedReceiverStream};
+use tonic::{
+    codec::{BufferSettings, Codec},
+    transport::{Channel, Endpoint},
+};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 use tonic_types::StatusExt as _;
 
@@ -113,6 +120,28 @@ impl Codec for OneByOne {
     }
 }
 
+/// A connection whose client keeps few answers that nobody reads.
+async fn small_window(daemon: &Daemon) -> Channel {
+    let socket = daemon.socket.clone();
+    let connect = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost").initial_stream_window_size(65_535);
+    endpoint.connect_with_connector(connect).await.expect("connect")
+}
+
+async fn one_by_one(
+    channel: Channel,
+    requests: impl Stream<Item = CallsRequest> + Send + 'static,
+) -> tonic::Streaming<CallsResponse> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.expect("ready");
+    let path = PathAndQuery::from_static("/stockade.v1.Tools/Calls");
+    let answers = grpc.streaming(tonic::Request::new(requests), path, OneByOne).await;
+    answers.expect("calls").into_inner()
+}
+
 /// What became of calls that were sent without a pause; the first of them was cancelled
 /// when `until` answers had come.
 async fn unpaced(daemon: &Daemon, plugin: &str, calls: u64, until: u64) -> HashMap<String, u64> {
@@ -126,12 +155,8 @@ async fn unpaced(daemon: &Daemon, plugin: &str, calls: u64, until: u64) -> HashM
         let frame = Some(calls_request::Frame::Call(call));
         sender.send(CallsRequest { id, frame }).expect("send");
     }
-    let mut grpc = tonic::client::Grpc::new(daemon.channel());
-    grpc.ready().await.expect("ready");
-    let calls_path = PathAndQuery::from_static("/stockade.v1.Tools/Calls");
-    let requests = tonic::Request::new(UnboundedReceiverStream::new(receiver));
-    let answers = grpc.streaming(requests, calls_path, OneByOne).await.expect("calls");
-    let (mut answers, mut sender) = (answers.into_inner(), Some(sender));
+    let mut answers = one_by_one(daemon.channel(), UnboundedReceiverStream::new(receiver)).await;
+    let mut sender = Some(sender);
     let (mut outcomes, mut came) = (HashMap::<String, u64>::new(), 0);
     loop {
         if came == until
@@ -167,6 +192,63 @@ async fn a_stream_takes_calls_without_a_pause() {
     let outcomes = unpaced(&daemon, "x", 6_000, 6_000 - most).await;
     let (ran, refused) = (outcomes[""], outcomes["QueueFull"]);
     assert!((least..most).contains(&ran) && ran + refused == 5_999, "{outcomes:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_answers_nobody_reads_ends_and_its_connection_goes_on() {
+    let daemon = Options::new().start().await;
+    let (sent, all_sent) = tokio::sync::oneshot::channel();
+    let mut sent = Some(sent);
+    let many = limits::ANSWERS as u64 * 2;
+    let requests = tokio_stream::iter(0..=many).map(move |id| {
+        if id == many {
+            let _ = sent.take().map(|sent| sent.send(()));
+        }
+        let call = request("ping", json!({"text": "x"}));
+        CallsRequest { id, frame: Some(calls_request::Frame::Call(call)) }
+    });
+    let requests = requests.chain(tokio_stream::pending());
+    let channel = small_window(&daemon).await;
+    let mut answers = one_by_one(channel.clone(), requests).await;
+    all_sent.await.expect("everything is read");
+    let mut came = 0;
+    let status = loop {
+        match answers.message().await {
+            Ok(Some(_)) => came += 1,
+            Ok(None) => panic!("it ended without a reason after {came} answers"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?} after {came} answers");
+    assert!((limits::ANSWERS..2 * limits::ANSWERS).contains(&came), "{came} answers");
+    let ping = request("ping", json!({"text": "x"}));
+    ToolsClient::new(channel).call(ping).await.expect("the connection goes on");
+    daemon.stop().await;
+}
+
+/// An id that is under way is no other call's, and who goes leaves nothing behind.
+#[tokio::test]
+async fn an_id_that_is_under_way_is_refused() {
+    let many = "concurrency = 4\nqueue = { size = 100, timeout = \"10m\" }";
+    let daemon = Options::new().rogue("x", many).start().await;
+    daemon.serving("x").await;
+    let requests = tokio_stream::iter(0..60).map(|_| {
+        let wait = request("wait", json!({"n": 600_000}));
+        let call = CallRequest { plugin: "x".into(), ..wait };
+        CallsRequest { id: 7, frame: Some(calls_request::Frame::Call(call)) }
+    });
+    let nothing = tokio_stream::once(CallsRequest { id: 8, frame: None });
+    let requests = requests.chain(nothing);
+    let mut answers = one_by_one(daemon.channel(), requests).await;
+    for _ in 0..60 {
+        let answer = answers.message().await.expect("message").expect("answer");
+        let outcome = answer.outcome.expect("outcome");
+        assert_eq!(outcome.error_type, "InvalidArguments", "{outcome:?}");
+    }
+    daemon.until("x", |health| health.in_flight == 1 && health.queued == 0).await;
+    drop(answers);
+    daemon.until("x", |health| health.in_flight == 0 && health.queued == 0).await;
     daemon.stop().await;
 }
 

@@ -2,7 +2,7 @@
 //! refused where there are more than may be.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
@@ -21,7 +21,7 @@ use tonic::{Status, Streaming};
 use super::wire::{held_by, to_call, to_outcome};
 use crate::{
     calls::{CallError, Calls, Outcome},
-    capacity::{Charge, Held, limits},
+    capacity::{Charge, Held, Place, limits},
     gateway::body::Reservation,
 };
 
@@ -29,7 +29,7 @@ use crate::{
 /// none stays unread. HTTP/2 ends a connection with too many small frames that nobody
 /// has read.
 const READ: usize = 4096;
-/// Calls that are begun at once.
+/// Calls that are begun until it is others' turn.
 const BEGUN: usize = 32;
 
 type Answer = (CallsResponse, Held);
@@ -47,8 +47,9 @@ pub(super) fn answer(
         sender,
         room: Arc::new(Semaphore::new(limits::CALLS)),
         waiting: VecDeque::new(),
-        taken_back: HashSet::new(),
-        running: HashMap::new(),
+        ids: HashMap::new(),
+        begun: 0,
+        line: Place::default(),
     };
     tokio::spawn(stream.serve(incoming, reservation, end.clone()));
     Frames::answers(Answers { answers: receiver, end })
@@ -79,9 +80,24 @@ struct Stream {
     room: Arc<Semaphore>,
     /// Calls that have been read and not begun.
     waiting: VecDeque<(Asked, CallRequest)>,
-    /// Of those, which their client does not want any more.
-    taken_back: HashSet<u64>,
-    running: HashMap<u64, JoinHandle<()>>,
+    ids: HashMap<u64, Phase>,
+    /// Calls begun since others had their turn.
+    begun: usize,
+    line: Place,
+}
+
+/// Where a call is.
+enum Phase {
+    Waiting,
+    /// It waits, and its client does not want it any more.
+    TakenBack,
+    Running(JoinHandle<()>),
+}
+
+impl Phase {
+    fn is_over(&self) -> bool {
+        matches!(self, Phase::Running(task) if task.is_finished())
+    }
 }
 
 type Message = Result<Option<CallsRequest>, Status>;
@@ -97,7 +113,7 @@ impl Stream {
         loop {
             let Some(message) = self.next(&mut incoming, read).await else {
                 read = 0;
-                self.begin().await;
+                self.begin();
                 continue;
             };
             read += 1;
@@ -126,15 +142,20 @@ impl Stream {
                 Err(mpsc::error::TrySendError::Closed(_)) => break,
             }
         }
+        // What comes after is thrown away.
+        drop(incoming);
         let closed = self.sender.clone();
         while !self.waiting.is_empty() {
             tokio::select! {
-                _ = self.room.acquire() => {}
+                () = self.turn() => self.begin(),
                 () = closed.closed() => break,
             }
-            self.begin().await;
         }
-        let mut left: Vec<JoinHandle<()>> = self.running.into_values().collect();
+        let running = self.ids.into_values().filter_map(|phase| match phase {
+            Phase::Running(task) => Some(task),
+            Phase::Waiting | Phase::TakenBack => None,
+        });
+        let mut left: Vec<JoinHandle<()>> = running.collect();
         tokio::select! {
             _ = futures_util::future::join_all(&mut left) => {}
             // The client is gone: what it asked for is wanted by nobody.
@@ -143,72 +164,92 @@ impl Stream {
     }
 
     /// What came next; None when it is time to begin calls.
-    async fn next(&self, incoming: &mut Streaming<CallsRequest>, read: usize) -> Option<Message> {
+    async fn next(
+        &mut self,
+        incoming: &mut Streaming<CallsRequest>,
+        read: usize,
+    ) -> Option<Message> {
         if self.waiting.is_empty() {
             return Some(incoming.message().await);
         }
         if read >= READ {
+            self.turn().await;
             return None;
         }
-        // What is there is read before anything is begun.
+        // What is there is read before anything is begun, and while it is others' turn.
         if let Some(message) = unconstrained(incoming.message()).now_or_never() {
             return Some(message);
         }
         tokio::select! {
             message = incoming.message() => Some(message),
-            _ = self.room.acquire() => None,
+            () = self.turn() => None,
         }
+    }
+
+    /// Resolves when calls may be begun. What it has waited for is kept when it is given up.
+    async fn turn(&mut self) {
+        let _ = self.room.acquire().await;
+        if self.begun < BEGUN {
+            return yield_now().await;
+        }
+        // Many streams cost the others one step at a time, too.
+        self.line.pass().await;
+        self.begun = 0;
     }
 
     fn take(&mut self, request: CallsRequest, answering: Answering) {
-        let id = request.id;
-        match request.frame {
-            Some(calls_request::Frame::Call(call)) => {
-                let asked = Asked { id, answering };
-                if self.waiting.len() < limits::CALLS_WAITING {
-                    return self.waiting.push_back((asked, call));
-                }
-                let why = format!(
-                    "{} calls of this stream wait, as many as may. Send more when answers come.",
-                    limits::CALLS_WAITING
-                );
-                asked.refuse(&call, CallError::QueueFull(why));
+        let asked = Asked { id: request.id, answering };
+        let phase = self.ids.get_mut(&asked.id).filter(|phase| !phase.is_over());
+        match (request.frame, phase) {
+            (Some(calls_request::Frame::Call(call)), Some(_)) => {
+                let why = format!("the id {} of this stream is under way; use another", asked.id);
+                asked.refuse(&call, CallError::InvalidArguments(why));
             }
-            Some(calls_request::Frame::Cancel(_)) => match self.running.remove(&id) {
-                Some(task) if !task.is_finished() => {
+            (Some(calls_request::Frame::Call(call)), None) => {
+                if self.waiting.len() >= limits::CALLS_WAITING {
+                    let why = format!(
+                        "{} calls of this stream wait, as many as may. Send more when answers come.",
+                        limits::CALLS_WAITING
+                    );
+                    return asked.refuse(&call, CallError::QueueFull(why));
+                }
+                self.ids.insert(asked.id, Phase::Waiting);
+                self.waiting.push_back((asked, call));
+            }
+            (Some(calls_request::Frame::Cancel(_)), Some(phase)) => match phase {
+                Phase::Running(task) => {
                     task.abort();
-                    Asked { id, answering }.cancelled(true);
+                    self.ids.remove(&asked.id);
+                    asked.cancelled(true);
                 }
-                Some(_) => {}
-                None if self.taken_back.len() < self.waiting.len() => {
-                    self.taken_back.insert(id);
-                }
-                None => {}
+                Phase::Waiting => *phase = Phase::TakenBack,
+                Phase::TakenBack => {}
             },
-            None => {}
+            // It is over.
+            (Some(calls_request::Frame::Cancel(_)), None) => {}
+            (None, _) => {
+                let why = "the message has neither a call nor a cancellation".to_owned();
+                asked.refuse(&CallRequest::default(), CallError::InvalidArguments(why));
+            }
         }
     }
 
-    /// Begins some of the calls that wait; then it is others' turn.
-    async fn begin(&mut self) {
-        for _ in 0..BEGUN {
+    /// Begins some of the calls that wait.
+    fn begin(&mut self) {
+        if self.ids.len() >= self.waiting.len() + 2 * limits::CALLS {
+            self.ids.retain(|_, phase| !phase.is_over());
+        }
+        while self.begun < BEGUN {
             let Ok(one) = self.room.clone().try_acquire_owned() else { break };
             let Some((asked, call)) = self.waiting.pop_front() else { break };
-            if self.taken_back.remove(&asked.id) {
+            self.begun += 1;
+            let id = asked.id;
+            if let Some(Phase::TakenBack) = self.ids.remove(&id) {
                 asked.cancelled(false);
-                continue;
-            }
-            if self.running.len() >= 2 * limits::CALLS {
-                self.running.retain(|_, task| !task.is_finished());
-            }
-            if let Some((id, task)) = asked.run(self.calls.clone(), call, one) {
-                self.running.insert(id, task);
+            } else if let Some(task) = asked.run(self.calls.clone(), call, one) {
+                self.ids.insert(id, Phase::Running(task));
             }
         }
-        if self.waiting.is_empty() {
-            self.taken_back.clear();
-        }
-        yield_now().await;
     }
 }
 
@@ -231,8 +272,7 @@ impl Asked {
         calls: Calls,
         call: CallRequest,
         one: OwnedSemaphorePermit,
-    ) -> Option<(u64, JoinHandle<()>)> {
-        let id = self.id;
+    ) -> Option<JoinHandle<()>> {
         let mut held = Held::default();
         if let Some(paid) = &mut self.answering.paid {
             if let Err(why) = paid.grow(limits::CALL) {
@@ -244,13 +284,12 @@ impl Asked {
         }
         let call = to_call(call, None, held);
         // Boxed: tokio moves a task's future several times, and this one is large.
-        let task = tokio::spawn(Box::pin(async move {
+        Some(tokio::spawn(Box::pin(async move {
             let outcome = calls.run(call).await;
             drop(one);
             let held = held_by(&outcome);
             self.answer(to_outcome(outcome), held);
-        }));
-        Some((id, task))
+        })))
     }
 
     fn refuse(self, call: &CallRequest, why: CallError) {
