@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use prost::Message;
 use tonic::{
     Status,
@@ -193,21 +193,22 @@ impl<U: Message + Default + Gated> Decoder for GatedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        use bytes::Buf as _;
         if let Some(gate) = U::GATE {
             check(gate, buffer.chunk()).map_err(|refused| Status::invalid_argument(refused.0))?;
         }
-        let length = buffer.remaining();
-        let message = match length <= OWN && buffer.chunk().len() == length {
-            true => {
-                let own = Bytes::copy_from_slice(buffer.chunk());
-                buffer.advance(length);
-                U::decode(own)
-            }
-            false => U::decode(buffer),
-        };
-        message.map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+        own(buffer).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
     }
+}
+
+/// Decodes a message which keeps nothing but itself, unless it is large.
+fn own<U: Message + Default>(buffer: &mut impl Buf) -> Result<U, prost::DecodeError> {
+    let length = buffer.remaining();
+    if length > OWN || buffer.chunk().len() < length {
+        return U::decode(buffer);
+    }
+    let own = Bytes::copy_from_slice(buffer.chunk());
+    buffer.advance(length);
+    U::decode(own)
 }
 
 #[cfg(test)]
@@ -218,6 +219,35 @@ mod tests {
     fn refused<M: Message + Gated>(message: &M) -> Option<String> {
         let gate = M::GATE.expect("gated");
         check(gate, &message.encode_to_vec()).err().map(|refused| refused.0)
+    }
+
+    #[test]
+    fn what_is_kept_of_a_message_keeps_no_buffer() {
+        #[derive(Clone, PartialEq, Message)]
+        struct Kept {
+            #[prost(bytes = "bytes", tag = "1")]
+            bytes: Bytes,
+        }
+        let text = Kept { bytes: Bytes::from_static(b"kept") }.encode_to_vec();
+        let mut all = bytes::BytesMut::from(&text[..]);
+        all.extend_from_slice(&[0; 1 << 20]);
+        let whole = all.clone().freeze();
+        let kept: Kept = own(&mut whole.slice(..text.len())).unwrap();
+        assert_eq!(kept.bytes, "kept");
+        assert!(whole.is_unique(), "a slice of it is kept");
+    }
+
+    #[test]
+    fn unknown_fields_are_few_and_small() {
+        let gate = v1::CallRequest::GATE.expect("gated");
+        let unknown = |bytes: usize| {
+            let mut text = vec![0xfa, 0x3e];
+            prost::encoding::encode_varint(bytes as u64, &mut text);
+            text.resize(text.len() + bytes, 0);
+            check(gate, &text)
+        };
+        assert_eq!(unknown(UNKNOWN_BYTES), Ok(()));
+        assert!(unknown(UNKNOWN_BYTES + 1).is_err());
     }
 
     #[test]

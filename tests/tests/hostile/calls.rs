@@ -7,8 +7,9 @@ use stockade_proto::v1::{
     CallRequest, CallsRequest, PluginState, call_update::Update, calls_request,
 };
 use stockade_tests::{Client, Clock, Http, Options, eventually};
+use tokio_stream::StreamExt as _;
 
-use crate::scene::{QUICK, timed};
+use crate::scene::{BUFFERED, MIB, QUICK, attacked, timed, under_attack};
 
 fn wait(plugin: &str) -> CallRequest {
     CallRequest {
@@ -200,5 +201,38 @@ async fn a_stream_of_calls_says_why_it_ends() {
     let end = answers.message().await.expect_err("the stream says why it ends");
     assert_eq!(end.code(), tonic::Code::InvalidArgument, "{end}");
     assert!(end.message().contains("plugin has 100000 bytes"), "{end}");
+    daemon.stop().await;
+}
+
+fn calls(plugin: &str, tool: &str, args: String, id: u64) -> CallsRequest {
+    let call = CallRequest {
+        plugin: plugin.into(),
+        tool: tool.into(),
+        args: args.into(),
+        ..CallRequest::default()
+    };
+    CallsRequest { id, frame: Some(calls_request::Frame::Call(call)) }
+}
+
+/// Small calls that come right behind large ones: what is kept of them keeps no buffer
+/// in which a large one came.
+#[tokio::test]
+async fn small_calls_keep_nothing_of_large_ones() {
+    let slow = format!("concurrency = 40\n{QUICK}");
+    let daemon = attacked(Options::new().config(BUFFERED).rogue("x", &slow)).await;
+    daemon.serving("x").await;
+    under_attack(&daemon, 256 * MIB, async {
+        let client = daemon.apart().await;
+        let requests = tokio_stream::iter(0..60u64).map(|id| match id % 2 {
+            0 => calls("nope", "t", format!("\"{}\"", "x".repeat(24 << 20)), id),
+            _ => calls("x", "wait", r#"{"n":60000}"#.into(), id),
+        });
+        let requests = requests.chain(tokio_stream::pending());
+        let answers = client.tools().calls(requests).await.expect("calls");
+        daemon.until("x", |health| health.in_flight == 30).await;
+        drop(answers);
+        30
+    })
+    .await;
     daemon.stop().await;
 }

@@ -30,7 +30,7 @@ use crate::{
 /// has read.
 const READ: usize = 4096;
 /// Calls that are begun until it is others' turn.
-const BEGUN: usize = 32;
+const BEGUN: usize = 16;
 
 type Answer = (CallsResponse, Held);
 
