@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use serde_json::json;
 use stockade_proto::v1::PluginState;
-use stockade_tests::{Daemon, Options, target_dir, write_file};
+use stockade_tests::{Daemon, Options, eventually, target_dir, write_file};
 
 fn examples() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/examples")
@@ -51,8 +51,11 @@ async fn a_library_in_c_is_a_plugin_like_any_other() {
     let outcome = daemon.call_with("sums", "reverse", json!({}), &[("data", b"abc")], 0).await;
     assert_eq!(&outcome.attachments[0].1[..], b"cba");
     assert_eq!(outcome.unwrap()["data"], json!("attachment:turned"));
-    let logs = daemon.logs("sums").await;
-    assert!(logs.iter().any(|line| line.text == "turned around" && line.level == "info"));
+    eventually("the line is there", || async {
+        let logs = daemon.logs("sums").await;
+        logs.iter().any(|line| line.text == "turned around" && line.level == "info").then_some(())
+    })
+    .await;
     let outcome = daemon.call("sums", "reverse", json!({})).await;
     assert_eq!(
         (outcome.error_type.as_str(), outcome.error.as_str()),
