@@ -173,7 +173,11 @@ impl Stream {
             return Some(incoming.message().await);
         }
         if read >= READ {
-            self.turn().await;
+            // Others' turn; but a cancellation may make the room for which calls wait.
+            tokio::select! {
+                () = self.turn() => {}
+                () = yield_now() => {}
+            }
             return None;
         }
         // What is there is read before anything is begun, and while it is others' turn.
