@@ -13,6 +13,8 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstEncoder};
 
+use crate::limits;
+
 /// The bounds of one message type.
 #[derive(Debug)]
 pub struct Gate {
@@ -56,10 +58,6 @@ pub trait Gated {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(pub String);
 
-/// Occurrences of a field that its message knows nothing of.
-const UNKNOWN: usize = 64;
-/// Bytes of such fields, together.
-const UNKNOWN_BYTES: usize = 4096;
 /// A message up to this size is copied out of the buffer in which it came: what is kept
 /// of it would keep the buffer, which may be as large as the largest message.
 const OWN: usize = 8 << 20;
@@ -93,10 +91,13 @@ pub fn check(gate: &Gate, mut bytes: &[u8]) -> Result<(), Refused> {
         let Some((index, field)) = known.map(|index| (index, &gate.fields[index])) else {
             unknown += 1;
             unknown_bytes += content.len();
-            if unknown > UNKNOWN || unknown_bytes > UNKNOWN_BYTES {
+            if unknown > limits::UNKNOWN || unknown_bytes > limits::UNKNOWN_BYTES {
                 return Err(Refused(format!(
-                    "{} has too many unknown fields, or too large ones",
-                    gate.name
+                    "{} has {unknown} unknown fields of {unknown_bytes} bytes or more; {} of {} \
+                     bytes are allowed (docs/limits.md). Its sender may be made for a newer version",
+                    gate.name,
+                    limits::UNKNOWN,
+                    limits::UNKNOWN_BYTES
                 )));
             }
             continue;
@@ -214,7 +215,7 @@ fn own<U: Message + Default>(buffer: &mut impl Buf) -> Result<U, prost::DecodeEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{limits, v1, worker};
+    use crate::{v1, worker};
 
     fn refused<M: Message + Gated>(message: &M) -> Option<String> {
         let gate = M::GATE.expect("gated");
@@ -246,8 +247,8 @@ mod tests {
             text.resize(text.len() + bytes, 0);
             check(gate, &text)
         };
-        assert_eq!(unknown(UNKNOWN_BYTES), Ok(()));
-        assert!(unknown(UNKNOWN_BYTES + 1).is_err());
+        assert_eq!(unknown(limits::UNKNOWN_BYTES), Ok(()));
+        assert!(unknown(limits::UNKNOWN_BYTES + 1).is_err());
     }
 
     #[test]

@@ -107,6 +107,8 @@ bounds! {
         bytes CONTENT_TYPE = 256, "Content type of an attachment", "fixed", "INVALID_ARGUMENT, 422";
         count ATTACHMENTS = 256, "Attachments of one call or result", "fixed", "INVALID_ARGUMENT, 422; of a result a breach of the protocol";
         count PLUGIN_NAMES = 1024, "Names in `enabled_plugins`, of a workspace or of a watcher", "fixed", "INVALID_ARGUMENT, 422";
+        count UNKNOWN = 64, "Fields of one message that this version does not know", "fixed", "INVALID_ARGUMENT; from a plugin `protocol_error`";
+        bytes UNKNOWN_BYTES = 4 << 10, "Their bytes, together", "fixed", "INVALID_ARGUMENT; from a plugin `protocol_error`";
         count LIST = 256, "Entries of any other list in a request", "fixed", "INVALID_ARGUMENT, 422";
         bytes CONTEXT = 1 << 20, "Context, parameters or base of a condition, an effect, a configuration", "fixed", "INVALID_ARGUMENT, 422";
         count JSON_VALUES = 8_000_000, "Values of one JSON text that has to be read as a whole", "fixed", "413 `PayloadTooLarge`; of a result 502 `InvalidResult`";
