@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
@@ -58,6 +59,9 @@ pub(super) struct Connection {
     last_out: AtomicU64,
     /// It has to make room.
     leave: Notify,
+    /// Streams that have more than they have looked at, and who waits for them.
+    behind: AtomicU32,
+    reader: AtomicWaker,
 }
 
 /// What is to be done about a connection.
@@ -90,6 +94,8 @@ impl Connection {
             unread: AtomicU32::new(0),
             last_out: AtomicU64::new(0),
             leave: Notify::new(),
+            behind: AtomicU32::new(0),
+            reader: AtomicWaker::new(),
         })
     }
 
@@ -135,6 +141,23 @@ impl Connection {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
         let useful = count(&self.bodies) + count(&self.heads) + count(&self.written) / TAKEN;
         count(&self.read) - useful
+    }
+
+    /// A stream has more than it has looked at: nothing is read from the connection until
+    /// the value is dropped.
+    pub(super) fn behind(self: &Arc<Self>) -> Behind {
+        self.behind.fetch_add(1, Ordering::Relaxed);
+        Behind(self.clone())
+    }
+
+    /// Its streams have looked at what was read; else the task is woken when they have.
+    fn has_caught_up(&self, context: &Context<'_>) -> bool {
+        let has = || self.behind.load(Ordering::Acquire) == 0;
+        if has() {
+            return true;
+        }
+        self.reader.register(context.waker());
+        has()
     }
 
     /// Resolves when it has to make room for another one.
@@ -242,6 +265,18 @@ impl Drop for Active {
     }
 }
 
+/// See [`Connection::behind`].
+#[derive(Debug)]
+pub(super) struct Behind(Arc<Connection>);
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        if self.0.behind.fetch_sub(1, Ordering::Release) == 1 {
+            self.0.reader.wake();
+        }
+    }
+}
+
 /// The bytes of a connection, counted and taken in turns.
 #[derive(Debug)]
 pub(super) struct Counted<I> {
@@ -310,6 +345,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.connection.has_caught_up(context) {
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let polled = match self.chatter.level > CHATTERS {
             true => self.sip(context, buffer),

@@ -28,7 +28,7 @@ use tracing::{debug, warn};
 use super::{
     answer::{Answer, Kind, Owner, Questions},
     body::{self, Form},
-    connection::{Counted, Place, Places, Verdict},
+    connection::{Connection, Counted, Place, Places, Verdict},
     door::{self, Caller, NoToken},
     grpc::{self, ToolsService},
     http,
@@ -196,6 +196,7 @@ struct House {
 #[derive(Clone)]
 struct Guest {
     caller: Caller,
+    connection: Arc<Connection>,
     account: Account,
     /// It is answered health only.
     reserve: bool,
@@ -251,6 +252,7 @@ impl House {
         let mut request = Request::from_parts(parts, counted);
         request.extensions_mut().insert(reservation);
         if is_tools {
+            request.extensions_mut().insert(guest.connection);
             return self.tools.answer(request).await;
         }
         request.extensions_mut().insert(caller);
@@ -382,9 +384,10 @@ where
         true => house.budget.of_connection(),
         false => house.budget.of_operator(),
     };
-    let guest = Guest { caller, account, reserve: place.reserve };
+    let connection = place.connection.clone();
+    let reserve = place.reserve;
+    let guest = Guest { caller, connection: connection.clone(), account, reserve };
     tokio::spawn(async move {
-        let connection = place.connection.clone();
         let io = Counted::new(stream, connection.clone());
         let counted = connection.clone();
         let (questions, reader) = (Questions::new(), Reader::new());

@@ -1,6 +1,6 @@
 //! Calls that are given up, and calls whose reader is slow.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stockade_proto::v1::{
@@ -235,4 +235,46 @@ async fn small_calls_keep_nothing_of_large_ones() {
     })
     .await;
     daemon.stop().await;
+}
+
+/// Calls that are refused, as many as come in, on many streams: each of them takes no
+/// more at once than others can wait for.
+#[tokio::test]
+async fn streams_of_refused_calls_take_their_turn() {
+    let daemon = attacked(Options::new()).await;
+    under_attack(&daemon, 128 * MIB, async {
+        let until = Instant::now() + Duration::from_secs(4);
+        let (connections, streams) = (4, 16);
+        let mut floods = Vec::new();
+        for _ in 0..connections {
+            let client = daemon.apart().await;
+            floods.extend((0..streams).map(|_| tokio::spawn(refused_calls(client.clone(), until))));
+        }
+        let mut refused = 0;
+        for flood in floods {
+            refused += flood.await.expect("a flood");
+        }
+        refused
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Sends a thousand at a time on one stream, and reads their answers.
+async fn refused_calls(client: Client, until: Instant) -> u64 {
+    let (sender, requests) = tokio::sync::mpsc::channel(1000);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let mut answers = client.tools().calls(requests).await.expect("calls").into_inner();
+    let mut refused = 0;
+    while Instant::now() < until {
+        for id in 0..1000 {
+            sender.send(calls("nope", "t", "{}".into(), refused + id)).await.expect("sent");
+        }
+        for _ in 0..1000 {
+            let answer = answers.message().await.expect("an answer").expect("one");
+            assert!(!answer.outcome.expect("outcome").ok);
+        }
+        refused += 1000;
+    }
+    refused
 }

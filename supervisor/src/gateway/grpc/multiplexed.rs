@@ -14,7 +14,7 @@ use stockade_proto::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::{JoinHandle, coop::unconstrained, yield_now},
+    task::{JoinHandle, coop::unconstrained},
 };
 use tonic::{Status, Streaming};
 
@@ -22,15 +22,25 @@ use super::wire::{held_by, to_call, to_outcome};
 use crate::{
     calls::{CallError, Calls, Outcome},
     capacity::{Charge, Held, Place, limits},
-    gateway::body::Reservation,
+    gateway::{
+        body::Reservation,
+        connection::{Behind, Connection},
+    },
 };
 
-/// Messages that are read at once: more than one step of a connection brings, so that
-/// none stays unread. HTTP/2 ends a connection with too many small frames that nobody
-/// has read.
-const READ: usize = 4096;
-/// Calls that are begun until it is others' turn.
-const BEGUN: usize = 16;
+/// What a stream may do before it is others' turn.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Messages it reads.
+    reads: usize,
+    /// Calls it begins.
+    begins: usize,
+}
+
+/// For one that has stood in line.
+const TURN: Turn = Turn { reads: 64, begins: 16 };
+/// For one that has had nothing to do. There may be many to whom something comes at once.
+const FREE: Turn = Turn { reads: 16, begins: 4 };
 
 type Answer = (CallsResponse, Held);
 
@@ -39,6 +49,7 @@ pub(super) fn answer(
     calls: Calls,
     incoming: Streaming<CallsRequest>,
     reservation: Option<Reservation>,
+    connection: Option<Arc<Connection>>,
 ) -> Frames<Answers, Held> {
     let (sender, receiver) = mpsc::channel(limits::ANSWERS);
     let end: Arc<OnceLock<Status>> = Arc::default();
@@ -48,10 +59,11 @@ pub(super) fn answer(
         room: Arc::new(Semaphore::new(limits::CALLS)),
         waiting: VecDeque::new(),
         ids: HashMap::new(),
-        begun: 0,
+        left: FREE,
         line: Place::default(),
     };
-    tokio::spawn(stream.serve(incoming, reservation, end.clone()));
+    let incoming = Messages { incoming, reservation, connection, behind: None };
+    tokio::spawn(stream.serve(incoming, end.clone()));
     Frames::answers(Answers { answers: receiver, end })
 }
 
@@ -81,8 +93,8 @@ struct Stream {
     /// Calls that have been read and not begun.
     waiting: VecDeque<(Asked, CallRequest)>,
     ids: HashMap<u64, Phase>,
-    /// Calls begun since others had their turn.
-    begun: usize,
+    /// Of its turn.
+    left: Turn,
     line: Place,
 }
 
@@ -100,56 +112,62 @@ impl Phase {
     }
 }
 
+/// What a client sends.
+struct Messages {
+    incoming: Streaming<CallsRequest>,
+    reservation: Option<Reservation>,
+    connection: Option<Arc<Connection>>,
+    /// There is more than was looked at.
+    behind: Option<Behind>,
+}
+
 type Message = Result<Option<CallsRequest>, Status>;
 
+impl Messages {
+    /// The next one, if it is there.
+    fn now(&mut self) -> Option<Message> {
+        let next = unconstrained(self.incoming.message()).now_or_never();
+        if next.is_none() {
+            self.behind = None;
+        }
+        next
+    }
+
+    /// It is others' turn, and there may be more. Nothing else is read meanwhile: HTTP/2
+    /// ends a connection with too many small frames that nobody has read.
+    fn leave(&mut self) {
+        if self.behind.is_none() {
+            self.behind = self.connection.as_ref().map(Connection::behind);
+        }
+    }
+
+    fn paid(&self) -> Option<Charge> {
+        self.reservation.as_ref().and_then(Reservation::next_message)
+    }
+}
+
 impl Stream {
-    async fn serve(
-        mut self,
-        mut incoming: Streaming<CallsRequest>,
-        reservation: Option<Reservation>,
-        end: Arc<OnceLock<Status>>,
-    ) {
-        let mut read = 0;
-        loop {
-            let Some(message) = self.next(&mut incoming, read).await else {
-                read = 0;
-                self.begin();
-                continue;
-            };
-            read += 1;
-            let request = match message {
-                Ok(Some(request)) => request,
-                // No more calls; those that were read are still answered.
-                Ok(None) => break,
-                // Nothing behind a broken message can be read: what came before it is
-                // answered, and the stream says why it ends.
-                Err(status) => {
-                    let _ = end.set(status);
-                    break;
-                }
-            };
-            let paid = reservation.as_ref().and_then(Reservation::next_message);
-            match self.sender.clone().try_reserve_owned() {
-                Ok(place) => self.take(request, Answering { place, paid }),
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    let _ = end.set(Status::resource_exhausted(format!(
-                        "{} answers of this stream wait to be taken, as many as may. Read them \
-                         while you send calls.",
-                        limits::ANSWERS
-                    )));
-                    break;
-                }
-                Err(mpsc::error::TrySendError::Closed(_)) => break,
-            }
+    async fn serve(mut self, mut messages: Messages, end: Arc<OnceLock<Status>>) {
+        let why = self.read(&mut messages).await;
+        if let Err(why) = why {
+            let _ = end.set(why);
         }
         // What comes after is thrown away.
-        drop(incoming);
+        drop(messages);
         let closed = self.sender.clone();
-        while !self.waiting.is_empty() {
-            tokio::select! {
-                () = self.turn() => self.begin(),
-                () = closed.closed() => break,
+        let begun = async {
+            loop {
+                self.begin();
+                match self.waiting.is_empty() {
+                    true => break,
+                    false if self.may_begin() => self.pass().await,
+                    false => drop(self.room.acquire().await),
+                }
             }
+        };
+        tokio::select! {
+            () = begun => {}
+            () = closed.closed() => {}
         }
         let running = self.ids.into_values().filter_map(|phase| match phase {
             Phase::Running(task) => Some(task),
@@ -163,42 +181,63 @@ impl Stream {
         }
     }
 
-    /// What came next; None when it is time to begin calls.
-    async fn next(
-        &mut self,
-        incoming: &mut Streaming<CallsRequest>,
-        read: usize,
-    ) -> Option<Message> {
-        if self.waiting.is_empty() {
-            return Some(incoming.message().await);
-        }
-        if read >= READ {
-            // Others' turn; but a cancellation may make the room for which calls wait.
-            tokio::select! {
-                () = self.turn() => {}
-                () = yield_now() => {}
+    /// Reads until there are no more calls, or nobody takes answers; or says why nothing
+    /// more is read. What was read is still answered.
+    async fn read(&mut self, messages: &mut Messages) -> Result<(), Status> {
+        loop {
+            while self.left.reads > 0 {
+                let Some(message) = messages.now() else { break };
+                if !self.accept(message, messages)? {
+                    return Ok(());
+                }
             }
-            return None;
-        }
-        // What is there is read before anything is begun, and while it is others' turn.
-        if let Some(message) = unconstrained(incoming.message()).now_or_never() {
-            return Some(message);
-        }
-        tokio::select! {
-            message = incoming.message() => Some(message),
-            () = self.turn() => None,
+            self.begin();
+            if self.left.reads == 0 || self.may_begin() {
+                messages.leave();
+                self.pass().await;
+                continue;
+            }
+            if self.waiting.is_empty() {
+                self.left = FREE;
+            }
+            let message = tokio::select! {
+                message = messages.incoming.message() => message,
+                _ = self.room.acquire(), if !self.waiting.is_empty() => continue,
+            };
+            if !self.accept(message, messages)? {
+                return Ok(());
+            }
         }
     }
 
-    /// Resolves when calls may be begun. What it has waited for is kept when it is given up.
-    async fn turn(&mut self) {
-        let _ = self.room.acquire().await;
-        if self.begun < BEGUN {
-            return yield_now().await;
+    /// False when no further one is wanted.
+    fn accept(&mut self, message: Message, messages: &Messages) -> Result<bool, Status> {
+        self.left.reads = self.left.reads.saturating_sub(1);
+        // Nothing behind a broken message can be read.
+        let Some(request) = message? else { return Ok(false) };
+        match self.sender.clone().try_reserve_owned() {
+            Ok(place) => self.take(request, Answering { place, paid: messages.paid() }),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                return Err(Status::resource_exhausted(format!(
+                    "{} answers of this stream wait to be taken, as many as may. Read them \
+                     while you send calls.",
+                    limits::ANSWERS
+                )));
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => return Ok(false),
         }
-        // Many streams cost the others one step at a time, too.
+        Ok(true)
+    }
+
+    /// There is a call to be begun, and room for it.
+    fn may_begin(&self) -> bool {
+        !self.waiting.is_empty() && self.room.available_permits() > 0
+    }
+
+    /// Lets others have their turn.
+    async fn pass(&mut self) {
         self.line.pass().await;
-        self.begun = 0;
+        self.left = TURN;
     }
 
     fn take(&mut self, request: CallsRequest, answering: Answering) {
@@ -243,10 +282,10 @@ impl Stream {
         if self.ids.len() >= self.waiting.len() + 2 * limits::CALLS {
             self.ids.retain(|_, phase| !phase.is_over());
         }
-        while self.begun < BEGUN {
+        while self.left.begins > 0 {
             let Ok(one) = self.room.clone().try_acquire_owned() else { break };
             let Some((asked, call)) = self.waiting.pop_front() else { break };
-            self.begun += 1;
+            self.left.begins -= 1;
             let id = asked.id;
             if let Some(Phase::TakenBack) = self.ids.remove(&id) {
                 asked.cancelled(false);

@@ -1,6 +1,7 @@
 //! `stockade.v1.Tools`: one call, one call with updates, many on one stream.
 
 use std::{
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -25,7 +26,7 @@ use crate::{
     Supervisor,
     calls::{CallEvent, Calls},
     capacity::Held,
-    gateway::{body::Reservation, status},
+    gateway::{body::Reservation, connection::Connection, status},
     plugin::Update,
 };
 
@@ -50,11 +51,12 @@ impl ToolsService {
         let (head, body) = request.into_parts();
         let method = head.uri.path().strip_prefix("/stockade.v1.Tools/").unwrap_or_default();
         let reservation = head.extensions.get::<Reservation>().cloned();
+        let connection = head.extensions.get::<Arc<Connection>>().cloned();
         let timeout = header_timeout(&head.headers);
         let answered = match method {
             "Call" => self.call(body, timeout, reservation).await,
             "CallStream" => self.call_stream(body, timeout, reservation).await,
-            "Calls" => Ok(self.calls(body, reservation)),
+            "Calls" => Ok(self.calls(body, reservation, connection)),
             _ => Err(Status::unimplemented("stockade.v1.Tools has no such method")),
         };
         answered.unwrap_or_else(Status::into_http)
@@ -111,11 +113,17 @@ impl ToolsService {
         Ok(respond(Frames::answers(Updates(events))))
     }
 
-    fn calls<B>(&self, body: B, reservation: Option<Reservation>) -> Response<Body>
+    fn calls<B>(
+        &self,
+        body: B,
+        reservation: Option<Reservation>,
+        connection: Option<Arc<Connection>>,
+    ) -> Response<Body>
     where
         B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
     {
-        respond(multiplexed::answer(self.calls.clone(), self.read(body), reservation))
+        let incoming = self.read(body);
+        respond(multiplexed::answer(self.calls.clone(), incoming, reservation, connection))
     }
 }
 
