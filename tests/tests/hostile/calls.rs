@@ -227,10 +227,13 @@ async fn small_calls_keep_nothing_of_large_ones() {
             0 => calls("nope", "t", format!("\"{}\"", "x".repeat(24 << 20)), id),
             _ => calls("x", "wait", r#"{"n":60000}"#.into(), id),
         });
-        let requests = requests.chain(tokio_stream::pending());
+        let (open, more) = tokio::sync::mpsc::channel(1);
+        let requests = requests.chain(tokio_stream::wrappers::ReceiverStream::new(more));
         let answers = client.tools().calls(requests).await.expect("calls");
         daemon.until("x", |health| health.in_flight == 30).await;
-        drop(answers);
+        drop((answers, open));
+        // Nobody waits for them any more.
+        daemon.until("x", |health| health.in_flight == 0).await;
         30
     })
     .await;
