@@ -18,7 +18,7 @@ use super::{
     waiting::{LEAST, ready},
 };
 use crate::{
-    capacity::{Crew, Held, limits},
+    capacity::{Account, Crew, Held, limits},
     manifest::Timeouts,
     plugin::{
         Attachment, Chain, Handle, Invocation, LeaseError, Reply, Running, Session, Update,
@@ -57,6 +57,8 @@ pub struct ToolCall {
     pub loose: bool,
     /// What it takes of the daemon's budget.
     pub held: Held,
+    /// Who pays for what it gives, from when the plugin has given it; None = the plugin.
+    pub payer: Option<Account>,
 }
 
 /// Makes calls. Cheap to clone.
@@ -127,8 +129,8 @@ impl Calls {
         }
         let started = Instant::now();
         let tool: Arc<str> = Arc::default();
-        let attempt =
-            Attempt { handle: &handle, tool: &tool, started, updates: None, crew: &self.crew };
+        let (handle, tool, crew) = (&handle, &tool, &self.crew);
+        let attempt = Attempt { handle, tool, started, updates: None, payer: None, crew };
         attempt.session(Some(started + patience)).await
     }
 
@@ -161,13 +163,13 @@ impl Calls {
         let plugin: Arc<str> = std::mem::take(&mut call.plugin).into();
         let tool: Arc<str> = std::mem::take(&mut call.tool).into();
         let handle = self.registry.borrow().get(&plugin).cloned();
-        let (mut sent, kind) = (Sent::default(), call.kind);
+        let (mut sent, kind, payer) = (Sent::default(), call.kind, call.payer.take());
         let result = match &handle {
             None => Err(CallError::PluginNotFound(plugin.to_string())),
             Some(handle) => match admit(&self.data, &call, &plugin) {
                 Ok(()) => {
-                    let attempt =
-                        Attempt { handle, tool: &tool, started, updates, crew: &self.crew };
+                    let (tool, payer, crew) = (&tool, payer.as_ref(), &self.crew);
+                    let attempt = Attempt { handle, tool, started, updates, payer, crew };
                     attempt.run(call, self.max_request, &mut sent).await
                 }
                 Err(error) => Err(error),
@@ -179,6 +181,10 @@ impl Calls {
         {
             account(&handle, kind, &tool, &result, duration);
         }
+        let result = result.and_then(|success| {
+            let held = paid_by(payer.as_ref(), success.held, &tool)?;
+            Ok(Success { held, ..success })
+        });
         let Sent { call_id, generation, delivered } = sent;
         Outcome { result, plugin, tool, duration, call_id, generation, delivered }
     }
@@ -190,6 +196,7 @@ pub(super) struct Attempt<'c> {
     tool: &'c Arc<str>,
     pub(super) started: Instant,
     updates: Option<Sink>,
+    payer: Option<&'c Account>,
     crew: &'c Crew,
 }
 
@@ -419,6 +426,12 @@ impl Attempt<'_> {
                 Ok(None) => return Ok(Some(running.reply().await)),
                 Err(_) => return Ok(None),
             };
+            let update = match update {
+                Update::Item(value, attachments, held) => {
+                    Update::Item(value, attachments, paid_by(self.payer, held, self.tool)?)
+                }
+                progress @ Update::Progress(..) => progress,
+            };
             running.pause();
             let sent = updates.send(CallEvent::Update(update));
             let sent = tokio::time::timeout(limits::WRITE_PAUSE, sent).await;
@@ -456,6 +469,15 @@ impl Attempt<'_> {
             Reply::Closed(cause) => Err(CallError::of_death(cause)),
         }
     }
+}
+
+/// What the plugin has given is its caller's to take, and to pay for: who does not read
+/// uses up nothing that others need of the plugin's share.
+fn paid_by(payer: Option<&Account>, held: Held, tool: &str) -> Result<Held, CallError> {
+    let Some(payer) = payer else { return Ok(held) };
+    held.moved_to(payer).map_err(|why| {
+        CallError::Overloaded(format!("The result of tool {tool} was dropped: {why}."))
+    })
 }
 
 /// The result is JSON, and what its schema says.

@@ -207,6 +207,11 @@ impl Charge {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Who pays for it.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
 }
 
 impl Drop for Charge {
@@ -240,6 +245,14 @@ impl Held {
             return Held::default();
         }
         Held(Some(Arc::new((charge, Held::default()))))
+    }
+
+    /// The same, paid for by another one.
+    ///
+    /// # Errors
+    /// That one has no room for it.
+    pub fn moved_to(self, account: &Account) -> Result<Held, Exhausted> {
+        account.charge(self.bytes()).map(Held::new)
     }
 
     /// Holds another one, too.
@@ -304,5 +317,12 @@ mod tests {
         assert_eq!(budget.used(), 150);
         drop(twin);
         assert_eq!(budget.used(), 0);
+        let (plugin, client) = (budget.of_plugin(), budget.of_connection());
+        let held = || Held::new(plugin.charge(300).unwrap());
+        let taken = held().moved_to(&client).unwrap();
+        assert_eq!((plugin.used(), client.used()), (0, 300));
+        assert_eq!(held().moved_to(&client).unwrap_err(), Exhausted::Now { whose: "connection" });
+        drop(taken);
+        assert_eq!((plugin.used(), budget.used()), (0, 0));
     }
 }

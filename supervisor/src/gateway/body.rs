@@ -40,6 +40,11 @@ impl Reservation {
         Held::new(self.paid().charge.split(usize::MAX))
     }
 
+    /// Whose it is.
+    pub(super) fn account(&self) -> Account {
+        self.paid().charge.account().clone()
+    }
+
     /// Takes over what the next message costs; to be asked once for each.
     pub(super) fn next_message(&self) -> Option<Charge> {
         self.paid().messages.pop_front()

@@ -1,4 +1,4 @@
-//! What the requests of one process hold, charged to its plugin.
+//! What the requests of one process hold, and what it is answered, charged to its plugin.
 
 use std::{
     pin::Pin,
@@ -13,23 +13,24 @@ use tower::Service;
 
 use crate::capacity::{Account, Charge};
 
-/// A service whose requests are charged until they have been answered.
+/// A service whose requests are charged until they have been read, and whose answers until
+/// they have been taken.
 #[derive(Clone)]
 pub(super) struct Counted<S> {
     pub(super) service: S,
     pub(super) account: Account,
 }
 
-impl<S, R> Service<Request<Incoming>> for Counted<S>
+type BoxFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+
+impl<S> Service<Request<Incoming>> for Counted<S>
 where
-    S: Service<Request<tonic::body::Body>, Response = Response<R>>,
+    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>,
     S::Future: Send + 'static,
-    S::Response: Send,
-    S::Error: Send,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = BoxFuture<S::Response, S::Error>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.service.poll_ready(context)
@@ -37,9 +38,64 @@ where
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let account = self.account.clone();
+        let payer = account.clone();
         let request =
             request.map(|inner| tonic::body::Body::new(Charged { inner, account, charge: None }));
-        self.service.call(request)
+        let answered = self.service.call(request);
+        Box::pin(async move {
+            let answer = answered.await?;
+            Ok(answer.map(|inner| {
+                tonic::body::Body::new(Answer { inner, payer, part: None, over: false })
+            }))
+        })
+    }
+}
+
+/// An answer's body, of which each part is paid for until the next one is asked for: there
+/// is room in the process's window then.
+struct Answer {
+    inner: tonic::body::Body,
+    payer: Account,
+    part: Option<Charge>,
+    over: bool,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        self.part = None;
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        let Poll::Ready(Some(Ok(frame))) = polled else { return polled };
+        match self.payer.charge(frame.data_ref().map_or(0, Bytes::len)) {
+            Ok(part) => {
+                self.part = Some(part);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Err(why) => {
+                self.over = true;
+                let status = Status::resource_exhausted(format!("the answer was not sent: {why}"));
+                let mut trailers = http::HeaderMap::new();
+                let added = status.add_header(&mut trailers);
+                Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // It may end before.
+        SizeHint::default()
     }
 }
 

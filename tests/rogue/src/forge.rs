@@ -79,13 +79,43 @@ fn claiming<T>(header: &'static str, message: T) -> Request<T> {
     request
 }
 
-/// Tries everything; what came of each.
-pub async fn report() -> Value {
-    // SAFETY: in this mode nothing else uses the host channel.
+/// The host channel, and its connection, which somebody has to poll.
+async fn connect() -> (Channel, impl Future<Output = ()> + Send + 'static) {
+    // SAFETY: in these modes nothing else uses the host channel.
     let socket = unsafe { StdStream::from_raw_fd(stockade_proto::fds::HOST) };
     socket.set_nonblocking(true).expect("nonblocking");
     let socket = UnixStream::from_std(socket).expect("socket");
     let (channel, connection) = Channel::connect(socket).await.expect("connect");
+    (channel, async move {
+        let _ = connection.await;
+    })
+}
+
+/// Calls for large results of another plugin, and never reads one.
+pub async fn asks_and_reads_nothing() {
+    let (channel, connection) = connect().await;
+    tokio::spawn(connection);
+    for _ in 0..60 {
+        let mut grpc = Grpc::new(channel.clone());
+        let request = wire::CallToolRequest {
+            plugin: "large".into(),
+            tool: "huge".into(),
+            args: r#"{"n":7}"#.into(),
+            ..Default::default()
+        };
+        tokio::spawn(async move {
+            grpc.ready().await.expect("ready");
+            let path = PathAndQuery::from_static("/stockade.host.v1.Host/CallTool");
+            let codec = ProstCodec::<wire::CallToolRequest, wire::CallToolResponse>::default();
+            let answer = grpc.server_streaming(Request::new(request), path, codec).await;
+            std::mem::forget(answer);
+        });
+    }
+}
+
+/// Tries everything; what came of each.
+pub async fn report() -> Value {
+    let (channel, connection) = connect().await;
     tokio::spawn(connection);
     let mut report = serde_json::Map::new();
     // While it has no value of its own, whatever it reads is somebody else's.

@@ -202,6 +202,10 @@ async fn answer(
             let report = crate::forge::report().await;
             say(done(call_id, report.to_string().as_bytes()));
         }
+        "deaf" => {
+            crate::forge::asks_and_reads_nothing().await;
+            say(done(call_id, b"42"));
+        }
         "no-answer" => {}
         "early-pong" => drop(unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) }),
         "tracebacks" => tracebacks(say, waiting).await,

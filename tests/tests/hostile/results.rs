@@ -6,7 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 use stockade_tests::{Http, Options, eventually, resident};
 
-use crate::scene::{MIB, QUICK, attacked, raw, under_attack};
+use stockade_proto::v1::PluginHealth;
+use tokio_stream::StreamExt as _;
+
+use crate::scene::{BUFFERED, MIB, QUICK, attacked, large_results, raw, under_attack};
 
 /// Finding 1: a result that names its attachment of 8 MiB 150 times. Whether the
 /// answer is refused or streamed: it is held once.
@@ -22,6 +25,65 @@ async fn an_attachment_that_is_named_many_times_is_held_once() {
         let head = port.answer_head().await.expect("an answer");
         assert!(head.starts_with("http/1.1 "), "{head}");
         1 + port.drain(Duration::from_secs(5)).await
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// `[run]` of a plugin whose calls may wait.
+fn patient() -> String {
+    format!("concurrency = 8\nqueue = {{ size = 1000, timeout = \"60s\" }}\n{QUICK}")
+}
+
+/// A plugin that calls for large results of another one and reads none: they are paid for
+/// by who asked, and whoever asks after it has the other plugin's whole share.
+#[tokio::test]
+async fn results_that_a_plugin_asks_for_and_does_not_read_are_bounded() {
+    let asking = "[permissions]\nrequest = [\"plugin:call\"]";
+    let options = Options::new().config(BUFFERED);
+    let options = options.rogue("x", &raw("deaf", asking)).rogue("large", &patient());
+    let daemon = attacked(options).await;
+    daemon.serving("x").await;
+    daemon.serving("large").await;
+    under_attack(&daemon, 192 * MIB, async {
+        assert!(daemon.call("x", "t", json!({})).await.ok);
+        // Those that are refused, too, have been made.
+        let made = |health: &PluginHealth| health.success_count == 60 && health.in_flight == 0;
+        daemon.until("large", made).await;
+        60
+    })
+    .await;
+    let next = daemon.call("large", "huge", json!({"n": 10})).await;
+    assert!(next.ok, "{}: {}", next.error_type, next.error);
+    daemon.stop().await;
+}
+
+/// A client that reads none of its results uses up its own share, and nothing of the
+/// plugin's: the next one is served.
+#[tokio::test]
+async fn results_that_nobody_takes_are_their_clients() {
+    let daemon = attacked(Options::new().config(BUFFERED).rogue("x", &patient())).await;
+    daemon.serving("x").await;
+    under_attack(&daemon, 128 * MIB, async {
+        let client = daemon.apart().await;
+        let requests = large_results(40).chain(tokio_stream::pending());
+        let unread = client.tools().calls(requests).await.expect("calls").into_inner();
+        daemon.until("x", |health| health.success_count == 40 && health.in_flight == 0).await;
+        let other = daemon.call("x", "huge", json!({"n": 10})).await;
+        assert!(other.ok, "{}: {}", other.error_type, other.error);
+        // Who reads late is told what was dropped, and why.
+        let mut unread = std::pin::pin!(unread);
+        let mut dropped = 0;
+        for _ in 0..40 {
+            let answer = unread.message().await.expect("an answer").expect("one");
+            let outcome = answer.outcome.expect("outcome");
+            dropped += u64::from(!outcome.ok);
+            assert!(
+                outcome.ok || outcome.error.contains("wait for this connection"),
+                "{outcome:?}"
+            );
+        }
+        dropped
     })
     .await;
     daemon.stop().await;

@@ -316,16 +316,17 @@ impl Asked {
         call: CallRequest,
         one: OwnedSemaphorePermit,
     ) -> Option<JoinHandle<()>> {
-        let mut held = Held::default();
+        let (mut held, mut payer) = (Held::default(), None);
         if let Some(paid) = &mut self.answering.paid {
             if let Err(why) = paid.grow(limits::CALL) {
                 self.refuse(&call, CallError::Overloaded(format!("Not now: {why}.")));
                 return None;
             }
             // Back when it is over; what a message costs stays for the answer.
+            payer = Some(paid.account().clone());
             held = Held::new(paid.split(paid.bytes().saturating_sub(limits::MESSAGE)));
         }
-        let call = to_call(call, None, held);
+        let call = to_call(call, None, held, payer);
         // Boxed: tokio moves a task's future several times, and this one is large.
         Some(tokio::spawn(Box::pin(async move {
             let outcome = calls.run(call).await;

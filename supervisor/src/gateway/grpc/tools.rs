@@ -25,7 +25,7 @@ use super::{
 use crate::{
     Supervisor,
     calls::{CallEvent, Calls},
-    capacity::Held,
+    capacity::{Account, Held},
     gateway::{body::Reservation, connection::Connection, status},
     plugin::Update,
 };
@@ -90,7 +90,8 @@ impl ToolsService {
         B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
     {
         let request = self.only::<CallRequest, B>(body).await?;
-        let outcome = self.calls.run(to_call(request, timeout, all(reservation))).await;
+        let (held, payer) = all(reservation);
+        let outcome = self.calls.run(to_call(request, timeout, held, payer)).await;
         if let Err(error) = &outcome.result {
             return Err(status::grpc(&outcome, error));
         }
@@ -109,7 +110,8 @@ impl ToolsService {
         B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
     {
         let request = self.only::<CallRequest, B>(body).await?;
-        let events = self.calls.stream(to_call(request, timeout, all(reservation)));
+        let (held, payer) = all(reservation);
+        let events = self.calls.stream(to_call(request, timeout, held, payer));
         Ok(respond(Frames::answers(Updates(events))))
     }
 
@@ -137,9 +139,10 @@ where
     response
 }
 
-/// What a request's body takes of the budget.
-fn all(reservation: Option<Reservation>) -> Held {
-    reservation.map(|reservation| reservation.take_all()).unwrap_or_default()
+/// What a request's body takes of the budget, and of whose share.
+fn all(reservation: Option<Reservation>) -> (Held, Option<Account>) {
+    let all = reservation.map(|reservation| (reservation.take_all(), reservation.account()));
+    all.map_or_else(Default::default, |(held, account)| (held, Some(account)))
 }
 
 /// What a streamed call tells.

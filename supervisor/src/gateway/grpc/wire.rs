@@ -9,7 +9,7 @@ use stockade_proto::v1::{
 
 use crate::{
     calls::{CallEvent, Outcome, ToolCall},
-    capacity::Held,
+    capacity::{Account, Held},
     plugin::{Attachment, Update},
 };
 
@@ -19,7 +19,12 @@ pub(super) fn held_by(outcome: &Outcome) -> Held {
 }
 
 /// `header` is the time that gRPC itself allows.
-pub(super) fn to_call(request: CallRequest, header: Option<Duration>, held: Held) -> ToolCall {
+pub(super) fn to_call(
+    request: CallRequest,
+    header: Option<Duration>,
+    held: Held,
+    payer: Option<Account>,
+) -> ToolCall {
     let own = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms));
     ToolCall {
         plugin: request.plugin,
@@ -36,6 +41,7 @@ pub(super) fn to_call(request: CallRequest, header: Option<Duration>, held: Held
             .enabled_plugins
             .map(|only| Arc::new(only.names.into_iter().collect())),
         held,
+        payer,
         ..ToolCall::default()
     }
 }

@@ -55,7 +55,10 @@ pub(super) async fn run(
         Ok(call) => call,
         Err(response) => return *response,
     };
-    call.held = reservation.map(|reservation| reservation.take_all()).unwrap_or_default();
+    if let Some(reservation) = reservation {
+        call.held = reservation.take_all();
+        call.payer = Some(reservation.account());
+    }
     call.timeout = options.timeout.or(call.timeout);
     call.workspace = options.workspace.unwrap_or(call.workspace);
     match accept {
