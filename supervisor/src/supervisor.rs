@@ -73,6 +73,8 @@ pub struct Supervisor {
 #[derive(Debug)]
 struct Inner {
     config: RwLock<Arc<Config>>,
+    /// With which it was started: what a reload cannot change.
+    first: Arc<Config>,
     config_problems: Mutex<Vec<String>>,
     store: Arc<Store>,
     journal: Arc<Journal>,
@@ -184,9 +186,11 @@ impl Supervisor {
         services.open(calls.clone());
         let mut scanned = registry.watch();
         let _ = scanned.wait_for(|list| list.scanned).await;
+        let config = Arc::new(config);
         Ok(Supervisor {
             inner: Arc::new(Inner {
-                config: RwLock::new(Arc::new(config)),
+                config: RwLock::new(config.clone()),
+                first: config,
                 config_problems: Mutex::default(),
                 store,
                 journal,
@@ -325,7 +329,7 @@ impl Supervisor {
     /// laid over single plugins. The rest keeps its value until a restart.
     pub async fn reconfigure(&self, config: Config) -> Reloaded {
         let folders = folders(&config);
-        let until_restart = until_restart(&self.config(), &config);
+        let until_restart = until_restart(&self.inner.first, &config);
         self.inner.guard.allow(totals(&config));
         *self.inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -337,7 +341,7 @@ impl Supervisor {
     /// Stops every plugin, within `shutdown_timeout`. What is still there then
     /// is killed with this process; its names are returned.
     pub async fn shutdown(&self) -> Vec<String> {
-        let left = self.inner.registry.shutdown(self.config().shutdown_timeout).await;
+        let left = self.inner.registry.shutdown(self.inner.first.shutdown_timeout).await;
         let store = self.inner.store.clone();
         let _ = tokio::task::spawn_blocking(move || store.database.flush()).await;
         left
@@ -391,20 +395,20 @@ fn restrictions(config: &Config) -> Restrictions {
     restrictions
 }
 
-/// What has changed and is taken at the next start only, as a problem of the reload.
-fn until_restart(old: &Config, new: &Config) -> Option<String> {
-    let changed = [
-        ("listen", old.listen != new.listen),
-        ("socket", old.socket != new.socket),
-        ("state_dir", old.state_dir != new.state_dir),
-        ("max_connections", old.max_connections != new.max_connections),
-        ("max_buffered", old.max_buffered != new.max_buffered),
-        ("tls_cert", old.tls_cert != new.tls_cert),
-        ("tls_key", old.tls_key != new.tls_key),
-        ("tls_client_ca", old.tls_client_ca != new.tls_client_ca),
-        ("tokens", old.tokens != new.tokens),
-        ("log", old.log != new.log),
-    ];
+/// What is not as it was at the start and is taken at the next one only, as a problem of
+/// the reload.
+fn until_restart(first: &Config, new: &Config) -> Option<String> {
+    macro_rules! changed {
+        ($($key:ident)*) => {
+            [$((stringify!($key), first.$key != new.$key)),*]
+        };
+    }
+    let changed = changed! {
+        state_dir listen socket worker allowed_hosts dev log log_json max_starting
+        shutdown_timeout max_request max_result max_buffered max_connections log_lines
+        crash_records provenance_records watch nvml python python_host library_host remote_host
+        plugin_uids tls_cert tls_key tls_client_ca tokens
+    };
     let names: Vec<&str> =
         changed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
     (!names.is_empty()).then(|| {

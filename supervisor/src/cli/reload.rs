@@ -22,7 +22,7 @@ pub(super) async fn run(_: Reload, client: Client) -> Result<(), Failure> {
         names.iter().for_each(|name| output::line(&format!("{what} {name}")));
     }
     if lists.iter().all(|(_, names)| names.is_empty()) {
-        output::line("nothing has changed");
+        output::line("no plugin was added, changed or removed");
     }
     match reply.problems.is_empty() {
         true => Ok(()),

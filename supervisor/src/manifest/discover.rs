@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Read as _,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -55,22 +55,26 @@ pub fn scan(folders: &[PathBuf]) -> (Vec<Found>, Vec<String>) {
     let mut found = Vec::new();
     let mut unread = Vec::new();
     for folder in folders {
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
+        match directories(folder) {
+            Ok(all) => found.extend(all.iter().filter_map(|directory| load(directory))),
             Err(error) => {
                 unread.push(format!("cannot read plugin folder {}: {error}", folder.display()));
-                continue;
             }
-        };
-        let mut directories: Vec<PathBuf> = entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| !hidden(path) && path.is_dir())
-            .collect();
-        directories.sort();
-        found.extend(directories.iter().filter_map(|directory| load(directory)));
+        }
     }
     (found, unread)
+}
+
+/// What may be plugins, in the order of their names.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn directories(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    let mut directories: Vec<PathBuf> =
+        entries.filter(|path| !hidden(path) && path.is_dir()).collect();
+    directories.sort();
+    Ok(directories)
 }
 
 fn hidden(path: &Path) -> bool {

@@ -17,7 +17,9 @@ mod settings;
 mod types;
 
 pub use ceilings::Ceilings;
-pub use discover::{Found, MANIFEST_FILES, fingerprint, load, parse, python_sources, scan};
+pub use discover::{
+    Found, MANIFEST_FILES, directories, fingerprint, load, parse, python_sources, scan,
+};
 pub use entry_points::{advertised, libraries};
 pub use permissions::{PermissionLists, Permissions, known_permission, risk};
 pub use quota::{Quota, read_quota};

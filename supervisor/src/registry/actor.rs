@@ -185,6 +185,8 @@ impl Actor {
             self.entries.values().map(|entry| entry.handle.name().to_string()).collect();
         // Everything that reads files, in one go, away from the actors.
         let scan = tokio::task::spawn_blocking(move || {
+            // Before anything is read, so that what comes later is not missed.
+            watcher.add(watched(&folders, None, &[]));
             let (mut found, unread) = manifest::scan(&folders);
             found.extend(python.iter().flat_map(|python| manifest::advertised(python)));
             watcher.set(watched(&folders, python.as_deref(), &found));
@@ -202,6 +204,11 @@ impl Actor {
         let Some((found, mut problems, mut memories)) = scanned else { return Reloaded::default() };
         problems.extend(self.watch_problem.clone());
         let mut reloaded = Reloaded { problems: problems.clone(), ..Reloaded::default() };
+        // A name that is mistyped would leave its plugin as it is, in silence.
+        let nobody = |name: &&String| !found.iter().any(|one| one.name == **name);
+        problems.extend(self.folders.overlays.keys().filter(nobody).map(|name| {
+            format!("[plugin.{name}] of the configuration is for nobody: there is no plugin {name}")
+        }));
         self.remove_gone(&found, &mut reloaded).await;
         for mut one in found {
             let lowered = self.overlay(&mut one);
@@ -422,6 +429,8 @@ impl Actor {
 /// The folders whose changes are looked out for.
 fn watched(folders: &[PathBuf], python: Option<&Path>, found: &[Found]) -> HashSet<PathBuf> {
     let mut paths: HashSet<PathBuf> = folders.iter().cloned().collect();
+    // Those without a manifest, too: it may come.
+    paths.extend(folders.iter().flat_map(|folder| manifest::directories(folder)).flatten());
     for one in found {
         paths.insert(one.directory.clone());
         match one.manifest.as_ref().map(|manifest| &manifest.run) {

@@ -48,17 +48,26 @@ impl FolderWatcher {
         (of(watcher), receiver, problem)
     }
 
+    /// Watches these, too. Blocks on the file systems.
+    pub(super) fn add(&self, wanted: HashSet<PathBuf>) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Watched { watcher: Some(watcher), watched } = &mut *inner else { return };
+        watched.extend(
+            wanted
+                .into_iter()
+                .filter(|path| watcher.watch(path, RecursiveMode::NonRecursive).is_ok()),
+        );
+    }
+
     /// Watches exactly these from now on. Blocks on the file systems.
     pub(super) fn set(&self, wanted: HashSet<PathBuf>) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Watched { watcher: Some(watcher), watched } = &mut *inner else { return };
-        for gone in watched.difference(&wanted) {
-            let _ = watcher.unwatch(gone);
+        for gone in watched.extract_if(|path| !wanted.contains(path)) {
+            let _ = watcher.unwatch(&gone);
         }
+        drop(inner);
         // Also what is watched already: the path may be another directory now.
-        *watched = wanted
-            .into_iter()
-            .filter(|path| watcher.watch(path, RecursiveMode::NonRecursive).is_ok())
-            .collect();
+        self.add(wanted);
     }
 }

@@ -75,7 +75,7 @@ async fn exit_codes_and_formats_are_those_documented() {
     let (_, out, _) = daemon.cli(&["events", "rogue"]).await;
     assert!(out.contains("death") && out.contains("restart asked by"), "{out}");
     let (code, out, _) = daemon.cli(&["reload"]).await;
-    assert_eq!((code, out.as_str()), (0, "nothing has changed\n"));
+    assert_eq!((code, out.as_str()), (0, "no plugin was added, changed or removed\n"));
     let (_, out, _) = daemon.cli(&["describe", "rogue", "-o", "json"]).await;
     let described: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(described["manifest"]["limits"]["open_files"], 1024);

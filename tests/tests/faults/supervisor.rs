@@ -165,17 +165,46 @@ async fn a_bad_configuration_on_reload_keeps_the_old_one() {
     daemon.stop().await;
 }
 
+/// What is laid over a plugin that does not exist is told: its name may be mistyped.
+#[tokio::test]
+async fn settings_for_a_plugin_that_does_not_exist_are_told() {
+    let config = "[plugin.god.limits]\nmemory = \"1GiB\"\n[plugin.good.limits]\nmemory = \"1GiB\"";
+    let daemon = Options::new().config(config).start().await;
+    let request = stockade_proto::v1::GetDaemonRequest {};
+    let said = daemon.admin().get_daemon(request).await.expect("daemon").into_inner().problems;
+    let told = "[plugin.god] of the configuration is for nobody: there is no plugin god";
+    assert_eq!(said, [told]);
+    daemon.stop().await;
+}
+
+/// A directory that is there before its manifest is a plugin as soon as that has come.
+#[tokio::test]
+async fn a_directory_becomes_a_plugin_when_its_manifest_comes() {
+    let daemon = Options::new().rogue("first", "").start().await;
+    daemon.serving("first").await;
+    let (first, late) = (daemon.root.join("plugins/first"), daemon.root.join("plugins/late"));
+    std::fs::create_dir(&late).expect("directory");
+    // The daemon has looked and found nothing in it.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    std::fs::create_dir(late.join("bin")).expect("bin");
+    std::fs::copy(first.join("bin/rogue"), late.join("bin/rogue")).expect("program");
+    std::fs::write(late.join("plugin.toml"), manifest("late", "")).expect("manifest");
+    daemon.serving("late").await;
+    daemon.stop().await;
+}
+
 /// What only a restart can take is named by the reload, not passed over.
 #[tokio::test]
 async fn what_needs_a_restart_is_named_by_the_reload() {
     let daemon = Options::new().port().config("log_lines = 500").start().await;
     let file = daemon.root.join("stockade.toml");
-    std::fs::write(&file, "log_lines = 500\nmax_connections = 7\n").expect("write");
-    let problems = daemon.reload().await.problems;
-    assert_eq!(
-        problems,
-        ["max_connections: changed in stockade.toml, in force after a restart only"]
-    );
+    std::fs::write(&file, "log_lines = 600\nmax_connections = 7\n").expect("write");
+    let named =
+        "max_connections, log_lines: changed in stockade.toml, in force after a restart only";
+    assert_eq!(daemon.reload().await.problems, [named]);
+    assert_eq!(daemon.reload().await.problems, [named], "it is still not in force");
+    // What is in force already is no change.
+    std::fs::write(&file, "log_lines = 500\n").expect("write");
     assert!(daemon.reload().await.problems.is_empty());
     daemon.stop().await;
 }
