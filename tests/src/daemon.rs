@@ -487,7 +487,10 @@ async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+    // Large windows: a client, too, ends a connection with too many small frames unread.
+    let endpoint = Endpoint::from_static("http://localhost");
+    let endpoint = endpoint.initial_connection_window_size(64 << 20);
+    endpoint.connect_with_connector(connector).await
 }
 
 const MAX: usize = 512 << 20;

@@ -15,7 +15,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
+    sync::{Notify, Semaphore, SemaphorePermit},
 };
 
 use crate::capacity::{Turns, limits};
@@ -62,6 +62,8 @@ pub(super) struct Connection {
     /// Streams that have more than they have looked at, and who waits for them.
     behind: AtomicU32,
     reader: AtomicWaker,
+    /// For the one of its streams that stands in line.
+    line: Semaphore,
 }
 
 /// What is to be done about a connection.
@@ -96,6 +98,7 @@ impl Connection {
             leave: Notify::new(),
             behind: AtomicU32::new(0),
             reader: AtomicWaker::new(),
+            line: Semaphore::new(1),
         })
     }
 
@@ -148,6 +151,12 @@ impl Connection {
     pub(super) fn behind(self: &Arc<Self>) -> Behind {
         self.behind.fetch_add(1, Ordering::Relaxed);
         Behind(self.clone())
+    }
+
+    /// Resolves when a stream may stand in line: one of a connection does, however many
+    /// it has.
+    pub(super) async fn may_stand(&self) -> Option<SemaphorePermit<'_>> {
+        self.line.acquire().await.ok()
     }
 
     /// Its streams have looked at what was read; else the task is woken when they have.

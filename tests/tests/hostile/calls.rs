@@ -263,6 +263,32 @@ async fn streams_of_refused_calls_take_their_turn() {
     daemon.stop().await;
 }
 
+/// However many streams a client has, it stands in line once: who moves much on another
+/// connection is not the last of hundreds each time.
+#[tokio::test]
+async fn a_client_of_many_streams_stands_in_line_once() {
+    let daemon = Options::new().start().await;
+    daemon.serving("good").await;
+    let large = || async {
+        let args = json!({"text": "x".repeat(4 << 20)});
+        let (outcome, took) = timed(daemon.call("good", "ping", args)).await;
+        assert!(outcome.ok, "{}", outcome.error);
+        took
+    };
+    let alone = large().await;
+    let until = Instant::now() + Duration::from_secs(5);
+    let client = daemon.apart().await;
+    let floods: Vec<_> =
+        (0..200).map(|_| tokio::spawn(refused_calls(client.clone(), until))).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let beside = large().await;
+    assert!(Instant::now() < until, "the floods were over");
+    eprintln!("alone {alone:?}, beside 200 streams {beside:?}");
+    assert!(beside < 5 * alone + Duration::from_millis(500), "{alone:?} alone, then {beside:?}");
+    floods.iter().for_each(tokio::task::JoinHandle::abort);
+    daemon.stop().await;
+}
+
 /// Sends a thousand at a time on one stream, and reads their answers.
 async fn refused_calls(client: Client, until: Instant) -> u64 {
     let (sender, requests) = tokio::sync::mpsc::channel(1000);

@@ -61,8 +61,10 @@ pub(super) fn answer(
         ids: HashMap::new(),
         left: FREE,
         line: Place::default(),
+        connection,
+        behind: None,
     };
-    let incoming = Messages { incoming, reservation, connection, behind: None };
+    let incoming = Messages { incoming, reservation };
     tokio::spawn(stream.serve(incoming, end.clone()));
     Frames::answers(Answers { answers: receiver, end })
 }
@@ -96,6 +98,9 @@ struct Stream {
     /// Of its turn.
     left: Turn,
     line: Place,
+    connection: Option<Arc<Connection>>,
+    /// There is more than was looked at.
+    behind: Option<Behind>,
 }
 
 /// Where a call is.
@@ -116,9 +121,6 @@ impl Phase {
 struct Messages {
     incoming: Streaming<CallsRequest>,
     reservation: Option<Reservation>,
-    connection: Option<Arc<Connection>>,
-    /// There is more than was looked at.
-    behind: Option<Behind>,
 }
 
 type Message = Result<Option<CallsRequest>, Status>;
@@ -126,19 +128,7 @@ type Message = Result<Option<CallsRequest>, Status>;
 impl Messages {
     /// The next one, if it is there.
     fn now(&mut self) -> Option<Message> {
-        let next = unconstrained(self.incoming.message()).now_or_never();
-        if next.is_none() {
-            self.behind = None;
-        }
-        next
-    }
-
-    /// It is others' turn, and there may be more. Nothing else is read meanwhile: HTTP/2
-    /// ends a connection with too many small frames that nobody has read.
-    fn leave(&mut self) {
-        if self.behind.is_none() {
-            self.behind = self.connection.as_ref().map(Connection::behind);
-        }
+        unconstrained(self.incoming.message()).now_or_never()
     }
 
     fn paid(&self) -> Option<Charge> {
@@ -154,6 +144,7 @@ impl Stream {
         }
         // What comes after is thrown away.
         drop(messages);
+        self.behind = None;
         let closed = self.sender.clone();
         let begun = async {
             loop {
@@ -186,14 +177,17 @@ impl Stream {
     async fn read(&mut self, messages: &mut Messages) -> Result<(), Status> {
         loop {
             while self.left.reads > 0 {
-                let Some(message) = messages.now() else { break };
+                let Some(message) = messages.now() else {
+                    self.behind = None;
+                    break;
+                };
                 if !self.accept(message, messages)? {
                     return Ok(());
                 }
             }
             self.begin();
             if self.left.reads == 0 || self.may_begin() {
-                messages.leave();
+                self.leave();
                 self.pass().await;
                 continue;
             }
@@ -234,8 +228,23 @@ impl Stream {
         !self.waiting.is_empty() && self.room.available_permits() > 0
     }
 
+    /// There may be more to be read, and nothing else is read from the connection until
+    /// that has been: HTTP/2 ends one with too many small frames that nobody has read.
+    fn leave(&mut self) {
+        if self.behind.is_none() {
+            self.behind = self.connection.as_ref().map(Connection::behind);
+        }
+    }
+
     /// Lets others have their turn.
     async fn pass(&mut self) {
+        let one = async {
+            match &self.connection {
+                Some(connection) => connection.may_stand().await,
+                None => None,
+            }
+        };
+        let _one = one.await;
         self.line.pass().await;
         self.left = TURN;
     }
