@@ -116,6 +116,7 @@ bounds! {
         count HEALTH_CONNECTIONS = 64, "Connections beyond `max_connections` that are answered health only", "fixed", "closed";
         count SOCKET_CONNECTIONS = 256, "Connections at once on the unix socket, counted apart", "fixed", "the one that has been idle longest ends, else closed";
         count STREAMS = 256, "Requests at once on one HTTP/2 connection", "fixed", "the client waits";
+        bytes REQUEST = 16 << 10, "Bytes of `max_buffered` that a request takes besides its own, until its answer has been taken", "fixed", "503 / RESOURCE_EXHAUSTED; health is answered all the same, to connections with few requests";
         count RESETS = 32, "Streams that were reset and are not forgotten yet, per connection", "fixed", "GOAWAY";
         count QUESTIONS = 16, "Requests of one connection, other than calls and streams, that are answered at once", "fixed", "the others wait";
         bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431; over HTTP/2 beyond 64 KiB the connection ends";
@@ -191,7 +192,7 @@ bounds! {
         count CREW_QUEUE = 1024, "Jobs of the crew that wait, of all plugins together, and again of all clients", "fixed", "503 `Overloaded`, Retry-After";
         count CREW_SHARE = 64, "Jobs of the crew that wait for one plugin or one client", "fixed", "503 `Overloaded`, Retry-After";
         bytes STEP = 64 << 10, "Bytes handled at once where others wait", "fixed", "the crew does it";
-        bytes MIN_BUFFERED = 256 << 20, "Default of `max_buffered` where an eighth of memory is less; one connection may use a quarter of it, one plugin a half", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read";
+        bytes MIN_BUFFERED = 384 << 20, "Default of `max_buffered` where an eighth of memory is less; one connection may use a quarter of it, one plugin a half", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read";
         count EVENTS_KEPT = 1000, "Events of operators that are kept", "fixed", "the oldest go";
         count FOLLOWER_BEHIND = 256, "Events or lines that a follower may be behind", "fixed", "it loses them, counted";
         bytes STDERR = 1 << 20, "Log lines that wait for standard error", "fixed", "dropped and counted";

@@ -16,8 +16,9 @@ use tokio::{
 
 use crate::{
     calls::Calls,
-    capacity::{Budget, Crew, give_way},
+    capacity::{Budget, Crew, give_way, limits},
     config::Config,
+    document::Bytes,
     gateway::report::health,
     lifecycle::State,
     machine::{self, Cgroups, Gpus, LayerProbe, OomWatch, Tracer},
@@ -320,9 +321,25 @@ impl Supervisor {
         problems.extend(self.inner.store.problems.iter().cloned());
         problems.extend(self.inner.store.database.problem());
         problems.extend(self.inner.store.data.problem());
+        problems.extend(self.unreachable());
         let config = self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner);
         problems.extend(config.iter().cloned());
         problems
+    }
+
+    /// Bounds that another one keeps anybody from reaching.
+    fn unreachable(&self) -> impl Iterator<Item = String> {
+        let (first, share) = (&self.inner.first, self.inner.budget.share_of_connection());
+        let bounds = [("max_request", first.max_request), ("max_result", first.max_result)];
+        let beyond = bounds.into_iter().filter(move |(_, bytes)| *bytes > share);
+        beyond.map(move |(key, bytes)| {
+            format!(
+                "{key} ({}) cannot be reached: one connection may hold a quarter of \
+                 max_buffered ({}). Raise max_buffered, or lower {key}.",
+                Bytes(bytes as u64),
+                Bytes(share as u64)
+            )
+        })
     }
 
     /// Takes over what can be changed while running: the folders and what is
@@ -338,10 +355,12 @@ impl Supervisor {
         reloaded
     }
 
-    /// Stops every plugin, within `shutdown_timeout`. What is still there then
-    /// is killed with this process; its names are returned.
+    /// Stops every plugin, within `shutdown_timeout`, of which a part is left for the last
+    /// answers and for the disk. What is still there then is killed with this process; its
+    /// names are returned.
     pub async fn shutdown(&self) -> Vec<String> {
-        let left = self.inner.registry.shutdown(self.inner.first.shutdown_timeout).await;
+        let timeout = self.inner.first.shutdown_timeout;
+        let left = self.inner.registry.shutdown(timeout - limits::FLUSH.min(timeout / 4)).await;
         let store = self.inner.store.clone();
         let _ = tokio::task::spawn_blocking(move || store.database.flush()).await;
         left

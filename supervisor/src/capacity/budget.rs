@@ -81,6 +81,11 @@ impl Budget {
         self.0.total
     }
 
+    /// What one connection may hold.
+    pub fn share_of_connection(&self) -> usize {
+        self.0.total / OF_CONNECTION
+    }
+
     /// The account of a connection.
     pub fn of_connection(&self) -> Account {
         let reserve = self.0.total / RESERVE;
@@ -176,9 +181,10 @@ impl Charge {
     pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
         let share = &self.account.0;
         let whose = share.whose;
-        // What has come of one thing stays while its rest comes.
+        // What has come of one thing stays while its rest comes; and there is always
+        // something beside it, the head of its request at least.
         let wanted = self.bytes.saturating_add(bytes);
-        if wanted > share.share {
+        if wanted > share.share - (share.share / 64).min(limits::STEP) {
             return Err(Exhausted::Never { wanted, share: share.share, whose });
         }
         if !add(&share.used, bytes, share.share) {
@@ -279,12 +285,12 @@ mod tests {
     fn shares_and_reserve_hold_and_everything_comes_back() {
         let budget = Budget::new(1600);
         let (client, other) = (budget.of_connection(), budget.of_connection());
-        let held = client.charge(400).unwrap();
+        let held = (client.charge(394).unwrap(), client.charge(6).unwrap());
         assert_eq!(client.charge(1).unwrap_err(), Exhausted::Now { whose: "connection" });
-        let never = client.charge(401).unwrap_err();
-        assert_eq!(never, Exhausted::Never { wanted: 401, share: 400, whose: "connection" });
+        let never = client.charge(395).unwrap_err();
+        assert_eq!(never, Exhausted::Never { wanted: 395, share: 400, whose: "connection" });
         let plugin = budget.of_plugin();
-        let more = (plugin.charge(800).unwrap(), other.charge(300).unwrap());
+        let more = (plugin.charge(788).unwrap(), other.charge(312).unwrap());
         assert_eq!(other.charge(1).unwrap_err(), Exhausted::Now { whose: "daemon" });
         // Who holds little may go on, then plugins, then operators only.
         let small = budget.of_connection().charge(1).unwrap();

@@ -137,7 +137,8 @@ fn raise_descriptor_limit() {
 
 async fn daemon(config: Config, log: &Stderr) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
-    let signals = Signals::start(config.shutdown_timeout, config.socket.clone(), log.clone());
+    let shutdown_timeout = config.shutdown_timeout;
+    let signals = Signals::start(shutdown_timeout, config.socket.clone(), log.clone());
     let mut signals = signals.map_err(|error| failed(&error))?;
     let supervisor = Supervisor::start_daemon(config).await.map_err(|error| failed(&error))?;
     let doors = match gateway::open(&supervisor).await {
@@ -165,7 +166,7 @@ async fn daemon(config: Config, log: &Stderr) -> Result<(), Failure> {
     if !left.is_empty() {
         warn!("killed with the daemon, still there at the end: {}", left.join(", "));
     }
-    drop(doors);
+    doors.close(shutdown_timeout).await;
     Ok(())
 }
 

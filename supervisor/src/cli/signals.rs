@@ -4,7 +4,6 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use nix::sys::signal::{SigSet, Signal};
-use stockade::capacity::limits;
 use tokio::sync::watch;
 
 use super::stderr::Stderr;
@@ -68,7 +67,7 @@ impl Signals {
                 let (socket, log) = (socket.clone(), log.clone());
                 let guard = std::thread::Builder::new().name("deadline".into());
                 let _ = guard.spawn(move || {
-                    std::thread::sleep(timeout + limits::FLUSH);
+                    std::thread::sleep(timeout);
                     tracing::error!("not ended in order within shutdown_timeout: killing all");
                     leave(&socket, &log, 1);
                 });

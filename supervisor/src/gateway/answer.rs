@@ -3,14 +3,14 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use axum::http::{Method, Response, StatusCode};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::body::Body;
 
 use super::{
@@ -72,6 +72,10 @@ pub(super) struct Owner {
     pub(super) active: Active,
     pub(super) _unread: Unread,
     pub(super) turn: Option<OwnedSemaphorePermit>,
+    /// True when the daemon has nothing more to say.
+    pub(super) ending: watch::Receiver<bool>,
+    /// What the request itself takes.
+    pub(super) _head: Option<Charge>,
 }
 
 /// An answer's body. The request is over when it has been written.
@@ -80,8 +84,12 @@ pub(super) struct Answer {
     /// Of `inner`, to know its size.
     first: Option<Frame<Bytes>>,
     taken: Taken,
+    is_grpc: bool,
+    /// Of one that has had to wait: resolves when there is nothing more to wait for.
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    over: bool,
     _charge: Option<Charge>,
-    _owner: Owner,
+    owner: Owner,
 }
 
 impl Answer {
@@ -109,7 +117,8 @@ impl Answer {
             }
         };
         let taken = owner.active.connection().answer();
-        let answer = Answer { inner, first, taken, _charge: charge, _owner: owner };
+        let (end, over, _charge) = (None, false, charge);
+        let answer = Answer { inner, first, taken, is_grpc, end, over, _charge, owner };
         Response::from_parts(head, Body::new(answer))
     }
 }
@@ -122,19 +131,32 @@ impl HttpBody for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
         let polled = match self.first.take() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => Pin::new(&mut self.inner).poll_frame(context),
         };
-        match &polled {
-            Poll::Ready(_) => self.taken.took(),
-            Poll::Pending => self.taken.waits(),
+        if polled.is_ready() {
+            self.taken.took();
+            return polled;
         }
-        polled
+        self.taken.waits();
+        let this = &mut *self;
+        let end = this.end.get_or_insert_with(|| Box::pin(ended(this.owner.ending.clone())));
+        ready!(end.as_mut().poll(context));
+        // A stream that is cut off looks like a broken connection.
+        self.over = true;
+        Poll::Ready(self.is_grpc.then(|| {
+            let mut trailers = HeaderMap::new();
+            let why = tonic::Status::unavailable("the daemon has ended");
+            why.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.inner.is_end_stream()
+        self.over || (self.first.is_none() && self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -143,6 +165,11 @@ impl HttpBody for Answer {
             Some(_) => SizeHint::default(),
         }
     }
+}
+
+async fn ended(mut ending: watch::Receiver<bool>) {
+    // Whoever could have said it is gone otherwise.
+    let _ = ending.wait_for(|ending| *ending).await;
 }
 
 #[cfg(test)]

@@ -120,6 +120,11 @@ impl Connection {
         Active(self.clone())
     }
 
+    /// It has more requests at once than who asks for health needs.
+    pub(super) fn asks_much(&self) -> bool {
+        self.active.load(Ordering::Relaxed) as usize > limits::QUESTIONS
+    }
+
     /// An answer is there to be taken.
     pub(super) fn answer(self: &Arc<Self>) -> Taken {
         let mut taken = Taken { connection: self.clone(), counted: false };

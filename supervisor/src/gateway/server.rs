@@ -19,6 +19,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
+    sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
 use tonic::{body::Body, service::Routes};
@@ -60,6 +61,7 @@ pub struct Doors {
     pub socket: PathBuf,
     house: House,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    ending: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for House {
@@ -69,6 +71,17 @@ impl std::fmt::Debug for House {
 }
 
 impl Doors {
+    /// Nobody comes in any more. What has been answered is sent, streams end with a status,
+    /// connections with a good-bye; who does not take them in a second is left, and of a short
+    /// `shutdown_timeout` sooner.
+    pub async fn close(self, shutdown_timeout: Duration) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        self.ending.send_replace(true);
+        let mut open = self.house.open.subscribe();
+        let patience = LEAVING.min(shutdown_timeout / 8);
+        let _ = tokio::time::timeout(patience, open.wait_for(|open| *open == 0)).await;
+    }
+
     /// A way for the daemon to ask itself.
     pub fn within(&self) -> Within {
         Within(self.house.clone())
@@ -112,7 +125,10 @@ impl Drop for Doors {
 pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
     let config = supervisor.config();
     let watch = Watch::new(supervisor);
+    let (ending, ends) = watch::channel(false);
     let house = House {
+        ending: ends,
+        open: Arc::new(watch::Sender::new(0)),
         tools: grpc::tools(supervisor),
         grpc: grpc::routes(supervisor, &watch),
         http: http::router(supervisor, &watch),
@@ -137,7 +153,7 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
         let places = Places::new(config.max_connections, limits::HEALTH_CONNECTIONS);
         tasks.push(tokio::spawn(serve_port(listener, house.clone(), tls, places)));
     }
-    Ok(Doors { address, socket: config.socket.clone(), house, tasks })
+    Ok(Doors { address, socket: config.socket.clone(), house, tasks, ending })
 }
 
 /// Mode 0600. The file of a daemon that is gone is replaced; one that answers
@@ -190,6 +206,25 @@ struct House {
     tokens: Arc<[Token]>,
     budget: Budget,
     max_request: usize,
+    ending: watch::Receiver<bool>,
+    /// How many connections there are.
+    open: Arc<watch::Sender<usize>>,
+}
+
+/// One connection, until it is dropped.
+struct Open(Arc<watch::Sender<usize>>);
+
+impl Open {
+    fn new(open: &Arc<watch::Sender<usize>>) -> Self {
+        open.send_modify(|open| *open += 1);
+        Open(open.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
 }
 
 /// What one connection is to the house.
@@ -387,7 +422,9 @@ where
     let connection = place.connection.clone();
     let reserve = place.reserve;
     let guest = Guest { caller, connection: connection.clone(), account, reserve };
+    let (open, mut ending) = (Open::new(&house.open), house.ending.clone());
     tokio::spawn(async move {
+        let _open = open;
         let io = Counted::new(stream, connection.clone());
         let counted = connection.clone();
         let (questions, reader) = (Questions::new(), Reader::new());
@@ -396,6 +433,7 @@ where
             let head = size_of_head(&request);
             let (house, guest, active) = (house.clone(), guest.clone(), counted.request(head));
             let (questions, reader) = (questions.clone(), reader.clone());
+            let ending = house.ending.clone();
             let rest = Rest::default();
             let request =
                 request.map(|inner| Lent::new(inner, active.connection().clone(), rest.clone()));
@@ -408,15 +446,18 @@ where
                     is_head: request.method() == Method::HEAD,
                 };
                 let account = guest.account.clone();
-                // Paid for while it waits; health is answered to whom nothing is left.
-                let head = account.charge(head);
-                let turn = questions.turn(request.method(), request.uri().path()).await;
-                let answer = match &head {
-                    Err(why) if !kind.is_health => body::no_room(kind.is_grpc, *why),
-                    _ => reader.during(house.answer(request, guest)).await,
+                // Paid for while it is here; health is answered to whom nothing is left.
+                let (head, turn, answer) = match account.charge(head + limits::REQUEST) {
+                    Err(why) if !kind.is_health || active.connection().asks_much() => {
+                        (None, None, body::no_room(kind.is_grpc, why))
+                    }
+                    head => {
+                        let turn = questions.turn(request.method(), request.uri().path()).await;
+                        (head.ok(), turn, reader.during(house.answer(request, guest)).await)
+                    }
                 };
-                drop(head);
-                let owner = Owner { account, active, _unread: rest.unread(), turn };
+                let _unread = rest.unread();
+                let owner = Owner { account, active, _unread, turn, ending, _head: head };
                 Ok::<_, Infallible>(Answer::of(answer, owner, kind).await)
             })
         });
@@ -455,6 +496,7 @@ where
                     return;
                 }
                 () = connection.left() => break Verdict::Idle,
+                _ = ending.wait_for(|ending| *ending) => break Verdict::Idle,
                 () = tokio::time::sleep_until(due.into()) => {}
             }
         };

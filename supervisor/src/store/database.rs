@@ -155,7 +155,15 @@ impl Writer {
             let kept = put_aside_database(path);
             let text = format!("{} was damaged ({error}) and starts empty; {kept}", path.display());
             tracing::warn!("{text}");
-            self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            damaged.push(text);
+            if self.shared.wishes.are_unknown() {
+                let text = "which plugins were stopped or disabled is not known any more: all of \
+                            them run; stop or disable them again";
+                tracing::warn!("{text}");
+                damaged.push(text.to_owned());
+            }
+            drop(damaged);
             open(path)
         });
         self.tried = Instant::now();
@@ -182,17 +190,18 @@ impl Writer {
         let noted = self.shared.wishes.note(&waiting.remembered);
         let Some(connection) = &self.connection else { return self.put_back(waiting) };
         let written = write(connection, &waiting, self.shared.keep);
-        let failed =
-            written.err().map(|error| error.to_string()).or(noted.err().map(|e| e.to_string()));
-        match failed {
-            None => self.shared.tell(None),
-            Some(error) => {
-                self.shared.tell(Some(format!(
-                    "cannot write {}: {error}; free space on its disk",
-                    self.shared.path.display()
-                )));
-                self.put_back(waiting);
-            }
+        let path = &self.shared.path;
+        let failed = match (written, noted) {
+            (Err(error), _) => Some((path.clone(), error.to_string())),
+            (Ok(()), Err(error)) => Some((path.with_file_name("wanted"), error.to_string())),
+            (Ok(()), Ok(())) => None,
+        };
+        let problem = failed.as_ref().map(|(path, error)| {
+            format!("cannot write {}: {error}; free its disk, or make it writable", path.display())
+        });
+        self.shared.tell(problem);
+        if failed.is_some() {
+            self.put_back(waiting);
         }
     }
 
@@ -239,12 +248,17 @@ fn write(connection: &Connection, waiting: &Waiting, keep: usize) -> rusqlite::R
 
 impl Database {
     pub(super) fn open(path: &Path, keep: usize, problems: &mut Vec<String>) -> Self {
+        let (wishes, problem) = Wishes::read(&path.with_file_name("wanted"), !path.exists());
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}");
+            problems.push(problem);
+        }
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             keep,
             problem: Mutex::default(),
             waiting: Mutex::default(),
-            wishes: Wishes::read(&path.with_file_name("wanted")),
+            wishes,
         });
         let (jobs, inbox) = mpsc::sync_channel::<Job>(QUESTIONS);
         let damaged: Arc<Mutex<Vec<String>>> = Arc::default();

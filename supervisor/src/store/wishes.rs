@@ -1,6 +1,6 @@
 //! What operators want of plugins, in a small text file: one line for each plugin that
-//! is not simply to run. It is known when the database is locked, damaged, or on a disk
-//! that is full.
+//! is not simply to run, and one that tells whether the file is whole. It is known when the
+//! database is locked, damaged, or on a disk that is full.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,10 @@ use rusqlite::Connection;
 use super::Remembered;
 use crate::lifecycle::Wanted;
 
-/// The file. None: there was none, so the database tells.
+/// The first word of the last line.
+const WHOLE: &str = "whole";
+
+/// The file. None: there was none that could be read, so the database tells.
 #[derive(Debug)]
 pub(super) struct Wishes {
     path: PathBuf,
@@ -39,13 +42,35 @@ pub(super) fn read_word(word: &str) -> Wanted {
 }
 
 impl Wishes {
-    pub(super) fn read(path: &Path) -> Self {
-        let text = fs::read_to_string(path).ok();
-        let known = text.map(|text| {
-            let lines = text.lines().filter_map(|line| line.split_once(' '));
-            lines.map(|(word, name)| (name.to_owned(), read_word(word))).collect()
-        });
-        Wishes { path: path.to_owned(), known: Mutex::new(known) }
+    /// With what is wrong with the file. `is_first`: there is no database either.
+    pub(super) fn read(path: &Path, is_first: bool) -> (Self, Option<String>) {
+        let (known, problem) = match fs::read(path) {
+            Ok(bytes) => match parse(&bytes) {
+                Some(known) => (Some(known), None),
+                None => {
+                    let kept = super::put_aside(path);
+                    let path = path.display();
+                    (None, Some(format!("{path} was damaged, the database tells instead; {kept}")))
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (is_first.then(HashMap::new), None)
+            }
+            Err(error) => {
+                let path = path.display();
+                let text = format!(
+                    "{path} cannot be read: {error}; the database tells instead. Make it a file \
+                     that the daemon may read and write."
+                );
+                (None, Some(text))
+            }
+        };
+        (Wishes { path: path.to_owned(), known: Mutex::new(known) }, problem)
+    }
+
+    /// Neither this file nor, so far, the database has told.
+    pub(super) fn are_unknown(&self) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// What is wanted of a plugin; None when this file cannot tell.
@@ -70,9 +95,8 @@ impl Wishes {
         };
         let Ok(mut rows) = rows() else { return };
         rows.retain(|_, wanted| *wanted != Wanted::Run);
-        if write(&self.path, &rows).is_ok() {
-            *known = Some(rows);
-        }
+        let _ = write(&self.path, &rows);
+        *known = Some(rows);
     }
 
     /// Notes what has changed.
@@ -81,7 +105,8 @@ impl Wishes {
     /// The file cannot be written.
     pub(super) fn note(&self, changed: &HashMap<String, Remembered>) -> io::Result<()> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = known.clone().unwrap_or_default();
+        // What the database knows must not be lost: it waits for it.
+        let Some(mut all) = known.clone() else { return Ok(()) };
         for (name, remembered) in changed {
             match remembered.wanted {
                 Wanted::Run | Wanted::Removed => all.remove(name),
@@ -97,11 +122,30 @@ impl Wishes {
     }
 }
 
+/// None when it is not what was written.
+fn parse(bytes: &[u8]) -> Option<HashMap<String, Wanted>> {
+    let text = str::from_utf8(bytes).ok()?;
+    let last = text.strip_suffix('\n')?.rfind('\n').map_or(0, |end| end + 1);
+    let (lines, mark) = text.split_at(last);
+    if mark.trim_end() != format!("{WHOLE} {}", digest(lines)) {
+        return None;
+    }
+    let lines = lines.lines().filter_map(|line| line.split_once(' '));
+    Some(lines.map(|(word, name)| (name.to_owned(), read_word(word))).collect())
+}
+
+fn digest(lines: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    let digest = Sha256::digest(lines.as_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Whole or not at all.
 fn write(path: &Path, wishes: &HashMap<String, Wanted>) -> io::Result<()> {
     let mut lines: Vec<String> =
         wishes.iter().map(|(name, wanted)| format!("{} {name}\n", word(*wanted))).collect();
     lines.sort();
+    lines.push(format!("{WHOLE} {}\n", digest(&lines.concat())));
     let new = path.with_extension("new");
     let mut file = fs::File::create(&new)?;
     file.write_all(lines.concat().as_bytes())?;
@@ -113,21 +157,51 @@ fn write(path: &Path, wishes: &HashMap<String, Wanted>) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn read(path: &Path) -> Wishes {
+        let (wishes, problem) = Wishes::read(path, true);
+        assert_eq!(problem, None);
+        wishes
+    }
+
+    fn noted(changed: &[(&str, Wanted)]) -> HashMap<String, Remembered> {
+        let wanted = |wanted| Remembered { wanted, generation: 1 };
+        changed.iter().map(|(name, one)| ((*name).to_owned(), wanted(*one))).collect()
+    }
+
     #[test]
     fn wishes_survive_and_only_those_that_differ_are_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wanted");
-        let wishes = Wishes::read(&path);
-        assert_eq!(wishes.of("a"), None);
-        let wanted = |wanted| Remembered { wanted, generation: 1 };
+        let wishes = read(&path);
+        assert_eq!(wishes.of("a"), Some(Wanted::Run));
         let changed = [("a", Wanted::Disabled), ("b", Wanted::Run), ("c", Wanted::Stopped)];
-        let changed = changed.map(|(name, one)| (name.to_owned(), wanted(one)));
-        wishes.note(&changed.into()).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "disabled a\nstopped c\n");
-        let wishes = Wishes::read(&path);
+        wishes.note(&noted(&changed)).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("disabled a\nstopped c\nwhole "), "{text}");
+        let wishes = read(&path);
         assert_eq!(wishes.of("a"), Some(Wanted::Disabled));
         assert_eq!(wishes.of("b"), Some(Wanted::Run));
-        wishes.note(&[("a".to_owned(), wanted(Wanted::Run))].into()).unwrap();
-        assert_eq!(Wishes::read(&path).of("a"), Some(Wanted::Run));
+        wishes.note(&noted(&[("a", Wanted::Run)])).unwrap();
+        assert_eq!(read(&path).of("a"), Some(Wanted::Run));
+    }
+
+    #[test]
+    fn a_file_that_is_not_whole_tells_nothing_and_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wanted");
+        read(&path).note(&noted(&[("a", Wanted::Disabled), ("c", Wanted::Stopped)])).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let mut altered = whole.clone();
+        altered[10] ^= 1;
+        let cut = |bytes: usize| whole[..bytes].to_vec();
+        for damaged in [cut(0), cut(5), cut(11), cut(whole.len() - 1), altered, vec![0; 64]] {
+            fs::write(&path, &damaged).unwrap();
+            let (wishes, problem) = Wishes::read(&path, false);
+            assert!(problem.unwrap().contains("was damaged"), "{damaged:?}");
+            assert_eq!(wishes.of("a"), None, "{damaged:?}");
+            // What the database knows is not overwritten before it has told.
+            wishes.note(&noted(&[("b", Wanted::Stopped)])).unwrap();
+            assert!(!path.exists());
+        }
     }
 }

@@ -39,6 +39,18 @@ async fn until_well(client: &Client) {
     .await;
 }
 
+/// The file of what operators want is emptied, as by a loss of power: the database tells.
+#[tokio::test]
+async fn an_emptied_file_of_wishes_starts_nothing_that_was_disabled() {
+    let folder = disabled().await.kill().await;
+    std::fs::write(folder.path().join("state/wanted"), "").expect("emptied");
+    let daemon = with_x().start_in(folder).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    let said = problems(&daemon).await;
+    assert!(said.iter().any(|problem| problem.contains("wanted was damaged")), "{said:?}");
+    daemon.stop().await;
+}
+
 /// Finding 11: a database that somebody else has locked is not damaged. What
 /// operators wanted is neither renamed nor forgotten.
 #[tokio::test]

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use stockade_proto::v1::{
+    CallRequest, CallsRequest, WatchPluginsRequest, calls_request, plugins_client::PluginsClient,
+};
 use stockade_tests::{Daemon, Http, Options, eventually, manifest};
+use tokio_stream::StreamExt as _;
+use tonic::Code;
 
 use crate::scene::{
     BUFFERED, MIB, ONCE, QUICK, a_while, attacked, large_results, nothing_left, raw, timed,
@@ -36,6 +41,43 @@ async fn sigterm_is_obeyed_while_schemas_are_compiled() {
         daemon.signal(libc::SIGTERM);
         ends(daemon).await;
     }
+}
+
+/// Who is served when the daemon ends is told: calls have their outcomes, and streams end
+/// with a status instead of a broken connection.
+#[tokio::test]
+async fn streams_end_with_a_status_when_the_daemon_ends() {
+    let more = format!("concurrency = 8\n[timeouts]\nstop = \"500ms\"\n{QUICK}");
+    let daemon = Options::new().rogue("x", &more).start().await;
+    daemon.serving("x").await;
+    let client = daemon.apart().await;
+    let mut plugins = PluginsClient::new(client.channel());
+    let watch = plugins.watch_plugins(WatchPluginsRequest::default()).await;
+    let mut watch = watch.expect("watch").into_inner();
+    let waits = (0..8).map(|id| {
+        let args = r#"{"n":600000}"#.into();
+        let call = CallRequest { plugin: "x".into(), tool: "wait".into(), args, ..<_>::default() };
+        CallsRequest { id, frame: Some(calls_request::Frame::Call(call)) }
+    });
+    let waits = tokio_stream::iter(waits).chain(tokio_stream::pending());
+    let mut answers = client.tools().calls(waits).await.expect("calls").into_inner();
+    daemon.until("x", |health| health.in_flight == 8).await;
+    daemon.signal(libc::SIGTERM);
+    for _ in 0..8 {
+        let answer = answers.message().await.expect("an answer").expect("one");
+        assert!(!answer.outcome.expect("outcome").ok);
+    }
+    let told = |end: tonic::Status| {
+        assert_eq!((end.code(), end.message()), (Code::Unavailable, "the daemon has ended"));
+    };
+    told(answers.message().await.expect_err("the stream ends with a status"));
+    told(loop {
+        match watch.message().await {
+            Ok(change) => drop(change.expect("a change, or a status")),
+            Err(end) => break end,
+        }
+    });
+    ends(daemon).await;
 }
 
 /// Findings 6 and 9: SIGTERM does not wait for clients that say nothing, not all,
