@@ -18,13 +18,15 @@ pub struct Turns<I> {
     io: I,
     /// Bytes since others had their turn.
     moved: usize,
+    /// Little is wanted next.
+    brief: bool,
     place: Place,
 }
 
 impl<I> Turns<I> {
     /// Of this stream.
     pub fn new(io: I) -> Self {
-        Turns { io, moved: 0, place: Place::default() }
+        Turns { io, moved: 0, brief: false, place: Place::default() }
     }
 
     /// What was moved was as dear as much would have been: others are next.
@@ -32,11 +34,22 @@ impl<I> Turns<I> {
         self.moved = limits::STEP;
     }
 
+    /// There is too much for all at once, though little for this one.
+    pub fn end_brief_turn(&mut self) {
+        self.end_turn();
+        self.brief = true;
+    }
+
+    /// It stands in line.
+    pub fn stands(&self) -> bool {
+        self.place.stands()
+    }
+
     /// More may be moved now; else the task is woken when it may.
     fn may_move(&mut self, context: &mut Context<'_>) -> bool {
         if self.moved >= limits::STEP {
             self.moved = 0;
-            self.place.join(context);
+            self.place.join(context, std::mem::take(&mut self.brief));
         }
         self.place.poll_called(context).is_ready()
     }

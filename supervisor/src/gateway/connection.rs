@@ -18,7 +18,7 @@ use tokio::{
     sync::{Notify, Semaphore, SemaphorePermit},
 };
 
-use crate::capacity::{Turns, limits};
+use crate::capacity::{Turns, is_free, limits, took};
 
 /// Of so many bytes that were written one may come back to say that they were taken.
 const TAKEN: i64 = 16;
@@ -26,6 +26,11 @@ const TAKEN: i64 = 16;
 const FRAME_HEAD: i64 = 9;
 /// Read at once from a connection that chatters: hundreds of frames.
 const SIP: usize = 4096;
+/// Read at once from a connection of which it is not known yet what it sends: a dozen
+/// requests at most. What is no request is read in ever larger pieces.
+const FIRST: usize = 512;
+/// A request for each so many bytes: there are no bodies among them.
+const HEADS_ONLY: usize = 1024;
 /// Bytes from which on it does. Those of a body that nobody has read yet are among them.
 const CHATTERS: f64 = 3.0 * limits::STEP as f64;
 /// The beginning of HTTP/2.
@@ -299,6 +304,38 @@ pub(super) struct Counted<I> {
     looked: Instant,
     chatter: Bucket,
     flood: Bucket,
+    pieces: Pieces,
+}
+
+/// In which pieces a connection is read.
+#[derive(Debug)]
+struct Pieces {
+    size: usize,
+    /// The last one was full: there is more.
+    full: bool,
+    /// What it brought, and how many requests there had been before it.
+    bytes: usize,
+    requests: u64,
+}
+
+impl Pieces {
+    /// How much may be read next.
+    fn next(&mut self, requests: u64) -> usize {
+        let came = (requests - self.requests) as usize;
+        let heads_only = came * HEADS_ONLY > self.bytes;
+        self.size = match self.full && !heads_only {
+            true => (4 * self.size).min(limits::STEP),
+            false => FIRST,
+        };
+        self.requests = requests;
+        self.size
+    }
+
+    /// It brought so many bytes.
+    fn read(&mut self, bytes: usize) {
+        self.full = bytes >= self.size;
+        self.bytes = bytes;
+    }
 }
 
 /// How much more of something there is than may run off in the time.
@@ -321,7 +358,8 @@ impl<I> Counted<I> {
     pub(super) fn new(io: I, connection: Arc<Connection>) -> Self {
         let looked = Instant::now();
         let (chatter, flood) = Default::default();
-        Counted { io: Turns::new(io), connection, looked, chatter, flood }
+        let pieces = Pieces { size: FIRST, full: false, bytes: 0, requests: 0 };
+        Counted { io: Turns::new(io), connection, looked, chatter, flood, pieces }
     }
 
     /// A flood of frames that ask for nothing.
@@ -353,6 +391,46 @@ impl<I: AsyncRead + Unpin> Counted<I> {
     }
 }
 
+impl<I: AsyncRead + Unpin> Counted<I> {
+    /// Who asks for more than a little, or with thousands of others, stands in line.
+    fn piece(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut passes_by = false;
+        if !self.io.stands() {
+            passes_by = !self.pieces.full && is_free();
+            match self.pieces.full {
+                true => self.io.end_turn(),
+                false if !passes_by => self.io.end_brief_turn(),
+                false => {}
+            }
+            self.pieces.next(self.connection.requests.load(Ordering::Relaxed));
+        }
+        let (before, most) = (buffer.filled().len(), self.pieces.size.min(buffer.remaining()));
+        let polled = match most == buffer.remaining() {
+            true => Pin::new(&mut self.io).poll_read(context, buffer),
+            false => {
+                let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+                let polled = Pin::new(&mut self.io).poll_read(context, &mut part);
+                let came = part.filled().len();
+                buffer.advance(came);
+                polled
+            }
+        };
+        let came = buffer.filled().len() - before;
+        // Pending: nothing more is there, unless it stands in line.
+        if polled.is_ready() || !self.io.stands() {
+            self.pieces.read(came);
+        }
+        if passes_by {
+            took(came);
+        }
+        polled
+    }
+}
+
 impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -365,7 +443,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
         let before = buffer.filled().len();
         let polled = match self.chatter.level > CHATTERS {
             true => self.sip(context, buffer),
-            false => Pin::new(&mut self.io).poll_read(context, buffer),
+            false => self.piece(context, buffer),
         };
         let came = &buffer.filled()[before..];
         if came.is_empty() {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use stockade_proto::v1::{WatchPluginsRequest, plugins_client::PluginsClient};
+use stockade_proto::v1::{CallRequest, WatchPluginsRequest, plugins_client::PluginsClient};
 use stockade_tests::{Http, Options, curl, eventually};
 
 use crate::scene::{BUFFERED, MIB, QUICK, a_while, attacked, large_results, timed, under_attack};
@@ -346,6 +346,94 @@ async fn answers_to_questions_that_nobody_reads_are_few() {
         let held: Vec<_> = asking.into_iter().flatten().collect();
         a_while().await;
         held.len() as u64
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// A connection over HTTP/2, and its end of so many requests that it has sent.
+type Burst = (h2::client::SendRequest<bytes::Bytes>, Vec<Asked>);
+type Asked = (h2::client::ResponseFuture, h2::SendStream<bytes::Bytes>);
+
+async fn http2(address: &str) -> Option<h2::client::SendRequest<bytes::Bytes>> {
+    let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let (sender, connection) = h2::client::handshake(stream).await.ok()?;
+    tokio::spawn(connection);
+    sender.ready().await.ok()
+}
+
+/// Sends so many requests at once; what belongs to them comes with their heads, or never.
+async fn requests(
+    mut sender: h2::client::SendRequest<bytes::Bytes>,
+    address: &str,
+    method: &str,
+    message: Option<&bytes::Bytes>,
+    count: usize,
+) -> Option<Burst> {
+    let mut asked = Vec::new();
+    for _ in 0..count {
+        let url = format!("http://{address}/stockade.v1.Tools/{method}");
+        let request = http::Request::post(url).header("content-type", "application/grpc");
+        let (answer, mut body) = sender.send_request(request.body(()).ok()?, false).ok()?;
+        if let Some(message) = message {
+            body.send_data(message.clone(), true).ok()?;
+        }
+        asked.push((answer, body));
+        sender = sender.ready().await.ok()?;
+    }
+    Some((sender, asked))
+}
+
+/// Tens of thousands of streams on which nothing comes: they are paid for, and refused
+/// when there is no room for more.
+#[tokio::test]
+async fn streams_on_which_nothing_comes_are_paid_for() {
+    raise_descriptor_limit();
+    let daemon = attacked(Options::new().port().config(BUFFERED)).await;
+    let address = daemon.address().await;
+    under_attack(&daemon, 320 * MIB, async {
+        let mut held = Vec::new();
+        for _ in 0..120 {
+            let sender = http2(&address).await.expect("connect");
+            held.extend(requests(sender, &address, "Calls", None, 250).await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        a_while().await;
+        held.len() as u64
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Many connections that send many calls each, all at the same moment: nobody waits until
+/// all of them have been answered.
+#[tokio::test]
+async fn calls_of_many_connections_at_once_are_answered_in_turn() {
+    raise_descriptor_limit();
+    let daemon = attacked(Options::new().port().config(BUFFERED)).await;
+    let address = daemon.address().await;
+    // Of a plugin that does not exist: what the daemon itself does for a call.
+    let call = CallRequest { plugin: "no".into(), tool: "t".into(), ..CallRequest::default() };
+    let call = prost::Message::encode_to_vec(&call);
+    let mut message = vec![0, 0, 0, 0, call.len() as u8];
+    message.extend(call);
+    let message = bytes::Bytes::from(message);
+    under_attack(&daemon, 320 * MIB, async {
+        let mut senders = join_all((0..100).map(|_| http2(&address))).await;
+        let mut answered = 0;
+        for _ in 0..4 {
+            let burst = senders.into_iter().flatten();
+            let burst = burst.map(|sender| requests(sender, &address, "Call", Some(&message), 200));
+            senders = Vec::new();
+            for (sender, asked) in join_all(burst).await.into_iter().flatten() {
+                for (answer, _) in asked {
+                    answered += u64::from(answer.await.is_ok());
+                }
+                senders.push(Some(sender));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        answered
     })
     .await;
     daemon.stop().await;

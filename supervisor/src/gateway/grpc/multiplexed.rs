@@ -21,7 +21,7 @@ use tonic::{Status, Streaming};
 use super::wire::{held_by, to_call, to_outcome};
 use crate::{
     calls::{CallError, Calls, Outcome},
-    capacity::{Charge, Held, Place, limits},
+    capacity::{Charge, Held, Place, is_free, limits, took},
     gateway::{
         body::Reservation,
         connection::{Behind, Connection},
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// What a stream may do before it is others' turn.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Turn {
     /// Messages it reads.
     reads: usize,
@@ -39,8 +39,10 @@ struct Turn {
 
 /// For one that has stood in line.
 const TURN: Turn = Turn { reads: 64, begins: 16 };
-/// For one that has had nothing to do. There may be many to whom something comes at once.
+/// For one that has had nothing to do.
 const FREE: Turn = Turn { reads: 16, begins: 4 };
+/// What a turn of one that has had nothing to do is like: so many bytes of requests.
+const SMALL: usize = 256;
 
 type Answer = (CallsResponse, Held);
 
@@ -151,7 +153,7 @@ impl Stream {
                 self.begin();
                 match self.waiting.is_empty() {
                     true => break,
-                    false if self.may_begin() => self.pass().await,
+                    false if self.may_begin() => self.pass(TURN).await,
                     false => drop(self.room.acquire().await),
                 }
             }
@@ -188,7 +190,7 @@ impl Stream {
             self.begin();
             if self.left.reads == 0 || self.may_begin() {
                 self.leave();
-                self.pass().await;
+                self.pass(TURN).await;
                 continue;
             }
             if self.waiting.is_empty() {
@@ -200,6 +202,14 @@ impl Stream {
             };
             if !self.accept(message, messages)? {
                 return Ok(());
+            }
+            // Thousands of streams may have a little to do at the same moment.
+            match is_free() {
+                true => took(SMALL),
+                false => {
+                    self.leave();
+                    self.pass(FREE).await;
+                }
             }
         }
     }
@@ -236,8 +246,8 @@ impl Stream {
         }
     }
 
-    /// Lets others have their turn.
-    async fn pass(&mut self) {
+    /// Lets others have their turn; the next one is such.
+    async fn pass(&mut self, next: Turn) {
         let one = async {
             match &self.connection {
                 Some(connection) => connection.may_stand().await,
@@ -245,8 +255,8 @@ impl Stream {
             }
         };
         let _one = one.await;
-        self.line.pass().await;
-        self.left = TURN;
+        self.line.pass(next == FREE).await;
+        self.left = next;
     }
 
     fn take(&mut self, request: CallsRequest, answering: Answering) {

@@ -116,7 +116,7 @@ impl Body for Pieces {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.turn >= limits::STEP {
             self.turn = 0;
-            self.place.join(context);
+            self.place.join(context, false);
         }
         ready!(self.place.poll_called(context));
         let Some(piece) = self.list.front_mut() else { return Poll::Ready(None) };
