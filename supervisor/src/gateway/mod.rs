@@ -4,6 +4,7 @@
 
 mod answer;
 mod body;
+
 mod connection;
 mod door;
 mod grpc;
@@ -14,6 +15,7 @@ mod server;
 mod status;
 mod texts;
 mod tls;
+mod traffic;
 mod unread;
 mod watch;
 

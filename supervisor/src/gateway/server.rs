@@ -29,13 +29,14 @@ use tracing::{debug, warn};
 use super::{
     answer::{Answer, Kind, Owner, Questions},
     body::{self, Form},
-    connection::{Connection, Counted, Place, Places, Verdict},
+    connection::{Connection, Place, Places, Verdict},
     door::{self, Caller, NoToken},
     grpc::{self, ToolsService},
     http,
     refusal::{self, refuse},
     texts::Reader,
     tls,
+    traffic::Counted,
     unread::{Lent, Rest},
     watch::Watch,
 };

@@ -1,0 +1,248 @@
+//! The bytes of a connection: counted, and read in pieces whose size its requests decide.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connection::Connection;
+use crate::capacity::{Turns, is_free, limits, took};
+
+/// The head of a frame of HTTP/2.
+const FRAME_HEAD: i64 = 9;
+/// Read at once from a connection that chatters: hundreds of frames.
+const SIP: usize = 4096;
+/// Read at once from a connection of which it is not known yet what it sends: a dozen
+/// requests at most. What is no request is read in ever larger pieces.
+const FIRST: usize = 512;
+/// A request for each so many bytes: there are no bodies among them.
+const HEADS_ONLY: usize = 1024;
+/// Bytes from which on a connection chatters. Those of a body that nobody has read yet are among them.
+const CHATTERS: f64 = 3.0 * limits::STEP as f64;
+/// The beginning of HTTP/2.
+const PREFACE: &[u8] = b"PRI";
+
+/// The bytes of a connection, counted and taken in turns.
+#[derive(Debug)]
+pub(super) struct Counted<I> {
+    io: Turns<I>,
+    connection: Arc<Connection>,
+    looked: Instant,
+    chatter: Bucket,
+    flood: Bucket,
+    pieces: Pieces,
+}
+
+/// In which pieces a connection is read.
+#[derive(Debug)]
+struct Pieces {
+    size: usize,
+    /// The last one was full: there is more.
+    full: bool,
+    /// What it brought, and how many requests there had been before it.
+    bytes: usize,
+    requests: u64,
+}
+
+impl Pieces {
+    /// How much may be read next.
+    fn next(&mut self, requests: u64) -> usize {
+        let came = (requests - self.requests) as usize;
+        let heads_only = came * HEADS_ONLY > self.bytes;
+        self.size = match self.full && !heads_only {
+            true => (4 * self.size).min(limits::STEP),
+            false => FIRST,
+        };
+        self.requests = requests;
+        self.size
+    }
+
+    /// It brought so many bytes.
+    fn read(&mut self, bytes: usize) {
+        self.full = bytes >= self.size;
+        self.bytes = bytes;
+    }
+}
+
+/// How much more of something there is than may run off in the time.
+#[derive(Debug, Default)]
+struct Bucket {
+    level: f64,
+    before: i64,
+}
+
+impl Bucket {
+    /// There is so much of it altogether; so much of it ran off since the last look.
+    fn fill(&mut self, total: i64, ran_off: f64) {
+        let more = (total - self.before) as f64;
+        self.level = (self.level + more - ran_off).max(0.0);
+        self.before = total;
+    }
+}
+
+impl<I> Counted<I> {
+    pub(super) fn new(io: I, connection: Arc<Connection>) -> Self {
+        let looked = Instant::now();
+        let (chatter, flood) = Default::default();
+        let pieces = Pieces { size: FIRST, full: false, bytes: 0, requests: 0 };
+        Counted { io: Turns::new(io), connection, looked, chatter, flood, pieces }
+    }
+
+    /// A flood of frames that ask for nothing.
+    fn is_flood(&mut self) -> bool {
+        let elapsed = std::mem::replace(&mut self.looked, Instant::now()).elapsed();
+        let ran_off = limits::FLOOD as f64 * elapsed.as_secs_f64();
+        let chatter = self.connection.chatter();
+        self.chatter.fill(chatter, ran_off);
+        let heads = FRAME_HEAD * self.connection.parts.load(Ordering::Relaxed) as i64;
+        self.flood.fill(chatter - heads, ran_off);
+        // What is in the window may not have been counted as a body yet.
+        let allowed = (limits::FLOOD + limits::WINDOW) as f64;
+        self.connection.http2.load(Ordering::Relaxed) && self.flood.level > allowed
+    }
+}
+
+impl<I: AsyncRead + Unpin> Counted<I> {
+    /// A byte of frames that carry nothing costs a hundred times what one of a body
+    /// does: few of them are a turn.
+    fn sip(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut bytes = [0; SIP];
+        let mut part = ReadBuf::new(&mut bytes[..buffer.remaining().min(SIP)]);
+        let polled = Pin::new(&mut self.io).poll_read(context, &mut part);
+        if !part.filled().is_empty() {
+            buffer.put_slice(part.filled());
+            self.io.end_turn();
+        }
+        polled
+    }
+}
+
+impl<I: AsyncRead + Unpin> Counted<I> {
+    /// Who asks for more than a little, or with thousands of others, stands in line.
+    fn piece(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut passes_by = false;
+        if !self.io.stands() {
+            passes_by = !self.pieces.full && is_free();
+            match self.pieces.full {
+                true => self.io.end_turn(),
+                false if !passes_by => self.io.end_brief_turn(),
+                false => {}
+            }
+            self.pieces.next(self.connection.requests.load(Ordering::Relaxed));
+        }
+        let (before, most) = (buffer.filled().len(), self.pieces.size.min(buffer.remaining()));
+        let polled = match most == buffer.remaining() {
+            true => Pin::new(&mut self.io).poll_read(context, buffer),
+            false => {
+                let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+                let polled = Pin::new(&mut self.io).poll_read(context, &mut part);
+                let came = part.filled().len();
+                buffer.advance(came);
+                polled
+            }
+        };
+        let came = buffer.filled().len() - before;
+        // Pending: nothing more is there, unless it stands in line.
+        if polled.is_ready() || !self.io.stands() {
+            self.pieces.read(came);
+        }
+        if passes_by {
+            took(came);
+        }
+        polled
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.connection.has_caught_up(context) {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let polled = match self.chatter.level > CHATTERS {
+            true => self.sip(context, buffer),
+            false => self.piece(context, buffer),
+        };
+        let came = &buffer.filled()[before..];
+        if came.is_empty() {
+            return polled;
+        }
+        let connection = &self.connection;
+        let now = connection.now();
+        if connection.read.load(Ordering::Relaxed) == 0 {
+            connection.http2.store(came.starts_with(PREFACE), Ordering::Relaxed);
+        }
+        connection.read.fetch_add(came.len() as u64, Ordering::Relaxed);
+        connection.last_in.store(now, Ordering::Relaxed);
+        if connection.active.load(Ordering::Relaxed) == 0 {
+            let _ = connection.head.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        if self.is_flood() {
+            return Poll::Ready(Err(io::Error::other("a flood of frames that ask for nothing")));
+        }
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> Counted<I> {
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let blocked = &self.connection.blocked;
+        match &polled {
+            Poll::Ready(result) => {
+                blocked.store(0, Ordering::Relaxed);
+                let bytes = *result.as_ref().unwrap_or(&0) as u64;
+                self.connection.written.fetch_add(bytes, Ordering::Relaxed);
+            }
+            Poll::Pending => {
+                let now = self.connection.now();
+                let _ = blocked.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.wrote(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(context, parts);
+        self.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
