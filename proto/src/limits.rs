@@ -107,7 +107,7 @@ bounds! {
         bytes CONTENT_TYPE = 256, "Content type of an attachment", "fixed", "INVALID_ARGUMENT, 422";
         count ATTACHMENTS = 256, "Attachments of one call or result", "fixed", "INVALID_ARGUMENT, 422; of a result a breach of the protocol";
         count PLUGIN_NAMES = 1024, "Names in `enabled_plugins`, of a workspace or of a watcher", "fixed", "INVALID_ARGUMENT, 422";
-        count UNKNOWN = 64, "Fields of one message that this version does not know", "fixed", "INVALID_ARGUMENT; from a plugin `protocol_error`";
+        count UNKNOWN = 64, "Fields of one gRPC message that this version does not know", "fixed", "INVALID_ARGUMENT; from a plugin `protocol_error`";
         bytes UNKNOWN_BYTES = 4 << 10, "Their bytes, together", "fixed", "INVALID_ARGUMENT; from a plugin `protocol_error`";
         count LIST = 256, "Entries of any other list in a request", "fixed", "INVALID_ARGUMENT, 422";
         bytes CONTEXT = 1 << 20, "Context, parameters or base of a condition, an effect, a configuration", "fixed", "INVALID_ARGUMENT, 422";
@@ -145,7 +145,7 @@ bounds! {
         bytes HANDSHAKE_MESSAGE = 1 << 20, "Message of Hello or Init (schemas and texts included)", "fixed", "killed, `protocol_error`";
         bytes FRAME = 64 << 20, "One frame of a call, where `max_result` is not larger (a result beyond `max_result` costs its call)", "fixed", "killed, `protocol_error`";
         bytes CONTROL_TEXT = 1 << 20, "Text of an error or a traceback as it is sent", "fixed", "killed, `protocol_error`";
-        bytes HOST_MESSAGE = 8 << 20, "Request over the host channel", "fixed", "RESOURCE_EXHAUSTED";
+        bytes HOST_MESSAGE = 8 << 20, "Request or answer over the host channel", "fixed", "OUT_OF_RANGE";
         count HOST_STREAMS = 64, "Requests at once over the host channel", "fixed", "they wait";
         bytes ERROR_TEXT = 4 << 10, "Error messages, reasons, progress, as kept and passed on", "fixed", "cut in the middle, with the number of bytes that went";
         bytes TRACEBACK = 16 << 10, "Tracebacks and stacks", "fixed", "cut in the middle, with the number of bytes that went";
