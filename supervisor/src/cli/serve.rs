@@ -73,7 +73,6 @@ pub(super) fn run(serve: Serve, place: Place) -> Result<(), Failure> {
     let config = source.load().map_err(|problems| Failure::problems(&problems))?;
     // Before there is a second thread.
     allocator::give_back_large_blocks();
-    go_ahead();
     let failed = |error: &std::io::Error| Failure::failed(format!("cannot start: {error}"));
     signals::block().map_err(|error| failed(&error))?;
     let log = Stderr::start().map_err(|error| failed(&error))?;
@@ -116,15 +115,6 @@ fn start_log(config: &Config, writer: Stderr) {
         false if systemd::journal() => log.without_time().try_init(),
         false => log.try_init(),
     };
-}
-
-/// Scheduled before the plugins, which run at 0; their launchers see to that. Only the
-/// privileged may, and who was started at another priority keeps it.
-fn go_ahead() {
-    use rustix::process::{getpriority_process, setpriority_process};
-    if getpriority_process(None) == Ok(0) {
-        let _ = setpriority_process(None, -5);
-    }
 }
 
 /// Eight descriptors per plugin: as many as the system lets us have.
