@@ -48,11 +48,10 @@ impl Line {
         let left = |queue: &mut VecDeque<Arc<Ticket>>| {
             std::iter::from_fn(|| queue.pop_front()).find(|ticket| Arc::strong_count(ticket) > 1)
         };
-        if self.before < BEFORE || self.others.is_empty() {
-            if let Some(ticket) = left(&mut self.brief) {
-                self.before += 1;
-                return Some(ticket);
-            }
+        let brief_is_next = self.before < BEFORE || self.others.is_empty();
+        if brief_is_next && let Some(ticket) = left(&mut self.brief) {
+            self.before += 1;
+            return Some(ticket);
         }
         self.before = 0;
         left(&mut self.others).or_else(|| left(&mut self.brief))
