@@ -89,6 +89,20 @@ async fn results_that_nobody_takes_are_their_clients() {
     daemon.stop().await;
 }
 
+/// A content type that would not be taken of a part is not taken of a body either.
+#[tokio::test]
+async fn a_long_content_type_is_refused_everywhere() {
+    let daemon = Options::new().port().start().await;
+    let mut port = Http::tcp(&daemon.address().await).await.expect("connect");
+    let kind = format!("image/{}", "x".repeat(300));
+    port.head("POST", "/v1/plugins/good/tools/echo/run", &kind, 3).await.expect("send");
+    port.write(b"abc").await.expect("send");
+    let reply = port.reply().await.expect("an answer");
+    assert_eq!(reply.status, 422, "{}", reply.head);
+    assert!(reply.json()["detail"].as_str().is_some_and(|text| text.contains("256 are allowed")));
+    daemon.stop().await;
+}
+
 /// Finding 1, the other half: text that merely looks like a reference stays what
 /// it is; the attachment of that name is filled in where the plugin put it.
 #[tokio::test]

@@ -159,6 +159,11 @@ async fn read(
             "send application/json with {\"args\": {…}}, multipart/form-data, or the bytes of the \
              tool's binary argument with their own content type",
         ))),
+        _ if kind.len() > limits::CONTENT_TYPE => {
+            let (length, most) = (kind.len(), limits::CONTENT_TYPE);
+            let text = format!("the content type has {length} bytes; {most} are allowed");
+            Err(Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &text)))
+        }
         _ => read_raw(request, call, kind).await,
     }
 }
