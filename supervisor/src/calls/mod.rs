@@ -8,6 +8,7 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod outcome;
+mod reply;
 mod run;
 mod waiting;
 

@@ -24,6 +24,8 @@ struct Inner {
 /// small, half of it for what plugins answer, the rest for operators alone: whoever fills
 /// the budget with bodies stops neither small calls nor their results.
 const RESERVE: usize = 16;
+/// Who holds no more than this holds little: some dozens of small requests.
+const LITTLE: usize = 512 << 10;
 /// A connection's share: a quarter.
 const OF_CONNECTION: usize = 4;
 /// A plugin's share: a half.
@@ -140,6 +142,25 @@ struct Share {
     used: AtomicUsize,
 }
 
+impl Share {
+    /// So much can be held at all: there is always something beside it, its request at
+    /// least.
+    fn can_have(&self, wanted: usize) -> Result<(), Exhausted> {
+        let (share, whose) = (self.share, self.whose);
+        match wanted > share - (share / 64).min(limits::STEP) {
+            true => Err(Exhausted::Never { wanted, share, whose }),
+            false => Ok(()),
+        }
+    }
+
+    fn add(&self, bytes: usize) -> Result<(), Exhausted> {
+        match add(&self.used, bytes, self.share) {
+            true => Ok(()),
+            false => Err(Exhausted::Now { whose: self.whose }),
+        }
+    }
+}
+
 fn add(used: &AtomicUsize, bytes: usize, most: usize) -> bool {
     let added = used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
     if added <= most {
@@ -180,18 +201,11 @@ impl Charge {
     /// There is no room for it.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
         let share = &self.account.0;
-        let whose = share.whose;
-        // What has come of one thing stays while its rest comes; and there is always
-        // something beside it, the head of its request at least.
-        let wanted = self.bytes.saturating_add(bytes);
-        if wanted > share.share - (share.share / 64).min(limits::STEP) {
-            return Err(Exhausted::Never { wanted, share: share.share, whose });
-        }
-        if !add(&share.used, bytes, share.share) {
-            return Err(Exhausted::Now { whose });
-        }
+        // What has come of one thing stays while its rest comes.
+        share.can_have(self.bytes.saturating_add(bytes))?;
+        share.add(bytes)?;
         let budget = &share.budget.0;
-        let little = share.used.load(Ordering::Relaxed) <= limits::STEP.min(budget.total / 1024);
+        let little = share.used.load(Ordering::Relaxed) <= LITTLE.min(budget.total / 256);
         let leaves = if little { share.leaves.0 } else { share.leaves.1 };
         if !add(&budget.used, bytes, budget.total.saturating_sub(leaves)) {
             share.used.fetch_sub(bytes, Ordering::Relaxed);
@@ -207,6 +221,16 @@ impl Charge {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         Charge { account: self.account.clone(), bytes }
+    }
+
+    /// Another one pays for it from now on. It is held already: the daemon needs no more
+    /// room for it.
+    fn move_to(&mut self, account: &Account) -> Result<(), Exhausted> {
+        account.0.can_have(self.bytes)?;
+        account.0.add(self.bytes)?;
+        let old = std::mem::replace(&mut self.account, account.clone());
+        old.0.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Bytes that it holds.
@@ -253,12 +277,20 @@ impl Held {
         Held(Some(Arc::new((charge, Held::default()))))
     }
 
-    /// The same, paid for by another one.
+    /// The same, paid for by another one from now on. What others hold of it, too, stays
+    /// as it is.
     ///
     /// # Errors
-    /// That one has no room for it.
+    /// It does not fit into the share of that one.
     pub fn moved_to(self, account: &Account) -> Result<Held, Exhausted> {
-        account.charge(self.bytes()).map(Held::new)
+        let Some(held) = self.0 else { return Ok(Held::default()) };
+        match Arc::try_unwrap(held) {
+            Ok((mut charge, more)) => {
+                charge.move_to(account)?;
+                Ok(Held(Some(Arc::new((charge, more.moved_to(account)?)))))
+            }
+            Err(shared) => Ok(Held(Some(shared))),
+        }
     }
 
     /// Holds another one, too.
@@ -328,7 +360,13 @@ mod tests {
         let taken = held().moved_to(&client).unwrap();
         assert_eq!((plugin.used(), client.used()), (0, 300));
         assert_eq!(held().moved_to(&client).unwrap_err(), Exhausted::Now { whose: "connection" });
-        drop(taken);
+        // Also when nothing is left for who asks for room.
+        let bodies = [(); 3].map(|()| budget.of_connection().charge(390).unwrap());
+        let last = plugin.charge(100).unwrap();
+        assert!(budget.of_connection().charge(100).is_err());
+        let last = Held::new(last).moved_to(&budget.of_connection()).unwrap();
+        assert_eq!((plugin.used(), last.bytes()), (0, 100));
+        drop((taken, bodies, last));
         assert_eq!((plugin.used(), budget.used()), (0, 0));
     }
 }

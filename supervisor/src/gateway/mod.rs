@@ -8,6 +8,7 @@ mod body;
 mod connection;
 mod door;
 mod grpc;
+mod house;
 mod http;
 mod refusal;
 pub mod report;

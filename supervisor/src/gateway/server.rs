@@ -1,7 +1,6 @@
 //! Opens the port and the socket and serves gRPC and HTTP on both.
 
 use std::{
-    convert::Infallible,
     io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
@@ -10,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -22,37 +19,26 @@ use tokio::{
     sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::{body::Body, service::Routes};
-use tower::{Service as _, ServiceExt as _};
 use tracing::{debug, warn};
 
 use super::{
-    answer::{Answer, Kind, Owner, Questions},
-    body::{self, Form},
-    connection::{Connection, Place, Places, Verdict},
-    door::{self, Caller, NoToken},
-    grpc::{self, ToolsService},
+    answer::Questions,
+    connection::{Place, Places, Verdict},
+    door::Caller,
+    grpc,
+    house::{Guest, House},
     http,
-    refusal::{self, refuse},
     texts::Reader,
     tls,
     traffic::Counted,
-    unread::{Lent, Rest},
     watch::Watch,
 };
-use crate::{
-    Supervisor,
-    capacity::{Account, Budget, limits},
-    config::Token,
-};
+use crate::{Supervisor, capacity::limits};
 
 /// A silent HTTP/2 peer is asked, and dropped when it does not answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 /// A connection that has to go may finish what it writes.
 const LEAVING: Duration = Duration::from_secs(1);
-/// Where the path of calls begins.
-const TOOLS: &str = "/stockade.v1.Tools/";
-
 /// The open doors. The socket's file goes when this is dropped.
 #[derive(Debug)]
 pub struct Doors {
@@ -63,12 +49,6 @@ pub struct Doors {
     house: House,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     ending: watch::Sender<bool>,
-}
-
-impl std::fmt::Debug for House {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("House")
-    }
 }
 
 impl Doors {
@@ -197,21 +177,6 @@ async fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Everything that answers. One clone per connection.
-#[derive(Clone)]
-struct House {
-    tools: ToolsService,
-    grpc: Routes,
-    http: axum::Router,
-    allowed_hosts: Arc<[String]>,
-    tokens: Arc<[Token]>,
-    budget: Budget,
-    max_request: usize,
-    ending: watch::Receiver<bool>,
-    /// How many connections there are.
-    open: Arc<watch::Sender<usize>>,
-}
-
 /// One connection, until it is dropped.
 struct Open(Arc<watch::Sender<usize>>);
 
@@ -225,114 +190,6 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.send_modify(|open| *open -= 1);
-    }
-}
-
-/// What one connection is to the house.
-#[derive(Clone)]
-struct Guest {
-    caller: Caller,
-    connection: Arc<Connection>,
-    account: Account,
-    /// It is answered health only.
-    reserve: bool,
-}
-
-/// Streams whose messages come when they come.
-const STREAMS: [&str; 2] = ["/stockade.v1.Tools/Calls", "/stockade.v1.Hosting/ServeProviders"];
-
-impl House {
-    async fn answer(self, request: Request<Lent>, guest: Guest) -> Response<Body> {
-        let is_grpc = is_grpc(&request);
-        let mut caller = guest.caller;
-        if matches!(caller, Caller::Port) {
-            if let Err(refused) = door::check(&request, &self.allowed_hosts) {
-                return refuse(is_grpc, StatusCode::FORBIDDEN, &refused.0);
-            }
-            caller = match door::identify(&request, &self.tokens) {
-                Ok(caller) => caller,
-                Err(NoToken::Unknown(why)) => {
-                    return refuse(is_grpc, StatusCode::UNAUTHORIZED, &why);
-                }
-                Err(NoToken::Forbidden(why)) => {
-                    return refuse(is_grpc, StatusCode::FORBIDDEN, &why);
-                }
-            };
-        }
-        if guest.reserve && !asks_for_health(&request) {
-            let why = "there are as many connections as may be (max_connections); only health is \
-                       answered now";
-            return refuse(is_grpc, StatusCode::SERVICE_UNAVAILABLE, why);
-        }
-        if let Some(refused) = refusal::of_head(request.headers(), is_grpc) {
-            return refused;
-        }
-        let path = request.uri().path();
-        let is_call = is_call(path);
-        let (form, most) = match (is_grpc, is_call) {
-            // A third of base64 on top of the payload.
-            (false, true) => (Form::Plain, self.max_request / 3 * 4 + (1 << 20)),
-            (false, false) => (Form::Plain, limits::SMALL_BODY),
-            (true, true) if path == STREAMS[0] => (Form::Messages, self.max_request + (1 << 20)),
-            (true, true) => (Form::Message, self.max_request + (1 << 20)),
-            (true, false) if path == STREAMS[1] => (Form::Messages, 2 * limits::SMALL_BODY),
-            (true, false) => (Form::Message, 2 * limits::SMALL_BODY),
-        };
-        let is_tools = is_grpc && path.starts_with(TOOLS);
-        let (parts, incoming) = request.into_parts();
-        let counted = body::Counted::new(incoming, &guest.account, form, most);
-        let (counted, reservation) = match counted {
-            Ok(counted) => counted,
-            Err(status) => return body::refused(is_grpc, &status),
-        };
-        let mut request = Request::from_parts(parts, counted);
-        request.extensions_mut().insert(reservation);
-        if is_tools {
-            request.extensions_mut().insert(guest.connection);
-            return self.tools.answer(request).await;
-        }
-        request.extensions_mut().insert(caller);
-        if is_grpc {
-            return or_never(self.grpc.oneshot(request.map(Body::new)).await);
-        }
-        let mut http = self.http;
-        or_never(http.call(request.map(axum::body::Body::new)).await).map(Body::new)
-    }
-}
-
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    let kind = request.headers().get(header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// Bytes that a request takes before its body comes, roughly.
-fn size_of_head<B>(request: &Request<B>) -> usize {
-    let header = |(name, value): (&header::HeaderName, &HeaderValue)| {
-        size_of::<HeaderValue>() + name.as_str().len() + value.len()
-    };
-    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    1024 + path + request.headers().iter().map(header).sum::<usize>()
-}
-
-fn is_call(path: &str) -> bool {
-    path.starts_with(TOOLS) || path.ends_with("/run")
-}
-
-/// What is answered when there is no room for anything else.
-fn asks_for_health<B>(request: &Request<B>) -> bool {
-    let path = request.uri().path();
-    let grpc = ["/grpc.health.v1.Health/Check", "/stockade.v1.Plugins/ListPlugins"];
-    let http = path == "/healthz"
-        || path == "/readyz"
-        || path == "/v1/plugins"
-        || (path.starts_with("/v1/plugins/") && path.ends_with("/health"));
-    grpc.contains(&path) || (http && request.method() == Method::GET)
-}
-
-fn or_never<T>(result: Result<T, Infallible>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(never) => match never {},
     }
 }
 
@@ -408,6 +265,32 @@ fn peer(stream: &UnixStream) -> String {
     }
 }
 
+/// Both, with their bounds.
+fn protocols(keep_alive: Option<Duration>) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // The connection keeps its own times.
+        .header_read_timeout(None)
+        .max_headers(limits::HEADER_LINES)
+        .max_buf_size(limits::STEP);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::STREAMS as u32)
+        .max_pending_accept_reset_streams(limits::RESETS)
+        .max_header_list_size(limits::HEADERS as u32)
+        .keep_alive_interval(keep_alive)
+        // gRPC has no use for it, and a call's head is half its bytes.
+        .auto_date_header(false)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .initial_stream_window_size(limits::WINDOW as u32)
+        .initial_connection_window_size(limits::WINDOW as u32)
+        .max_frame_size(256 << 10);
+    builder
+}
+
 /// One connection, HTTP/1 or HTTP/2.
 fn serve<I>(stream: I, house: House, caller: Caller, place: Place)
 where
@@ -421,68 +304,21 @@ where
         false => house.budget.of_operator(),
     };
     let connection = place.connection.clone();
-    let reserve = place.reserve;
-    let guest = Guest { caller, connection: connection.clone(), account, reserve };
+    let guest = Guest {
+        caller,
+        connection: connection.clone(),
+        account,
+        reserve: place.reserve,
+        questions: Questions::new(),
+        reader: Reader::new(),
+    };
     let (open, mut ending) = (Open::new(&house.open), house.ending.clone());
     tokio::spawn(async move {
         let _open = open;
         let io = Counted::new(stream, connection.clone());
-        let counted = connection.clone();
-        let (questions, reader) = (Questions::new(), Reader::new());
-        let service = hyper::service::service_fn(move |request| {
-            let request: Request<Incoming> = request;
-            let head = size_of_head(&request);
-            let (house, guest, active) = (house.clone(), guest.clone(), counted.request(head));
-            let (questions, reader) = (questions.clone(), reader.clone());
-            let ending = house.ending.clone();
-            let rest = Rest::default();
-            let request =
-                request.map(|inner| Lent::new(inner, active.connection().clone(), rest.clone()));
-            // Boxed: hyper moves the future several times, and it is large.
-            Box::pin(async move {
-                let kind = Kind {
-                    is_grpc: is_grpc(&request),
-                    is_call: is_call(request.uri().path()),
-                    is_health: asks_for_health(&request),
-                    is_head: request.method() == Method::HEAD,
-                };
-                let account = guest.account.clone();
-                // Paid for while it is here; health is answered to whom nothing is left.
-                let (head, turn, answer) = match account.charge(head + limits::REQUEST) {
-                    Err(why) if !kind.is_health || active.connection().asks_much() => {
-                        (None, None, body::no_room(kind.is_grpc, why))
-                    }
-                    head => {
-                        let turn = questions.turn(request.method(), request.uri().path()).await;
-                        (head.ok(), turn, reader.during(house.answer(request, guest)).await)
-                    }
-                };
-                let _unread = rest.unread();
-                let owner = Owner { account, active, _unread, turn, ending, _head: head };
-                Ok::<_, Infallible>(Answer::of(answer, owner, kind).await)
-            })
-        });
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            // The connection keeps its own times.
-            .header_read_timeout(None)
-            .max_headers(limits::HEADER_LINES)
-            .max_buf_size(limits::STEP);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(limits::STREAMS as u32)
-            .max_pending_accept_reset_streams(limits::RESETS)
-            .max_header_list_size(limits::HEADERS as u32)
-            .keep_alive_interval(keep_alive)
-            // gRPC has no use for it, and a call's head is half its bytes.
-            .auto_date_header(false)
-            .keep_alive_timeout(KEEP_ALIVE.1)
-            .initial_stream_window_size(limits::WINDOW as u32)
-            .initial_connection_window_size(limits::WINDOW as u32)
-            .max_frame_size(256 << 10);
+        let service =
+            hyper::service::service_fn(move |request| house.clone().ask(guest.clone(), request));
+        let builder = protocols(keep_alive);
         let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
         let verdict = loop {
             let due = match connection.judge() {

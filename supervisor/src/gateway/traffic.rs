@@ -42,30 +42,38 @@ pub(super) struct Counted<I> {
 #[derive(Debug)]
 struct Pieces {
     size: usize,
-    /// The last one was full: there is more.
+    /// Of the present one; 0: it is over.
+    left: usize,
+    /// It was full: there is more.
     full: bool,
-    /// What it brought, and how many requests there had been before it.
-    bytes: usize,
+    /// It was read without standing in line.
+    is_free: bool,
+    /// How many requests there had been before it.
     requests: u64,
 }
 
 impl Pieces {
-    /// How much may be read next.
-    fn next(&mut self, requests: u64) -> usize {
+    /// The next one begins.
+    fn next(&mut self, requests: u64) {
         let came = (requests - self.requests) as usize;
-        let heads_only = came * HEADS_ONLY > self.bytes;
+        let heads_only = came * HEADS_ONLY > self.size;
         self.size = match self.full && !heads_only {
             true => (4 * self.size).min(limits::STEP),
             false => FIRST,
         };
+        self.left = self.size;
         self.requests = requests;
-        self.size
     }
 
-    /// It brought so many bytes.
-    fn read(&mut self, bytes: usize) {
-        self.full = bytes >= self.size;
-        self.bytes = bytes;
+    /// So many bytes came where there was room for `most`.
+    fn read(&mut self, bytes: usize, most: usize) {
+        self.left -= bytes;
+        if bytes < most {
+            self.left = 0;
+            self.full = false;
+        } else if self.left == 0 {
+            self.full = true;
+        }
     }
 }
 
@@ -89,7 +97,7 @@ impl<I> Counted<I> {
     pub(super) fn new(io: I, connection: Arc<Connection>) -> Self {
         let looked = Instant::now();
         let (chatter, flood) = Default::default();
-        let pieces = Pieces { size: FIRST, full: false, bytes: 0, requests: 0 };
+        let pieces = Pieces { size: FIRST, left: 0, full: false, is_free: false, requests: 0 };
         Counted { io: Turns::new(io), connection, looked, chatter, flood, pieces }
     }
 
@@ -129,17 +137,16 @@ impl<I: AsyncRead + Unpin> Counted<I> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut passes_by = false;
-        if !self.io.stands() {
-            passes_by = !self.pieces.full && is_free();
+        if self.pieces.left == 0 {
+            self.pieces.is_free = !self.pieces.full && is_free();
             match self.pieces.full {
                 true => self.io.end_turn(),
-                false if !passes_by => self.io.end_brief_turn(),
+                false if !self.pieces.is_free => self.io.end_brief_turn(),
                 false => {}
             }
             self.pieces.next(self.connection.requests.load(Ordering::Relaxed));
         }
-        let (before, most) = (buffer.filled().len(), self.pieces.size.min(buffer.remaining()));
+        let (before, most) = (buffer.filled().len(), self.pieces.left.min(buffer.remaining()));
         let polled = match most == buffer.remaining() {
             true => Pin::new(&mut self.io).poll_read(context, buffer),
             false => {
@@ -153,9 +160,9 @@ impl<I: AsyncRead + Unpin> Counted<I> {
         let came = buffer.filled().len() - before;
         // Pending: nothing more is there, unless it stands in line.
         if polled.is_ready() || !self.io.stands() {
-            self.pieces.read(came);
+            self.pieces.read(came, most);
         }
-        if passes_by {
+        if self.pieces.is_free {
             took(came);
         }
         polled
@@ -244,5 +251,45 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces() -> Pieces {
+        Pieces { size: FIRST, left: 0, full: false, is_free: false, requests: 0 }
+    }
+
+    #[test]
+    fn bodies_are_read_in_ever_larger_pieces_however_small_the_buffers_are() {
+        let mut pieces = pieces();
+        let mut sizes = Vec::new();
+        for _ in 0..6 {
+            pieces.next(1);
+            sizes.push(pieces.size);
+            while pieces.left > 0 {
+                let most = pieces.left.min(8 << 10);
+                pieces.read(most, most);
+            }
+            assert!(pieces.full);
+        }
+        assert_eq!(sizes, [512, 2048, 8192, 32 << 10, 64 << 10, 64 << 10]);
+        pieces.next(1);
+        pieces.read(100, 8 << 10);
+        assert!(!pieces.full && pieces.left == 0, "there was no more");
+        pieces.next(1);
+        assert_eq!(pieces.size, FIRST);
+    }
+
+    #[test]
+    fn requests_are_read_in_small_pieces() {
+        let mut pieces = pieces();
+        for requests in (0..100).step_by(10) {
+            pieces.next(requests);
+            assert_eq!(pieces.size, FIRST);
+            pieces.read(FIRST, FIRST);
+        }
     }
 }

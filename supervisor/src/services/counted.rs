@@ -74,7 +74,10 @@ impl Body for Answer {
         self.part = None;
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         let Poll::Ready(Some(Ok(frame))) = polled else { return polled };
-        match self.payer.charge(frame.data_ref().map_or(0, Bytes::len)) {
+        let Some(bytes) = frame.data_ref().map(Bytes::len) else {
+            return Poll::Ready(Some(Ok(frame)));
+        };
+        match self.payer.charge(bytes) {
             Ok(part) => {
                 self.part = Some(part);
                 Poll::Ready(Some(Ok(frame)))

@@ -182,13 +182,11 @@ async fn settings_for_a_plugin_that_does_not_exist_are_told() {
 async fn a_directory_becomes_a_plugin_when_its_manifest_comes() {
     let daemon = Options::new().rogue("first", "").start().await;
     daemon.serving("first").await;
-    let (first, late) = (daemon.root.join("plugins/first"), daemon.root.join("plugins/late"));
-    std::fs::create_dir(&late).expect("directory");
-    // The daemon has looked and found nothing in it.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    std::fs::create_dir(late.join("bin")).expect("bin");
-    std::fs::copy(first.join("bin/rogue"), late.join("bin/rogue")).expect("program");
-    std::fs::write(late.join("plugin.toml"), manifest("late", "")).expect("manifest");
+    std::fs::create_dir(daemon.root.join("plugins/late")).expect("directory");
+    // The daemon has looked, and found nothing in it.
+    daemon.write_plugin("next", &manifest("next", ""));
+    daemon.serving("next").await;
+    daemon.write_plugin("late", &manifest("late", ""));
     daemon.serving("late").await;
     daemon.stop().await;
 }

@@ -1,6 +1,12 @@
 //! Calls that are given up, and calls whose reader is slow.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use stockade_proto::v1::{
@@ -247,17 +253,17 @@ async fn streams_of_refused_calls_take_their_turn() {
     let daemon = attacked(Options::new()).await;
     under_attack(&daemon, 128 * MIB, async {
         let until = Instant::now() + Duration::from_secs(4);
-        let (connections, streams) = (4, 16);
+        let refused = Arc::new(AtomicU64::new(0));
         let mut floods = Vec::new();
-        for _ in 0..connections {
+        for _ in 0..4 {
             let client = daemon.apart().await;
-            floods.extend((0..streams).map(|_| tokio::spawn(refused_calls(client.clone(), until))));
+            let flood = || tokio::spawn(refused_calls(client.clone(), until, refused.clone()));
+            floods.extend((0..16).map(|_| flood()));
         }
-        let mut refused = 0;
         for flood in floods {
-            refused += flood.await.expect("a flood");
+            flood.await.expect("a flood");
         }
-        refused
+        refused.load(Ordering::Relaxed)
     })
     .await;
     daemon.stop().await;
@@ -278,9 +284,13 @@ async fn a_client_of_many_streams_stands_in_line_once() {
     let alone = large().await;
     let until = Instant::now() + Duration::from_secs(5);
     let client = daemon.apart().await;
-    let floods: Vec<_> =
-        (0..200).map(|_| tokio::spawn(refused_calls(client.clone(), until))).collect();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let refused = Arc::new(AtomicU64::new(0));
+    let flood = || tokio::spawn(refused_calls(client.clone(), until, refused.clone()));
+    let floods: Vec<_> = (0..200).map(|_| flood()).collect();
+    eventually("the floods have begun", || async {
+        (refused.load(Ordering::Relaxed) > 2000).then_some(())
+    })
+    .await;
     let beside = large().await;
     assert!(Instant::now() < until, "the floods were over");
     eprintln!("alone {alone:?}, beside 200 streams {beside:?}");
@@ -289,21 +299,21 @@ async fn a_client_of_many_streams_stands_in_line_once() {
     daemon.stop().await;
 }
 
-/// Sends a thousand at a time on one stream, and reads their answers.
-async fn refused_calls(client: Client, until: Instant) -> u64 {
+/// Sends a thousand at a time on one stream, reads their answers and counts them.
+async fn refused_calls(client: Client, until: Instant, refused: Arc<AtomicU64>) {
     let (sender, requests) = tokio::sync::mpsc::channel(1000);
     let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
     let mut answers = client.tools().calls(requests).await.expect("calls").into_inner();
-    let mut refused = 0;
+    let mut first = 0;
     while Instant::now() < until {
-        for id in 0..1000 {
-            sender.send(calls("nope", "t", "{}".into(), refused + id)).await.expect("sent");
+        for id in first..first + 1000 {
+            sender.send(calls("nope", "t", "{}".into(), id)).await.expect("sent");
         }
         for _ in 0..1000 {
             let answer = answers.message().await.expect("an answer").expect("one");
             assert!(!answer.outcome.expect("outcome").ok);
+            refused.fetch_add(1, Ordering::Relaxed);
         }
-        refused += 1000;
+        first += 1000;
     }
-    refused
 }

@@ -1,0 +1,194 @@
+//! The house behind the doors: pays for a request, finds who answers it, and sends the
+//! answer on its way.
+
+use std::{convert::Infallible, pin::Pin, sync::Arc};
+
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tonic::{body::Body, service::Routes};
+use tower::{Service as _, ServiceExt as _};
+
+use super::{
+    answer::{Answer, Kind, Owner, Questions},
+    body::{self, Form},
+    connection::Connection,
+    door::{self, Caller, NoToken},
+    grpc::ToolsService,
+    refusal::{self, refuse},
+    texts::Reader,
+    unread::{Lent, Rest},
+};
+use crate::{
+    capacity::{Account, Budget, limits},
+    config::Token,
+};
+
+/// Where the path of calls begins.
+const TOOLS: &str = "/stockade.v1.Tools/";
+
+/// Everything that answers. One clone per connection.
+#[derive(Clone)]
+pub(super) struct House {
+    pub(super) tools: ToolsService,
+    pub(super) grpc: Routes,
+    pub(super) http: axum::Router,
+    pub(super) allowed_hosts: Arc<[String]>,
+    pub(super) tokens: Arc<[Token]>,
+    pub(super) budget: Budget,
+    pub(super) max_request: usize,
+    pub(super) ending: watch::Receiver<bool>,
+    /// How many connections there are.
+    pub(super) open: Arc<watch::Sender<usize>>,
+}
+
+impl std::fmt::Debug for House {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("House")
+    }
+}
+
+/// What one connection is to the house.
+#[derive(Clone)]
+pub(super) struct Guest {
+    pub(super) caller: Caller,
+    pub(super) connection: Arc<Connection>,
+    pub(super) account: Account,
+    /// It is answered health only.
+    pub(super) reserve: bool,
+    pub(super) questions: Questions,
+    pub(super) reader: Reader,
+}
+
+/// Streams whose messages come when they come.
+const STREAMS: [&str; 2] = ["/stockade.v1.Tools/Calls", "/stockade.v1.Hosting/ServeProviders"];
+
+impl House {
+    /// Answers a request. Boxed: hyper moves the future several times, and it is large.
+    pub(super) fn ask(
+        self,
+        guest: Guest,
+        request: Request<Incoming>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
+        let head = size_of_head(&request);
+        let (active, rest) = (guest.connection.request(head), Rest::default());
+        let request = request.map(|inner| Lent::new(inner, guest.connection.clone(), rest.clone()));
+        Box::pin(async move {
+            let kind = Kind {
+                is_grpc: is_grpc(&request),
+                is_call: is_call(request.uri().path()),
+                is_health: asks_for_health(&request),
+                is_head: request.method() == Method::HEAD,
+            };
+            let (account, ending) = (guest.account.clone(), self.ending.clone());
+            // Paid for while it is here; health is answered to whom nothing is left.
+            let (head, turn, answer) = match account.charge(head + limits::REQUEST) {
+                Err(why) if !kind.is_health || guest.connection.asks_much() => {
+                    (None, None, body::no_room(kind.is_grpc, why))
+                }
+                head => {
+                    let (method, path) = (request.method(), request.uri().path());
+                    let turn = guest.questions.turn(method, path).await;
+                    let reader = guest.reader.clone();
+                    (head.ok(), turn, reader.during(self.answer(request, guest)).await)
+                }
+            };
+            let _unread = rest.unread();
+            let owner = Owner { account, active, _unread, turn, ending, _head: head };
+            Ok(Answer::of(answer, owner, kind).await)
+        })
+    }
+
+    async fn answer(self, request: Request<Lent>, guest: Guest) -> Response<Body> {
+        let is_grpc = is_grpc(&request);
+        let mut caller = guest.caller;
+        if matches!(caller, Caller::Port) {
+            if let Err(refused) = door::check(&request, &self.allowed_hosts) {
+                return refuse(is_grpc, StatusCode::FORBIDDEN, &refused.0);
+            }
+            caller = match door::identify(&request, &self.tokens) {
+                Ok(caller) => caller,
+                Err(NoToken::Unknown(why)) => {
+                    return refuse(is_grpc, StatusCode::UNAUTHORIZED, &why);
+                }
+                Err(NoToken::Forbidden(why)) => {
+                    return refuse(is_grpc, StatusCode::FORBIDDEN, &why);
+                }
+            };
+        }
+        if guest.reserve && !asks_for_health(&request) {
+            let why = "there are as many connections as may be (max_connections); only health is \
+                       answered now";
+            return refuse(is_grpc, StatusCode::SERVICE_UNAVAILABLE, why);
+        }
+        if let Some(refused) = refusal::of_head(request.headers(), is_grpc) {
+            return refused;
+        }
+        let path = request.uri().path();
+        let is_call = is_call(path);
+        let (form, most) = match (is_grpc, is_call) {
+            // A third of base64 on top of the payload.
+            (false, true) => (Form::Plain, self.max_request / 3 * 4 + (1 << 20)),
+            (false, false) => (Form::Plain, limits::SMALL_BODY),
+            (true, true) if path == STREAMS[0] => (Form::Messages, self.max_request + (1 << 20)),
+            (true, true) => (Form::Message, self.max_request + (1 << 20)),
+            (true, false) if path == STREAMS[1] => (Form::Messages, 2 * limits::SMALL_BODY),
+            (true, false) => (Form::Message, 2 * limits::SMALL_BODY),
+        };
+        let is_tools = is_grpc && path.starts_with(TOOLS);
+        let (parts, incoming) = request.into_parts();
+        let counted = body::Counted::new(incoming, &guest.account, form, most);
+        let (counted, reservation) = match counted {
+            Ok(counted) => counted,
+            Err(status) => return body::refused(is_grpc, &status),
+        };
+        let mut request = Request::from_parts(parts, counted);
+        request.extensions_mut().insert(reservation);
+        if is_tools {
+            request.extensions_mut().insert(guest.connection);
+            return self.tools.answer(request).await;
+        }
+        request.extensions_mut().insert(caller);
+        if is_grpc {
+            return or_never(self.grpc.oneshot(request.map(Body::new)).await);
+        }
+        let mut http = self.http;
+        or_never(http.call(request.map(axum::body::Body::new)).await).map(Body::new)
+    }
+}
+
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Bytes that a request takes before its body comes, roughly.
+fn size_of_head<B>(request: &Request<B>) -> usize {
+    let header = |(name, value): (&header::HeaderName, &HeaderValue)| {
+        size_of::<HeaderValue>() + name.as_str().len() + value.len()
+    };
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    1024 + path + request.headers().iter().map(header).sum::<usize>()
+}
+
+fn is_call(path: &str) -> bool {
+    path.starts_with(TOOLS) || path.ends_with("/run")
+}
+
+/// What is answered when there is no room for anything else.
+fn asks_for_health<B>(request: &Request<B>) -> bool {
+    let path = request.uri().path();
+    let grpc = ["/grpc.health.v1.Health/Check", "/stockade.v1.Plugins/ListPlugins"];
+    let http = path == "/healthz"
+        || path == "/readyz"
+        || path == "/v1/plugins"
+        || (path.starts_with("/v1/plugins/") && path.ends_with("/health"));
+    grpc.contains(&path) || (http && request.method() == Method::GET)
+}
+
+fn or_never<T>(result: Result<T, Infallible>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(never) => match never {},
+    }
+}
