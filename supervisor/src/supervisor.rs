@@ -351,7 +351,10 @@ impl Supervisor {
         *self.inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let mut reloaded = self.inner.registry.reload(Some(folders)).await;
-        reloaded.problems.extend(until_restart);
+        if let Some(waits) = until_restart {
+            tracing::warn!("{waits}");
+            reloaded.problems.push(waits);
+        }
         reloaded
     }
 

@@ -322,8 +322,9 @@ impl Attempt<'_> {
                 Err(error) => return Err(self.not_leased(&session, error)),
             },
         };
-        let own = Instant::now() + session.manifest.timeouts.call;
-        let timeout = deadline.unwrap_or(own).min(own).saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let own = now + session.manifest.timeouts.call;
+        let timeout = deadline.unwrap_or(own).min(own).saturating_duration_since(now);
         let invocation = Invocation {
             tool: self.tool.clone(),
             args,

@@ -15,10 +15,11 @@ use tonic::body::Body;
 
 use super::{
     connection::{Active, Taken},
+    house::{Guest, House},
     refusal::refuse,
     unread::Unread,
 };
-use crate::capacity::{Account, Charge, limits};
+use crate::capacity::{Charge, limits};
 
 /// How many questions of one connection are answered at once; the others wait, as heads.
 #[derive(Clone)]
@@ -68,12 +69,11 @@ pub(super) struct Kind {
 
 /// Whose answer it is.
 pub(super) struct Owner {
-    pub(super) account: Account,
+    pub(super) house: Arc<House>,
+    pub(super) guest: Arc<Guest>,
     pub(super) active: Active,
     pub(super) _unread: Unread,
     pub(super) turn: Option<OwnedSemaphorePermit>,
-    /// True when the daemon has nothing more to say.
-    pub(super) ending: watch::Receiver<bool>,
     /// What the request itself takes.
     pub(super) _head: Option<Charge>,
 }
@@ -107,7 +107,7 @@ impl Answer {
         }
         let encoded = first.as_ref().and_then(Frame::data_ref).map(Bytes::len);
         let size = encoded.or_else(|| inner.size_hint().exact().map(|size| size as usize));
-        let charge = match size.filter(|_| !is_call).map(|size| owner.account.charge(size)) {
+        let charge = match size.filter(|_| !is_call).map(|size| owner.guest.account.charge(size)) {
             None => None,
             Some(Ok(charge)) => Some(charge),
             Some(Err(_)) if is_health && owner.active.connection().is_read() => None,
@@ -144,7 +144,7 @@ impl HttpBody for Answer {
         }
         self.taken.waits();
         let this = &mut *self;
-        let end = this.end.get_or_insert_with(|| Box::pin(ended(this.owner.ending.clone())));
+        let end = this.end.get_or_insert_with(|| Box::pin(ended(this.owner.house.ending.clone())));
         ready!(end.as_mut().poll(context));
         // A stream that is cut off looks like a broken connection.
         self.over = true;

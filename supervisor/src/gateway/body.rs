@@ -185,9 +185,16 @@ impl<B: Body<Data = Bytes>> Counted<B> {
 
     /// It comes byte by byte, so that its connection keeps its place for nothing.
     fn crawls(&mut self) -> bool {
-        let took = self.since.get_or_insert_with(Instant::now).elapsed();
+        if self.form == Form::Messages {
+            return false;
+        }
+        let Some(since) = self.since else {
+            self.since = Some(Instant::now());
+            return false;
+        };
+        let took = since.elapsed();
         let due = took.as_secs_f64() * limits::BODY_RATE as f64;
-        self.form != Form::Messages && took > self.pause && (self.came as f64) < due
+        took > self.pause && (self.came as f64) < due
     }
 
     /// More must come soon.

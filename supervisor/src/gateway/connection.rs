@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::capacity::limits;
@@ -18,10 +19,19 @@ use crate::capacity::limits;
 /// Of so many bytes that were written one may come back to say that they were taken.
 const TAKEN: i64 = 16;
 
+/// Milliseconds, some late: several are read for each request, and times of connections
+/// are seconds.
+fn ticks() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
 /// What is known of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     started: Instant,
+    /// The same on the clock that costs little ([`ticks`]).
+    since: u64,
     /// Milliseconds since the start of the last byte in, plus one; 0 = none came.
     pub(super) last_in: AtomicU64,
     /// Since when a write has been waiting, likewise.
@@ -68,6 +78,7 @@ impl Connection {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Connection {
             started: Instant::now(),
+            since: ticks(),
             last_in: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
@@ -90,7 +101,7 @@ impl Connection {
     }
 
     pub(super) fn now(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64 + 1
+        ticks() - self.since + 1
     }
 
     fn at(&self, stamp: u64) -> Instant {
@@ -161,9 +172,19 @@ impl Connection {
         has()
     }
 
-    /// Resolves when it has to make room for another one.
-    pub(super) async fn left(&self) {
-        self.leave.notified().await;
+    /// Resolves when it has to go: it is beyond its times, or has to make room for
+    /// another one.
+    pub(super) async fn left(&self) -> Verdict {
+        loop {
+            let due = match self.judge() {
+                Verdict::Later(due) => due,
+                verdict => return verdict,
+            };
+            tokio::select! {
+                () = self.leave.notified() => return Verdict::Idle,
+                () = tokio::time::sleep_until(due.into()) => {}
+            }
+        }
     }
 
     /// How long it has been doing nothing; None while a request is under way. One that

@@ -27,8 +27,7 @@ use crate::{
 /// Where the path of calls begins.
 const TOOLS: &str = "/stockade.v1.Tools/";
 
-/// Everything that answers. One clone per connection.
-#[derive(Clone)]
+/// Everything that answers.
 pub(super) struct House {
     pub(super) tools: ToolsService,
     pub(super) grpc: Routes,
@@ -49,7 +48,6 @@ impl std::fmt::Debug for House {
 }
 
 /// What one connection is to the house.
-#[derive(Clone)]
 pub(super) struct Guest {
     pub(super) caller: Caller,
     pub(super) connection: Arc<Connection>,
@@ -66,8 +64,8 @@ const STREAMS: [&str; 2] = ["/stockade.v1.Tools/Calls", "/stockade.v1.Hosting/Se
 impl House {
     /// Answers a request. Boxed: hyper moves the future several times, and it is large.
     pub(super) fn ask(
-        self,
-        guest: Guest,
+        self: Arc<Self>,
+        guest: Arc<Guest>,
         request: Request<Incoming>,
     ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
         let head = size_of_head(&request);
@@ -80,34 +78,32 @@ impl House {
                 is_health: asks_for_health(&request),
                 is_head: request.method() == Method::HEAD,
             };
-            let (account, ending) = (guest.account.clone(), self.ending.clone());
             // Paid for while it is here; health is answered to whom nothing is left.
-            let (head, turn, answer) = match account.charge(head + limits::REQUEST) {
+            let (head, turn, answer) = match guest.account.charge(head + limits::REQUEST) {
                 Err(why) if !kind.is_health || guest.connection.asks_much() => {
                     (None, None, body::no_room(kind.is_grpc, why))
                 }
                 head => {
                     let (method, path) = (request.method(), request.uri().path());
                     let turn = guest.questions.turn(method, path).await;
-                    let reader = guest.reader.clone();
-                    (head.ok(), turn, reader.during(self.answer(request, guest)).await)
+                    (head.ok(), turn, self.answer(request, &guest).await)
                 }
             };
             let _unread = rest.unread();
-            let owner = Owner { account, active, _unread, turn, ending, _head: head };
+            let owner = Owner { house: self, guest, active, _unread, turn, _head: head };
             Ok(Answer::of(answer, owner, kind).await)
         })
     }
 
-    async fn answer(self, request: Request<Lent>, guest: Guest) -> Response<Body> {
+    async fn answer(&self, request: Request<Lent>, guest: &Guest) -> Response<Body> {
         let is_grpc = is_grpc(&request);
-        let mut caller = guest.caller;
-        if matches!(caller, Caller::Port) {
+        let mut token = None;
+        if matches!(guest.caller, Caller::Port) {
             if let Err(refused) = door::check(&request, &self.allowed_hosts) {
                 return refuse(is_grpc, StatusCode::FORBIDDEN, &refused.0);
             }
-            caller = match door::identify(&request, &self.tokens) {
-                Ok(caller) => caller,
+            token = match door::identify(&request, &self.tokens) {
+                Ok(caller) => Some(caller),
                 Err(NoToken::Unknown(why)) => {
                     return refuse(is_grpc, StatusCode::UNAUTHORIZED, &why);
                 }
@@ -143,17 +139,22 @@ impl House {
             Err(status) => return body::refused(is_grpc, &status),
         };
         let mut request = Request::from_parts(parts, counted);
-        request.extensions_mut().insert(reservation);
         if is_tools {
-            request.extensions_mut().insert(guest.connection);
-            return self.tools.answer(request).await;
+            return self.tools.answer(request, reservation, &guest.connection).await;
         }
-        request.extensions_mut().insert(caller);
-        if is_grpc {
-            return or_never(self.grpc.oneshot(request.map(Body::new)).await);
-        }
-        let mut http = self.http;
-        or_never(http.call(request.map(axum::body::Body::new)).await).map(Body::new)
+        request.extensions_mut().insert(reservation);
+        request.extensions_mut().insert(token.unwrap_or_else(|| guest.caller.clone()));
+        let answered = async {
+            match is_grpc {
+                true => or_never(self.grpc.clone().oneshot(request.map(Body::new)).await),
+                false => {
+                    let request = request.map(axum::body::Body::new);
+                    or_never(self.http.clone().call(request).await).map(Body::new)
+                }
+            }
+        };
+        // What is rarely asked is boxed: a call's future stays small.
+        guest.reader.clone().during(Box::pin(answered)).await
     }
 }
 

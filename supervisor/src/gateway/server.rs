@@ -46,7 +46,7 @@ pub struct Doors {
     pub address: Option<SocketAddr>,
     /// The socket.
     pub socket: PathBuf,
-    house: House,
+    house: Arc<House>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     ending: watch::Sender<bool>,
 }
@@ -72,7 +72,7 @@ impl Doors {
 /// Connects the daemon to itself: by the same runtime and the same routes as everybody's,
 /// in nobody's queue.
 #[derive(Debug)]
-pub struct Within(House);
+pub struct Within(Arc<House>);
 
 impl Within {
     /// A connection.
@@ -107,7 +107,7 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
     let config = supervisor.config();
     let watch = Watch::new(supervisor);
     let (ending, ends) = watch::channel(false);
-    let house = House {
+    let house = Arc::new(House {
         ending: ends,
         open: Arc::new(watch::Sender::new(0)),
         tools: grpc::tools(supervisor),
@@ -117,7 +117,7 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
         tokens: config.tokens.clone().into(),
         budget: supervisor.budget().clone(),
         max_request: config.max_request,
-    };
+    });
     let mut tasks = Vec::new();
     let socket = bind_socket(&config.socket).await?;
     // Counted apart: whoever fills the port shuts out no operator.
@@ -195,7 +195,7 @@ impl Drop for Open {
 
 async fn serve_port(
     listener: TcpListener,
-    house: House,
+    house: Arc<House>,
     tls: Option<TlsAcceptor>,
     places: Arc<Places>,
 ) {
@@ -220,7 +220,7 @@ async fn serve_port(
                                 () = tokio::time::sleep(limits::FIRST_BYTE) => {
                                     debug!("a TLS handshake took too long");
                                 }
-                                () = place.connection.left() => {}
+                                _ = place.connection.left() => {}
                             }
                         });
                     }
@@ -233,7 +233,7 @@ async fn serve_port(
     }
 }
 
-async fn serve_socket(listener: UnixListener, house: House, places: Arc<Places>) {
+async fn serve_socket(listener: UnixListener, house: Arc<House>, places: Arc<Places>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -292,7 +292,7 @@ fn protocols(keep_alive: Option<Duration>) -> Builder<TokioExecutor> {
 }
 
 /// One connection, HTTP/1 or HTTP/2.
-fn serve<I>(stream: I, house: House, caller: Caller, place: Place)
+fn serve<I>(stream: I, house: Arc<House>, caller: Caller, place: Place)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -304,14 +304,14 @@ where
         false => house.budget.of_operator(),
     };
     let connection = place.connection.clone();
-    let guest = Guest {
+    let guest = Arc::new(Guest {
         caller,
         connection: connection.clone(),
         account,
         reserve: place.reserve,
         questions: Questions::new(),
         reader: Reader::new(),
-    };
+    });
     let (open, mut ending) = (Open::new(&house.open), house.ending.clone());
     tokio::spawn(async move {
         let _open = open;
@@ -320,22 +320,23 @@ where
             hyper::service::service_fn(move |request| house.clone().ask(guest.clone(), request));
         let builder = protocols(keep_alive);
         let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
-        let verdict = loop {
-            let due = match connection.judge() {
-                Verdict::Later(due) => due,
-                verdict => break verdict,
-            };
+        // A task of its own: whatever is waited for here is looked at for every message.
+        let mut kept = tokio::spawn(async move {
             tokio::select! {
-                ended = serving.as_mut() => {
-                    if let Err(error) = ended {
-                        debug!("a connection ended: {error}");
-                    }
-                    return;
-                }
-                () = connection.left() => break Verdict::Idle,
-                _ = ending.wait_for(|ending| *ending) => break Verdict::Idle,
-                () = tokio::time::sleep_until(due.into()) => {}
+                verdict = connection.left() => verdict,
+                _ = ending.wait_for(|ending| *ending) => Verdict::Idle,
             }
+        });
+        let verdict = tokio::select! {
+            biased;
+            ended = serving.as_mut() => {
+                kept.abort();
+                if let Err(error) = ended {
+                    debug!("a connection ended: {error}");
+                }
+                return;
+            }
+            verdict = &mut kept => verdict.unwrap_or(Verdict::Stuck),
         };
         if verdict == Verdict::Idle {
             // HTTP/2 says good-bye, so that no request is lost.

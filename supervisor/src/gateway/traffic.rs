@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
-    time::Instant,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -32,7 +31,8 @@ const PREFACE: &[u8] = b"PRI";
 pub(super) struct Counted<I> {
     io: Turns<I>,
     connection: Arc<Connection>,
-    looked: Instant,
+    /// When it was last looked for a flood, on the connection's clock.
+    looked: u64,
     chatter: Bucket,
     flood: Bucket,
     pieces: Pieces,
@@ -95,16 +95,16 @@ impl Bucket {
 
 impl<I> Counted<I> {
     pub(super) fn new(io: I, connection: Arc<Connection>) -> Self {
-        let looked = Instant::now();
+        let looked = connection.now();
         let (chatter, flood) = Default::default();
         let pieces = Pieces { size: FIRST, left: 0, full: false, is_free: false, requests: 0 };
         Counted { io: Turns::new(io), connection, looked, chatter, flood, pieces }
     }
 
     /// A flood of frames that ask for nothing.
-    fn is_flood(&mut self) -> bool {
-        let elapsed = std::mem::replace(&mut self.looked, Instant::now()).elapsed();
-        let ran_off = limits::FLOOD as f64 * elapsed.as_secs_f64();
+    fn is_flood(&mut self, now: u64) -> bool {
+        let elapsed = now - std::mem::replace(&mut self.looked, now);
+        let ran_off = limits::FLOOD as f64 * elapsed as f64 / 1000.0;
         let chatter = self.connection.chatter();
         self.chatter.fill(chatter, ran_off);
         let heads = FRAME_HEAD * self.connection.parts.load(Ordering::Relaxed) as i64;
@@ -197,7 +197,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
         if connection.active.load(Ordering::Relaxed) == 0 {
             let _ = connection.head.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }
-        if self.is_flood() {
+        if self.is_flood(now) {
             return Poll::Ready(Err(io::Error::other("a flood of frames that ask for nothing")));
         }
         polled

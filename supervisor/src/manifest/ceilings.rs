@@ -52,37 +52,62 @@ impl Ceilings {
         hasher.finish()
     }
 
-    /// Lowers what the manifest asks for; each thing that was lowered as a sentence.
-    pub fn apply(&self, manifest: &mut Manifest) -> Vec<String> {
-        let mut lowered = Vec::new();
-        let name = manifest.name.clone();
-        let mut say = |key: &str, asked: String, most: String| {
-            lowered.push(format!(
-                "plugin {name} asks for {key} = {asked}; [limits] of stockade.toml allows {most}"
-            ));
-        };
-        let bytes = |bytes: u64| Bytes(bytes).to_string();
+    /// Lowers what the manifest asks for.
+    pub fn apply(&self, manifest: &mut Manifest) {
+        fn lower<T: PartialOrd + Copy>(asked: &mut T, most: Option<T>) {
+            if let Some(most) = most.filter(|most| most < asked) {
+                *asked = most;
+            }
+        }
         let limits = &mut manifest.limits;
-        if let Some(most) = self.memory.filter(|most| *most < limits.memory) {
-            say("limits.memory", bytes(limits.memory), bytes(most));
-            limits.memory = most;
-        }
-        if let Some(most) = self.data.filter(|most| limits.data.is_none_or(|asked| *most < asked)) {
-            let asked = limits.data.map_or_else(|| "any".to_owned(), bytes);
-            say("limits.data", asked, bytes(most));
-            limits.data = Some(most);
-        }
-        if let Some(most) = self.processes.filter(|most| *most < limits.processes) {
-            say("limits.processes", limits.processes.to_string(), most.to_string());
-            limits.processes = most;
-        }
-        if let Some(most) = self.concurrency.filter(|most| *most < manifest.concurrency) {
-            say("run.concurrency", manifest.concurrency.to_string(), most.to_string());
-            manifest.concurrency = most;
-        }
-        if let Some(most) = self.queue.filter(|most| *most < manifest.queue.size) {
-            say("run.queue.size", manifest.queue.size.to_string(), most.to_string());
-            manifest.queue.size = most;
+        lower(&mut limits.memory, self.memory);
+        lower(&mut limits.processes, self.processes);
+        lower(&mut manifest.concurrency, self.concurrency);
+        lower(&mut manifest.queue.size, self.queue);
+        limits.data = match (limits.data, self.data) {
+            (Some(asked), Some(most)) => Some(asked.min(most)),
+            (asked, most) => asked.or(most),
+        };
+    }
+
+    /// What the author asks for and the plugin does not get, each as a sentence. What was
+    /// laid over this plugin alone may give it more than its ceiling.
+    pub fn lowered(&self, asked: &Manifest, given: &Manifest) -> Vec<String> {
+        let each = |manifest: &Manifest| {
+            let limits = manifest.limits;
+            [
+                Some(limits.memory),
+                limits.data,
+                Some(limits.processes),
+                Some(manifest.concurrency.into()),
+                Some(manifest.queue.size.into()),
+            ]
+        };
+        let keys = [
+            "limits.memory",
+            "limits.data",
+            "limits.processes",
+            "run.concurrency",
+            "run.queue.size",
+        ];
+        let (concurrency, queue) = (self.concurrency.map(u64::from), self.queue.map(u64::from));
+        let ceilings = [self.memory, self.data, self.processes, concurrency, queue];
+        let mut lowered = Vec::new();
+        for (index, (asked_for, given)) in each(asked).into_iter().zip(each(given)).enumerate() {
+            let (key, Some(most)) = (keys[index], ceilings[index]) else { continue };
+            if given != Some(most) || asked_for.is_some_and(|asked_for| asked_for <= most) {
+                continue;
+            }
+            let text = |number: u64| match key {
+                "limits.memory" | "limits.data" => Bytes(number).to_string(),
+                _ => number.to_string(),
+            };
+            let asked_for = asked_for.map_or_else(|| "any".to_owned(), text);
+            lowered.push(format!(
+                "plugin {} asks for {key} = {asked_for}; [limits] of stockade.toml allows {}",
+                asked.name,
+                text(most)
+            ));
         }
         lowered
     }

@@ -472,7 +472,7 @@ impl Actor {
                 }
                 let message = "the directory or its configuration has changed";
                 self.context.journal.say(&self.name, EventKind::Reload, message);
-                self.step(Event::Changed("a change of its directory".into()));
+                self.step(Event::Changed("a change of its directory or configuration".into()));
             }
         }
     }

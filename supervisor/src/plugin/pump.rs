@@ -24,11 +24,16 @@ pub(super) async fn run(mut frames: Streaming<FromPlugin>, session: Arc<Session>
     let generation = session.generation();
     let mut talk = Talk { since: Instant::now(), count: 0 };
     let mut turn = 0;
+    let mut over = std::pin::pin!(session.over());
     loop {
         let received = tokio::select! {
+            biased;
             received = frames.message() => received,
-            () = session.over() => return,
+            () = over.as_mut() => return,
         };
+        if session.closed().is_some() {
+            return;
+        }
         let breach = match received {
             Ok(Some(FromPlugin { frame: Some(frame) })) => match session.take(frame) {
                 Ok(true) => None,

@@ -228,10 +228,10 @@ impl Actor {
         let Folders { restrictions, permissions, quota, remote, .. } = &self.folders;
         restrictions.apply(&mut manifest.sandbox);
         found.fingerprint ^= restrictions.fingerprint();
-        let limits = (manifest.limits, manifest.concurrency, manifest.queue);
-        let lowered = self.folders.ceilings.apply(manifest);
-        if limits != (manifest.limits, manifest.concurrency, manifest.queue) {
-            found.fingerprint ^= self.folders.ceilings.fingerprint();
+        let (asked, ceilings) = (manifest.clone(), &self.folders.ceilings);
+        ceilings.apply(manifest);
+        if asked != *manifest {
+            found.fingerprint ^= ceilings.fingerprint();
         }
         manifest.quota = *quota;
         found.fingerprint ^= quota.fingerprint();
@@ -252,7 +252,7 @@ impl Actor {
             // Its process is ours and looks at each address; nothing of the author runs in it.
             manifest.sandbox.net = Net::Host;
         }
-        lowered
+        ceilings.lowered(&asked, manifest)
     }
 
     async fn remove_gone(&mut self, found: &[Found], reloaded: &mut Reloaded) {

@@ -274,11 +274,16 @@ fn only_on_one_processor(pid: u32) {
 /// The operator's ceilings: what all plugins use together, and what a manifest asks for.
 #[tokio::test]
 async fn the_largest_gives_way_when_all_together_are_too_large() {
+    let many = QUICK.replace("[timeouts]", "[limits]\nprocesses = 5000\n[timeouts]");
     let daemon = Options::new()
         .bystander()
         .rogue("small", QUICK)
-        .rogue("large", &QUICK.replace("[timeouts]", "[limits]\nprocesses = 5000\n[timeouts]"))
-        .config("[limits]\nmemory_total = \"400MiB\"\nprocesses = 300\n")
+        .rogue("large", &many)
+        .rogue("allowed", &many)
+        .config(
+            "[limits]\nmemory_total = \"400MiB\"\nprocesses = 300\n\
+             [plugin.allowed.limits]\nprocesses = 5000\n",
+        )
         .start()
         .await;
     daemon.serving("large").await;
@@ -297,5 +302,7 @@ async fn the_largest_gives_way_when_all_together_are_too_large() {
     let lowered = "plugin large asks for limits.processes = 5000; [limits] of stockade.toml allows \
                    300";
     assert!(problems.iter().any(|problem| problem.contains(lowered)), "{problems:?}");
+    let of_allowed = problems.iter().find(|problem| problem.contains("plugin allowed"));
+    assert_eq!(of_allowed, None, "its own table gives it what it asks for");
     daemon.stop().await;
 }

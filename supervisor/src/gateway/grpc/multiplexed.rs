@@ -50,8 +50,8 @@ type Answer = (CallsResponse, Held);
 pub(super) fn answer(
     calls: Calls,
     incoming: Streaming<CallsRequest>,
-    reservation: Option<Reservation>,
-    connection: Option<Arc<Connection>>,
+    reservation: Reservation,
+    connection: Arc<Connection>,
 ) -> Frames<Answers, Held> {
     let (sender, receiver) = mpsc::channel(limits::ANSWERS);
     let end: Arc<OnceLock<Status>> = Arc::default();
@@ -100,7 +100,7 @@ struct Stream {
     /// Of its turn.
     left: Turn,
     line: Place,
-    connection: Option<Arc<Connection>>,
+    connection: Arc<Connection>,
     /// There is more than was looked at.
     behind: Option<Behind>,
 }
@@ -122,7 +122,7 @@ impl Phase {
 /// What a client sends.
 struct Messages {
     incoming: Streaming<CallsRequest>,
-    reservation: Option<Reservation>,
+    reservation: Reservation,
 }
 
 type Message = Result<Option<CallsRequest>, Status>;
@@ -134,7 +134,7 @@ impl Messages {
     }
 
     fn paid(&self) -> Option<Charge> {
-        self.reservation.as_ref().and_then(Reservation::next_message)
+        self.reservation.next_message()
     }
 }
 
@@ -242,19 +242,13 @@ impl Stream {
     /// that has been: HTTP/2 ends one with too many small frames that nobody has read.
     fn leave(&mut self) {
         if self.behind.is_none() {
-            self.behind = self.connection.as_ref().map(Connection::behind);
+            self.behind = Some(self.connection.behind());
         }
     }
 
     /// Lets others have their turn; the next one is such.
     async fn pass(&mut self, next: Turn) {
-        let one = async {
-            match &self.connection {
-                Some(connection) => connection.may_stand().await,
-                None => None,
-            }
-        };
-        let _one = one.await;
+        let _one = self.connection.may_stand().await;
         self.line.pass(next == FREE).await;
         self.left = next;
     }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     Supervisor,
     calls::{CallEvent, Calls},
-    capacity::{Account, Held},
+    capacity::Held,
     gateway::{body::Reservation, connection::Connection, status},
     plugin::Update,
 };
@@ -44,19 +44,22 @@ impl ToolsService {
     }
 
     /// Answers a request for one of the methods.
-    pub(in crate::gateway) async fn answer<B>(self, request: Request<B>) -> Response<Body>
+    pub(in crate::gateway) async fn answer<B>(
+        &self,
+        request: Request<B>,
+        reservation: Reservation,
+        connection: &Arc<Connection>,
+    ) -> Response<Body>
     where
         B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
     {
         let (head, body) = request.into_parts();
         let method = head.uri.path().strip_prefix("/stockade.v1.Tools/").unwrap_or_default();
-        let reservation = head.extensions.get::<Reservation>().cloned();
-        let connection = head.extensions.get::<Arc<Connection>>().cloned();
         let timeout = header_timeout(&head.headers);
         let answered = match method {
             "Call" => self.call(body, timeout, reservation).await,
             "CallStream" => self.call_stream(body, timeout, reservation).await,
-            "Calls" => Ok(self.calls(body, reservation, connection)),
+            "Calls" => Ok(self.calls(body, reservation, connection.clone())),
             _ => Err(Status::unimplemented("stockade.v1.Tools has no such method")),
         };
         answered.unwrap_or_else(Status::into_http)
@@ -84,14 +87,14 @@ impl ToolsService {
         &self,
         body: B,
         timeout: Option<Duration>,
-        reservation: Option<Reservation>,
+        reservation: Reservation,
     ) -> Result<Response<Body>, Status>
     where
         B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
     {
         let request = self.only::<CallRequest, B>(body).await?;
-        let (held, payer) = all(reservation);
-        let outcome = self.calls.run(to_call(request, timeout, held, payer)).await;
+        let (held, payer) = (reservation.take_all(), reservation.account());
+        let outcome = self.calls.run(to_call(request, timeout, held, Some(payer))).await;
         if let Err(error) = &outcome.result {
             return Err(status::grpc(&outcome, error));
         }
@@ -104,22 +107,22 @@ impl ToolsService {
         &self,
         body: B,
         timeout: Option<Duration>,
-        reservation: Option<Reservation>,
+        reservation: Reservation,
     ) -> Result<Response<Body>, Status>
     where
         B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
     {
         let request = self.only::<CallRequest, B>(body).await?;
-        let (held, payer) = all(reservation);
-        let events = self.calls.stream(to_call(request, timeout, held, payer));
+        let (held, payer) = (reservation.take_all(), reservation.account());
+        let events = self.calls.stream(to_call(request, timeout, held, Some(payer)));
         Ok(respond(Frames::answers(Updates(events))))
     }
 
     fn calls<B>(
         &self,
         body: B,
-        reservation: Option<Reservation>,
-        connection: Option<Arc<Connection>>,
+        reservation: Reservation,
+        connection: Arc<Connection>,
     ) -> Response<Body>
     where
         B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
@@ -137,12 +140,6 @@ where
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(header::CONTENT_TYPE, grpc);
     response
-}
-
-/// What a request's body takes of the budget, and of whose share.
-fn all(reservation: Option<Reservation>) -> (Held, Option<Account>) {
-    let all = reservation.map(|reservation| (reservation.take_all(), reservation.account()));
-    all.map_or_else(Default::default, |(held, account)| (held, Some(account)))
 }
 
 /// What a streamed call tells.

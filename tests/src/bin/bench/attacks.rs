@@ -8,14 +8,11 @@ use std::{
 use serde_json::{Value, json};
 use stockade_proto::v1::{CallRequest, CallsRequest, calls_request, tools_client::ToolsClient};
 use stockade_tests::{Clock, Daemon, Http, Options};
-use tokio::{
-    process::Command,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tonic::{Code, transport::Channel};
 
 use crate::{
-    clients::{connect, percentile, request},
+    clients::connect,
     direct_server,
     report::{Report, Row},
     role_by,
@@ -23,9 +20,6 @@ use crate::{
 
 /// How long each measurement takes.
 const TIME: Duration = Duration::from_secs(20);
-
-/// Threads that want a processor while the attacks run.
-const SPINNING: usize = 5;
 
 /// Restarts that do not run out and hardly wait.
 const QUICK: &str = "[restart]\nbackoff_min = \"10ms\"\nbackoff_max = \"50ms\"\n\
@@ -38,14 +32,23 @@ pub async fn measure(report: &mut Report) {
     let address = daemon.address().await;
     let socket = daemon.socket.display().to_string();
     let seconds = (TIME.as_secs() + 4).to_string();
+    // What the machine leaves of any call meanwhile: of one to a bare server, by a client
+    // of its own.
+    let folder = tempfile::tempdir().expect("folder");
+    let direct = folder.path().join("direct.sock").display().to_string();
+    let mut server = direct_server(None, &direct).await;
     let measured = async {
         sleep(Duration::from_secs(2)).await;
-        clocks(&daemon).await
+        let time = TIME.as_secs().to_string();
+        let pace = ["pace", &direct, &time];
+        tokio::join!(clocks(&daemon), role_by(&["env"], &pace))
     };
     let attack = ["attack", &socket, &address, &seconds];
     // The attackers stand for other machines: they take no processor from anybody here.
-    let (made, attacked) = tokio::join!(role_by(&["chrt", "--idle", "0"], &attack), measured);
+    let (made, (attacked, bare)) =
+        tokio::join!(role_by(&["chrt", "--idle", "0"], &attack), measured);
     daemon.stop().await;
+    server.kill().await.expect("kill");
     let mut made: Vec<_> = made.iter().map(|(what, times)| format!("{what} {times:.0}")).collect();
     made.sort_unstable();
     let quiet = format!("{:.1} ms and {:.1} ms without", quiet.0, quiet.1);
@@ -54,8 +57,8 @@ pub async fn measure(report: &mut Report) {
         made.join(", ")
     ));
     report.note(format!(
-        "A direct tonic call, without any daemon, beside {SPINNING} processes that spin: p99 {:.1} ms.",
-        beside_spinners().await
+        "A direct tonic call, without any daemon, beside the same attacks: p99 {:.1} ms.",
+        bare["p99"] / 1000.0
     ));
     let row = |what: &str, took, bar, aim| Row::new(what, took, "ms", bar, aim);
     report.row(row("health p99 while ten attacks run", attacked.0, 20.0, 10.0));
@@ -69,33 +72,6 @@ async fn clocks(daemon: &Daemon) -> (f64, f64) {
     sleep(TIME).await;
     let report = clock.report().await;
     (report.health_p99.as_secs_f64() * 1e3, report.call_p99.as_secs_f64() * 1e3)
-}
-
-/// What the system's scheduler leaves of any call while others want the processors: the
-/// p99 of one to a bare server, in milliseconds.
-async fn beside_spinners() -> f64 {
-    let folder = tempfile::tempdir().expect("folder");
-    let socket = folder.path().join("direct.sock").display().to_string();
-    let mut server = direct_server(None, &socket).await;
-    let mut client = ToolsClient::new(connect(&socket).await);
-    let spin = || {
-        let mut spin = Command::new("setsid");
-        spin.args(["sh", "-c", "ulimit -t 60; while :; do :; done"]).kill_on_drop(true);
-        spin.spawn().expect("spin")
-    };
-    let spinning: Vec<_> = (0..SPINNING).map(|_| spin()).collect();
-    let (mut times, end) = (Vec::new(), Instant::now() + TIME);
-    while Instant::now() < end {
-        let begin = Instant::now();
-        client.call(request()).await.expect("call");
-        times.push(begin.elapsed());
-        sleep(Duration::from_millis(10)).await;
-    }
-    for mut spin in spinning {
-        spin.kill().await.expect("kill");
-    }
-    server.kill().await.expect("kill");
-    percentile(&mut times, 0.99).as_secs_f64() * 1e3
 }
 
 async fn daemon() -> Daemon {

@@ -65,6 +65,19 @@ pub async fn unary(socket: &str, calls: usize) {
     print(times);
 }
 
+/// One in flight, as often as a bystander asks.
+pub async fn pace(socket: &str, seconds: u64) {
+    let mut client = ToolsClient::new(connect(socket).await);
+    let (mut times, end) = (Vec::new(), Instant::now() + Duration::from_secs(seconds));
+    while Instant::now() < end {
+        let begin = Instant::now();
+        client.call(request()).await.expect("call");
+        times.push(begin.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    print(times);
+}
+
 /// A condition, one in flight.
 pub async fn condition(socket: &str, calls: usize) {
     let mut client = ExtensionsClient::new(connect(socket).await);

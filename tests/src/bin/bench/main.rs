@@ -26,6 +26,7 @@ fn main() {
     runtime.block_on(async {
         match arg(0).as_str() {
             "unary" => clients::unary(&arg(1), arg(2).parse().expect("calls")).await,
+            "pace" => clients::pace(&arg(1), arg(2).parse().expect("seconds")).await,
             "parallel" => clients::parallel(&arg(1), arg(2).parse().expect("calls")).await,
             "multiplexed" => clients::multiplexed(&arg(1), arg(2).parse().expect("calls")).await,
             "commits" => hosting::bare_commits(&arg(1), arg(2).parse().expect("commits")),
