@@ -6,7 +6,10 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -135,16 +138,29 @@ pub struct Reply {
     pub(crate) sent: bool,
 }
 
-/// What one message to the supervisor holds, with room for its frame.
-pub(crate) const MAX_PAYLOAD: usize = 63 << 20;
+/// Bytes of a result or an item that the supervisor reads; what is larger would end the
+/// process. A supervisor that does not say it reads so many.
+static MAX_PAYLOAD: AtomicUsize = AtomicUsize::new(63 << 20);
+
+/// The supervisor reads results of so many bytes; 0 = it does not say.
+pub(crate) fn allow(bytes: u64) {
+    if bytes > 0 {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        MAX_PAYLOAD.store(bytes, Ordering::Relaxed);
+    }
+}
 
 /// The bytes of a result, refused when they fit into no message.
 pub(crate) fn check_size((text, blobs): &Parts) -> crate::Result<()> {
     let size = text.len() + blobs.iter().map(|(_, blob)| blob.len()).sum::<usize>();
-    if size <= MAX_PAYLOAD {
+    let most = MAX_PAYLOAD.load(Ordering::Relaxed);
+    if size <= most {
         return Ok(());
     }
-    let text = format!("the result is {size} bytes long; {MAX_PAYLOAD} fit into one message");
+    let text = format!(
+        "the result is {size} bytes long; {most} fit into one message. Return less, or raise \
+         max_result in stockade.toml"
+    );
     Err(Error::new("PayloadTooLarge", text))
 }
 

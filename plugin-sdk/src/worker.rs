@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     Blob, Context, InitContext,
     context::{CallControl, Outbox},
-    guest::{Call, Guest, Pong, Reply as CallReply, Running, Start},
+    guest::{self, Call, Guest, Pong, Reply as CallReply, Running, Start},
     host::Link,
 };
 
@@ -69,6 +69,7 @@ impl<G: Guest> wire::worker_server::Worker for Worker<G> {
         let (updates, replies) = mpsc::unbounded_channel();
         let (progress, reports) = mpsc::unbounded_channel();
         let timeout = Duration::from_millis(request.timeout_ms);
+        guest::allow(request.max_payload);
         tokio::spawn(attend(self.shared.guest.clone(), reports, updates.clone(), timeout));
         let context = InitContext {
             name: request.plugin,

@@ -102,7 +102,7 @@ bounds! {
         bytes MAX_REQUEST = 64 << 20, "Arguments and attachments of one call", "max_request", "413 `PayloadTooLarge`";
         bytes MAX_RESULT = 32 << 20, "Result and attachments of one call, or one item of a stream", "max_result", "502 `InvalidResult`";
         bytes SMALL_BODY = 2 << 20, "Body of a request that is no call (workspaces, values, contexts, admin); a message of gRPC may have twice as much", "fixed", "413, RESOURCE_EXHAUSTED";
-        bytes NAME = 128, "Names and identifiers: plugin, tool, workspace, provider, permission, attachment", "fixed", "INVALID_ARGUMENT, 422";
+        bytes NAME = 128, "Names and identifiers: plugin, tool, workspace, provider, permission, attachment", "fixed", "INVALID_ARGUMENT, 422; of a plugin or tool that is asked for NOT_FOUND, 404";
         bytes KEY = 512, "Keys, entities, events, patterns, ids of conditions and effects", "fixed", "INVALID_ARGUMENT, 422";
         bytes CONTENT_TYPE = 256, "Content type of an attachment", "fixed", "INVALID_ARGUMENT, 422";
         count ATTACHMENTS = 256, "Attachments of one call or result", "fixed", "INVALID_ARGUMENT, 422; of a result a breach of the protocol";
@@ -112,6 +112,7 @@ bounds! {
         count LIST = 256, "Entries of any other list in a request", "fixed", "INVALID_ARGUMENT, 422";
         bytes CONTEXT = 1 << 20, "Context, parameters or base of a condition, an effect, a configuration", "fixed", "INVALID_ARGUMENT, 422";
         count JSON_VALUES = 8_000_000, "Values of one JSON text that has to be read as a whole", "fixed", "413 `PayloadTooLarge`; of a result 502 `InvalidResult`";
+        count JSON_DEPTH = 127, "Objects and arrays within each other in one JSON text", "fixed", "INVALID_ARGUMENT, 422; of a result 502 `InvalidResult`";
         count CONNECTIONS = 1024, "Connections at once on the port", "max_connections", "the one that has been idle longest ends; then health only, and 503";
         count HEALTH_CONNECTIONS = 64, "Connections beyond `max_connections` that are answered health only", "fixed", "closed";
         count SOCKET_CONNECTIONS = 256, "Connections at once on the unix socket, counted apart", "fixed", "the one that has been idle longest ends, else closed";
@@ -121,7 +122,7 @@ bounds! {
         count QUESTIONS = 16, "Requests of one connection, other than calls and streams, that are answered at once", "fixed", "the others wait";
         bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431; over HTTP/2 beyond 64 KiB the connection ends";
         count HEADER_LINES = 100, "Headers of one request, by number", "fixed", "431";
-        bytes FLOOD = 64 << 10, "Bytes a second on one HTTP/2 connection that belong to no request and no body (pings, settings, resets); what headers take and a sixteenth of the bytes that the client was sent are allowed besides", "fixed", "the connection is read in small pieces, after the others; 1 MiB later it ends";
+        bytes FLOOD = 64 << 10, "Bytes a second on one HTTP/2 connection that belong to no request and no body (pings, settings, resets); headers, and a sixteenth of what the client was sent, are allowed on top", "fixed", "the connection is read in small pieces, after the others; 1 MiB later it ends";
         bytes WINDOW = 1 << 20, "Bytes on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
         count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
         count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
@@ -143,7 +144,7 @@ bounds! {
     }
     Plugin {
         bytes HANDSHAKE_MESSAGE = 1 << 20, "Message of Hello or Init (schemas and texts included)", "fixed", "killed, `protocol_error`";
-        bytes FRAME = 64 << 20, "One frame of a call, where `max_result` is not larger (a result beyond `max_result` costs its call)", "fixed", "killed, `protocol_error`";
+        bytes FRAME = 64 << 20, "One frame of a call; `max_result` and 1 MiB where that is larger (a result beyond `max_result` costs its call)", "fixed", "killed, `protocol_error`";
         bytes CONTROL_TEXT = 1 << 20, "Text of an error or a traceback as it is sent", "fixed", "killed, `protocol_error`";
         bytes HOST_MESSAGE = 8 << 20, "Request or answer over the host channel", "fixed", "OUT_OF_RANGE";
         count HOST_STREAMS = 64, "Requests at once over the host channel", "fixed", "they wait";
@@ -183,18 +184,18 @@ bounds! {
         bytes SERVICE_HEAD = 64 << 10, "Headers of an answer over HTTP", "fixed", "the service is unreachable";
     }
     Configuration {
+        bytes PAYLOAD = 255 << 20, "What `max_request` and `max_result` can be set to", "fixed", "the configuration is refused";
         bytes MANIFEST = 64 << 10, "A manifest", "fixed", "UNAVAILABLE, `manifest_error`";
         bytes CONFIGURATION = 1 << 20, "A file of the configuration", "fixed", "not taken, told";
         count PLUGIN_FILES = 10_000, "Files and folders in a Python plugin's directory that are looked at for changes", "fixed", "the rest is not watched";
         count REQUIRED = 64, "Entries of each list of `[requires]`", "fixed", "UNAVAILABLE, `manifest_error`";
     }
     Daemon {
-        count CREW_QUEUE = 1024, "Jobs of the crew that wait, of all plugins together, and again of all clients", "fixed", "503 `Overloaded`, Retry-After";
+        count CREW_QUEUE = 1024, "Jobs of the crew that wait: so many of all plugins together, and as many more of all clients", "fixed", "503 `Overloaded`, Retry-After";
         count CREW_SHARE = 64, "Jobs of the crew that wait for one plugin or one client", "fixed", "503 `Overloaded`, Retry-After";
         bytes STEP = 64 << 10, "Bytes handled at once where others wait", "fixed", "the crew does it";
-        bytes MIN_BUFFERED = 384 << 20, "Default of `max_buffered` where an eighth of memory is less; one connection may use a quarter of it, one plugin a half", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read";
+        bytes MIN_BUFFERED = 384 << 20, "Bytes held for others, all together: an eighth of memory, but not less than this by default (and never less than 16 MiB); of it one connection may use a quarter, one plugin a half", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read; 413 for one that could never fit";
         count EVENTS_KEPT = 1000, "Events of operators that are kept", "fixed", "the oldest go";
-        count FOLLOWER_BEHIND = 256, "Events or lines that a follower may be behind", "fixed", "it loses them, counted";
         bytes STDERR = 1 << 20, "Log lines that wait for standard error", "fixed", "dropped and counted";
         count RECORDS_WAITING = 256, "Crash records that wait for the disk", "fixed", "dropped and counted";
         time LAST_WORDS = 50, "Time to read what a dying process has written, all pipes together", "fixed", "what has come is kept";

@@ -145,7 +145,7 @@ impl Supervisor {
         let services = HostServices::new(store.data.clone(), journal.clone(), budget.of_events());
         let (output_end, output) = output_thread()?;
         let guard = Guard::start()?;
-        guard.allow(totals(&config));
+        guard.allow(Self::totals(&config));
         let context = Context {
             store: store.clone(),
             spawner: Spawner::start()?,
@@ -342,19 +342,29 @@ impl Supervisor {
         })
     }
 
+    /// What all plugins may use together: a quarter of the machine is nobody's.
+    pub fn totals(config: &Config) -> Totals {
+        let Ceilings { memory_total, processes_total, .. } = config.ceilings;
+        let most = |machine: u64| match machine / 4 * 3 {
+            0 => u64::MAX,
+            most => most,
+        };
+        Totals {
+            memory: memory_total.unwrap_or_else(|| most(machine::host_usage().memory_total)),
+            processes: processes_total.unwrap_or_else(|| most(machine::tasks_max())),
+        }
+    }
+
     /// Takes over what can be changed while running: the folders and what is
     /// laid over single plugins. The rest keeps its value until a restart.
     pub async fn reconfigure(&self, config: Config) -> Reloaded {
         let folders = folders(&config);
         let until_restart = until_restart(&self.inner.first, &config);
-        self.inner.guard.allow(totals(&config));
+        self.inner.guard.allow(Self::totals(&config));
         *self.inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         self.inner.config_problems.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let mut reloaded = self.inner.registry.reload(Some(folders)).await;
-        if let Some(waits) = until_restart {
-            tracing::warn!("{waits}");
-            reloaded.problems.push(waits);
-        }
+        reloaded.problems.extend(until_restart);
         reloaded
     }
 
@@ -380,19 +390,6 @@ fn folders(config: &Config) -> Folders {
         quota: config.quota,
         remote: config.remote.clone(),
         overlays: config.plugins.clone(),
-    }
-}
-
-/// What all plugins may use together: a quarter of the machine is nobody's.
-fn totals(config: &Config) -> Totals {
-    let Ceilings { memory_total, processes_total, .. } = config.ceilings;
-    let most = |machine: u64| match machine / 4 * 3 {
-        0 => u64::MAX,
-        most => most,
-    };
-    Totals {
-        memory: memory_total.unwrap_or_else(|| most(machine::host_usage().memory_total)),
-        processes: processes_total.unwrap_or_else(|| most(machine::tasks_max())),
     }
 }
 

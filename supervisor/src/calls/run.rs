@@ -209,7 +209,8 @@ impl Attempt<'_> {
             call.args.len() + call.attachments.iter().map(|blob| blob.data.len()).sum::<usize>();
         if size > max_request {
             let message = format!(
-                "The arguments are {size} bytes long; {max_request} are allowed (max_request)."
+                "The arguments are {size} bytes long; {max_request} are allowed. Send less, or \
+                 raise max_request in stockade.toml."
             );
             return Err(CallError::PayloadTooLarge(message));
         }

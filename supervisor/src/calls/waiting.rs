@@ -94,7 +94,10 @@ impl Attempt<'_> {
 
     pub(super) fn not_leased(&self, session: &Session, error: LeaseError) -> CallError {
         let queue = session.manifest.queue;
-        let busy = format!("{} calls run", session.manifest.concurrency);
+        let busy = match session.manifest.concurrency {
+            1 => "1 call runs".to_owned(),
+            many => format!("{many} calls run"),
+        };
         match error {
             LeaseError::QueueFull => CallError::QueueFull(format!(
                 "{busy} and {} wait, as many as may. Retry, or raise run.concurrency or \
@@ -102,8 +105,8 @@ impl Attempt<'_> {
                 queue.size
             )),
             LeaseError::QueueTimeout => CallError::QueueFull(format!(
-                "{busy}; none ended while this call waited. Retry, or raise run.concurrency or \
-                 run.queue.timeout ({}).",
+                "{busy}, and this one waited {} without its turn. Retry, or raise \
+                 run.concurrency or run.queue.timeout.",
                 humantime::format_duration(queue.timeout)
             )),
             LeaseError::Closed(_) => self.unavailable(&self.handle.snapshot()),

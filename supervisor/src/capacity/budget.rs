@@ -44,7 +44,7 @@ pub enum Exhausted {
         wanted: usize,
         /// The share.
         share: usize,
-        /// `connection`, `plugin`, `kind of stream` or `daemon`.
+        /// `connection`, `plugin`, `events` or `daemon`.
         whose: &'static str,
     },
     /// Others must be done first.
@@ -53,7 +53,7 @@ pub enum Exhausted {
          max_buffered"
     )]
     Now {
-        /// `connection`, `plugin`, `kind of stream` or `daemon`.
+        /// `connection`, `plugin`, `events` or `daemon`.
         whose: &'static str,
     },
 }
@@ -109,12 +109,6 @@ impl Budget {
     pub fn of_events(&self) -> Account {
         let reserve = self.0.total / RESERVE;
         self.account("events", self.0.total / OF_PLUGIN, (reserve, reserve))
-    }
-
-    /// The account of old events and lines that are being sent.
-    pub fn of_followers(&self) -> Account {
-        let reserve = self.0.total / RESERVE;
-        self.account("kind of stream", self.0.total / OF_CONNECTION, (reserve, reserve))
     }
 
     fn account(&self, whose: &'static str, share: usize, leaves: (usize, usize)) -> Account {

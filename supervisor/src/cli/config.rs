@@ -1,7 +1,10 @@
 //! `stockade config`
 
 use clap::{Args, Subcommand};
-use stockade::config::{Source, default_config_file};
+use stockade::{
+    Supervisor,
+    config::{Source, default_config_file},
+};
 
 use super::{
     Place,
@@ -39,11 +42,12 @@ pub(super) fn run(config: &Config, place: &Place) -> Result<(), Failure> {
         What::Show { output } => {
             let source = Source { file, flags: place.flags() };
             let loaded = source.load().map_err(|problems| Failure::problems(&problems))?;
-            let rows: Vec<Vec<String>> = loaded
+            let mut rows: Vec<Vec<String>> = loaded
                 .settings
                 .iter()
                 .map(|s| vec![s.key.to_string(), s.value.clone(), s.layer.to_string()])
                 .collect();
+            rows.extend(totals(&loaded));
             match output {
                 Format::Json | Format::Jsonl => {
                     let list: Vec<_> = rows
@@ -61,4 +65,16 @@ pub(super) fn run(config: &Config, place: &Place) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// What all plugins may use together where no file says so.
+fn totals(config: &stockade::Config) -> impl Iterator<Item = Vec<String>> {
+    let totals = Supervisor::totals(config);
+    let rows = [
+        ("limits.memory_total", output::size(Some(totals.memory))),
+        ("limits.processes_total", totals.processes.to_string()),
+    ];
+    let said = |key: &str| config.settings.iter().any(|setting| setting.key == key);
+    let rows: Vec<_> = rows.into_iter().filter(|(key, _)| !said(key)).collect();
+    rows.into_iter().map(|(key, value)| vec![key.to_owned(), value, "default".to_owned()])
 }

@@ -92,6 +92,10 @@ fn print(reply: GetPluginResponse) {
             output::line(&format!("    {part:<9} {}", values.join(" ")));
         }
     }
+    let (concurrency, queue) = (&manifest["concurrency"], &manifest["queue"]);
+    let patience = plain("timeout", &queue["timeout"]);
+    let queue = format!("queue={} timeout={patience}", queue["size"]);
+    output::line(&format!("    {:<9} concurrency={concurrency} {queue}", "calls"));
     if let Some(sandbox) = setup.sandbox {
         confinement(&sandbox.into());
     }

@@ -292,6 +292,7 @@ impl Loader {
         };
         let number = |raw: &Raw| text(raw)?.parse::<usize>().ok().filter(|n| *n > 0);
         let size = |raw: &Raw| parse_bytes(&text(raw)?).map(|n| n as usize).filter(|n| *n >= 1024);
+        let payload = |raw: &Raw| size(raw).filter(|bytes| *bytes <= limits::PAYLOAD);
         let list = |raw: &Raw| match raw {
             Raw::List(items) => Some(items.clone()),
             Raw::Text(text) => {
@@ -371,18 +372,18 @@ impl Loader {
             max_request: self.take(
                 &mut s,
                 "max_request",
-                "a size",
+                "a size of 255 MiB or less",
                 limits::MAX_REQUEST,
                 show_size,
-                size,
+                payload,
             ),
             max_result: self.take(
                 &mut s,
                 "max_result",
-                "a size",
+                "a size of 255 MiB or less",
                 limits::MAX_RESULT,
                 show_size,
-                size,
+                payload,
             ),
             max_buffered: self.take(
                 &mut s,

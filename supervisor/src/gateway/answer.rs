@@ -88,7 +88,10 @@ pub(super) struct Answer {
     /// Of one that has had to wait: resolves when there is nothing more to wait for.
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     over: bool,
-    _charge: Option<Charge>,
+    /// Of one whose size is known. Else each part is charged until the next one is asked
+    /// for: there is room for it on the connection then.
+    charge: Option<Charge>,
+    in_parts: bool,
     owner: Owner,
 }
 
@@ -117,9 +120,43 @@ impl Answer {
             }
         };
         let taken = owner.active.connection().answer();
-        let (end, over, _charge) = (None, false, charge);
-        let answer = Answer { inner, first, taken, is_grpc, end, over, _charge, owner };
+        let in_parts = !is_call && size.is_none();
+        let (end, over) = (None, false);
+        let answer = Answer { inner, first, taken, is_grpc, end, over, charge, in_parts, owner };
         Response::from_parts(head, Body::new(answer))
+    }
+}
+
+type Part = Option<Result<Frame<Bytes>, tonic::Status>>;
+
+impl Answer {
+    /// The part, if there is room for it.
+    fn paid(&mut self, part: Part) -> Part {
+        if !self.in_parts {
+            return part;
+        }
+        self.charge = None;
+        let Some(Ok(frame)) = &part else { return part };
+        let Some(bytes) = frame.data_ref().map(Bytes::len) else { return part };
+        match self.owner.guest.account.charge(bytes) {
+            Ok(charge) => {
+                self.charge = Some(charge);
+                part
+            }
+            Err(why) => {
+                let why = format!("the stream was ended: {why}");
+                self.ends(&tonic::Status::resource_exhausted(why))
+            }
+        }
+    }
+
+    /// A stream that is cut off looks like a broken connection.
+    fn ends(&mut self, why: &tonic::Status) -> Part {
+        self.over = true;
+        self.is_grpc.then(|| {
+            let mut trailers = HeaderMap::new();
+            why.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
+        })
     }
 }
 
@@ -138,21 +175,15 @@ impl HttpBody for Answer {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => Pin::new(&mut self.inner).poll_frame(context),
         };
-        if polled.is_ready() {
+        if let Poll::Ready(frame) = polled {
             self.taken.took();
-            return polled;
+            return Poll::Ready(self.paid(frame));
         }
         self.taken.waits();
         let this = &mut *self;
         let end = this.end.get_or_insert_with(|| Box::pin(ended(this.owner.house.ending.clone())));
         ready!(end.as_mut().poll(context));
-        // A stream that is cut off looks like a broken connection.
-        self.over = true;
-        Poll::Ready(self.is_grpc.then(|| {
-            let mut trailers = HeaderMap::new();
-            let why = tonic::Status::unavailable("the daemon has ended");
-            why.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
-        }))
+        Poll::Ready(self.ends(&tonic::Status::unavailable("the daemon has ended")))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -62,13 +62,21 @@ pub(super) enum Form {
     Messages,
 }
 
+/// How long it may be (each message, with gRPC).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    pub(super) bytes: usize,
+    /// An operator can change it.
+    pub(super) is_call: bool,
+}
+
 /// A body that is counted and bounded in size and time. Its errors are statuses.
 #[derive(Debug)]
 pub(super) struct Counted<B = Incoming> {
     inner: B,
     reservation: Reservation,
     form: Form,
-    most: usize,
+    most: Most,
     read: usize,
     /// Of the message that is coming.
     message: Message,
@@ -91,7 +99,7 @@ struct Message {
 }
 
 impl<B: Body<Data = Bytes>> Counted<B> {
-    /// A body of `most` bytes (of each message, with gRPC).
+    /// A body of `most` bytes.
     ///
     /// # Errors
     /// It says that it is longer, or there is no room for it.
@@ -99,11 +107,11 @@ impl<B: Body<Data = Bytes>> Counted<B> {
         inner: B,
         account: &Account,
         form: Form,
-        most: usize,
+        most: Most,
     ) -> Result<(Self, Reservation), Status> {
         let length = inner.size_hint().exact().map(|length| length as usize);
         let said = length.filter(|_| form == Form::Plain).unwrap_or(0);
-        if said > most {
+        if said > most.bytes {
             return Err(too_long(form, said, most));
         }
         // Refused before it is read; paid for as it comes, for many say much and send little.
@@ -132,7 +140,7 @@ impl<B: Body<Data = Bytes>> Counted<B> {
         self.begun = true;
         if self.form == Form::Plain {
             self.read += data.len();
-            if self.read > self.most {
+            if self.read > self.most.bytes {
                 return Err(too_long(self.form, self.read, self.most));
             }
             let grown = self.reservation.paid().charge.grow(data.len());
@@ -157,7 +165,7 @@ impl<B: Body<Data = Bytes>> Counted<B> {
                 message.head_read = 0;
                 let [_, length @ ..] = message.head;
                 message.left = u32::from_be_bytes(length) as usize;
-                if message.left > self.most {
+                if message.left > self.most.bytes {
                     return Err(too_long(self.form, message.left, self.most));
                 }
                 // Refused before it is read; paid for as it comes, but for what it costs
@@ -232,12 +240,13 @@ fn refuse(form: Form, why: Exhausted) -> Status {
     }
 }
 
-fn too_long(form: Form, length: usize, most: usize) -> Status {
-    let what = match most > 2 * limits::SMALL_BODY {
+fn too_long(form: Form, length: usize, most: Most) -> Status {
+    let what = match most.is_call {
         true => ", a little more than max_request (stockade.toml). Send less, or raise it",
         false => " of a request that is no call of a tool. Send less",
     };
-    let text = format!("the request has {length} bytes or more; {most} are allowed{what}");
+    let allowed = most.bytes;
+    let text = format!("the request has {length} bytes or more; {allowed} are allowed{what}");
     match form {
         Form::Plain => Status::out_of_range(text),
         Form::Message | Form::Messages => Status::resource_exhausted(text),
@@ -356,6 +365,10 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(100);
 
+    fn of_call(bytes: usize) -> Most {
+        Most { bytes, is_call: true }
+    }
+
     fn impatient<B>(made: (Counted<B>, Reservation)) -> (Counted<B>, Reservation) {
         (Counted { pause: PAUSE, ..made.0 }, made.1)
     }
@@ -373,7 +386,7 @@ mod tests {
         let budget = Budget::new(1600);
         let account = budget.of_connection();
         let counted = |list: &[&[u8]], stalls, form, most| {
-            impatient(Counted::new(parts(list, stalls), &account, form, most).unwrap())
+            impatient(Counted::new(parts(list, stalls), &account, form, of_call(most)).unwrap())
         };
         let (body, reservation) = counted(&[b"abc", b"def"], false, Form::Plain, 10);
         assert_eq!(read(body).await.unwrap(), "abcdef");
@@ -402,7 +415,7 @@ mod tests {
         let budget = Budget::new(1 << 20);
         let list = parts_of(&[&[0, 0, 0, 0, 3, 1, 2], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &[9]]);
         let (body, reservation) =
-            Counted::new(list, &budget.of_connection(), Form::Messages, 1000).unwrap();
+            Counted::new(list, &budget.of_connection(), Form::Messages, of_call(1000)).unwrap();
         assert_eq!(read(body).await.unwrap().len(), 19);
         assert_eq!(budget.used(), 3 * limits::MESSAGE + 4);
         let message = || reservation.next_message().map(|paid| paid.bytes());
@@ -417,7 +430,8 @@ mod tests {
         let trickle = |parts: usize, bytes: usize| {
             let list: Vec<Vec<u8>> = (0..parts).map(|_| vec![0; bytes]).collect();
             let list: Vec<&[u8]> = list.iter().map(Vec::as_slice).collect();
-            let body = Counted::new(parts_of(&list), &account, Form::Plain, 1 << 20).unwrap();
+            let body =
+                Counted::new(parts_of(&list), &account, Form::Plain, of_call(1 << 20)).unwrap();
             let (body, _) = impatient(body);
             async move {
                 let mut body = std::pin::pin!(body);

@@ -11,7 +11,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use super::{
     answer::{Answer, Kind, Owner, Questions},
-    body::{self, Form},
+    body::{self, Form, Most},
     connection::Connection,
     door::{self, Caller, NoToken},
     grpc::ToolsService,
@@ -133,6 +133,7 @@ impl House {
         };
         let is_tools = is_grpc && path.starts_with(TOOLS);
         let (parts, incoming) = request.into_parts();
+        let most = Most { bytes: most, is_call };
         let counted = body::Counted::new(incoming, &guest.account, form, most);
         let (counted, reservation) = match counted {
             Ok(counted) => counted,

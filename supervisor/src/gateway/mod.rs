@@ -7,12 +7,14 @@ mod body;
 
 mod connection;
 mod door;
+mod follow;
 mod grpc;
 mod house;
 mod http;
 mod refusal;
 pub mod report;
 mod server;
+mod shaking;
 mod status;
 mod texts;
 mod tls;

@@ -28,6 +28,7 @@ use super::{
     grpc,
     house::{Guest, House},
     http,
+    shaking::Shaking,
     texts::Reader,
     tls,
     traffic::Counted,
@@ -210,11 +211,15 @@ async fn serve_port(
                 match &tls {
                     None => serve(stream, house.clone(), Caller::Port, place),
                     Some(tls) => {
-                        let (shaking, house) = (tls.accept(stream), house.clone());
+                        let shaking = tls.accept(Shaking::new(stream));
+                        let house = house.clone();
                         tokio::spawn(async move {
                             tokio::select! {
                                 shaken = shaking => match shaken {
-                                    Ok(stream) => serve(stream, house, Caller::Port, place),
+                                    Ok(mut stream) => {
+                                        stream.get_mut().0.is_shaken();
+                                        serve(stream, house, Caller::Port, place);
+                                    }
                                     Err(error) => debug!("no TLS: {error}"),
                                 },
                                 () = tokio::time::sleep(limits::FIRST_BYTE) => {
@@ -285,6 +290,8 @@ fn protocols(keep_alive: Option<Duration>) -> Builder<TokioExecutor> {
         // gRPC has no use for it, and a call's head is half its bytes.
         .auto_date_header(false)
         .keep_alive_timeout(KEEP_ALIVE.1)
+        // What is not sent yet is paid for with the request.
+        .max_send_buf_size(limits::REQUEST)
         .initial_stream_window_size(limits::WINDOW as u32)
         .initial_connection_window_size(limits::WINDOW as u32)
         .max_frame_size(256 << 10);

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use stockade_proto::v1::{PluginChange, PluginHealth, plugin_change::Kind};
+use stockade_proto::v1::{PluginHealth, plugin_change::Kind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Status};
 
@@ -150,18 +150,18 @@ impl Picture {
     }
 }
 
+/// What a watcher is to be told.
+pub(super) type Change = (Kind, Arc<PluginHealth>);
+
 /// What one watcher has been told.
 #[derive(Debug, Default)]
 pub(super) struct Told(HashMap<Arc<str>, Seen>);
 
 impl Told {
     /// What is new since the last picture.
-    pub(super) fn changes(&mut self, picture: &Picture, names: &[String]) -> Vec<PluginChange> {
+    pub(super) fn changes(&mut self, picture: &Picture, names: &[String]) -> Vec<Change> {
         let mut changes = Vec::new();
-        let mut tell = |kind: Kind, seen: &Seen| {
-            let health = Some(PluginHealth::clone(&seen.health));
-            changes.push(PluginChange { kind: kind as i32, health });
-        };
+        let mut tell = |kind: Kind, seen: &Seen| changes.push((kind, seen.health.clone()));
         let wanted = |name: &str| names.is_empty() || names.iter().any(|known| known == name);
         for (name, seen) in picture.plugins.iter().filter(|(name, _)| wanted(name)) {
             match self.0.get(name) {

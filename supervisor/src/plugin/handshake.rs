@@ -219,12 +219,12 @@ async fn shake(
     hello(&mut client, &manifest, generation).await?;
     events.tell(Internal::Greeted(generation));
     let _gpus = handshake.gpu_tokens.take(&plan.gpus, &events, generation).await;
-    let ready = init(&mut client, &manifest, &plan, generation, &events).await?;
+    // A result that is too large costs its call; only far beyond that, the process.
+    let most = (handshake.max_result + ENVELOPE).max(limits::FRAME);
+    let ready = init(&mut client, &manifest, &plan, generation, most - ENVELOPE, &events).await?;
     let lane: Arc<str> = manifest.name.as_str().into();
     let (tools, registered, refused) = compile(&handshake.crew, &lane, &manifest, ready).await?;
     let (outbox, frames) = mpsc::channel::<ToPlugin>(Session::outbox_size(&manifest));
-    // A result that is too large costs its call; only far beyond that, the process.
-    let most = (handshake.max_result + ENVELOPE).max(limits::FRAME);
     let stream = open_calls(channel, frames, most).await.map_err(|why| breach("calls", why))?;
     let session = Session::new(Parts {
         plugin: manifest.name.as_str().into(),
@@ -358,6 +358,7 @@ async fn init(
     manifest: &Manifest,
     plan: &LaunchPlan,
     generation: u64,
+    max_payload: usize,
     events: &Sink,
 ) -> Result<InitReady, StartFailure> {
     let models: HashMap<String, String> =
@@ -373,6 +374,7 @@ async fn init(
         packages: plan.packages.clone(),
         check_only: plan.absent.is_some(),
         timeout_ms: manifest.timeouts.init.as_millis() as u64,
+        max_payload: max_payload as u64,
     };
     let broken = |status: Status| breach("init", status.message());
     let mut updates = client.init(request).await.map_err(broken)?.into_inner();

@@ -1,13 +1,14 @@
-//! What happened, for operators: a bounded ring of events and its followers.
+//! What happened, for operators: a bounded ring of events.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
+use super::feed::{Feed, some_of};
 use crate::capacity::limits;
 
 /// What kind of thing happened.
@@ -63,33 +64,36 @@ pub struct Event {
 
 #[derive(Debug, Default)]
 struct Inner {
-    next: u64,
+    /// The number of the last one.
+    last: u64,
     ring: VecDeque<Arc<Event>>,
-    followers: Vec<mpsc::Sender<Arc<Event>>>,
 }
 
 /// The ring.
 #[derive(Debug, Default)]
 pub struct Journal {
     inner: Mutex<Inner>,
+    news: watch::Sender<()>,
 }
 
 impl Journal {
     /// Adds an event; its sequence number is given here.
     pub fn add(&self, mut event: Event) {
         limits::cut_to(&mut event.message, limits::ERROR_TEXT);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.next += 1;
-        event.sequence = inner.next;
+        let mut inner = self.inner();
+        inner.last += 1;
+        event.sequence = inner.last;
         let event = Arc::new(event);
         if inner.ring.len() >= limits::EVENTS_KEPT {
             inner.ring.pop_front();
         }
-        inner.ring.push_back(event.clone());
-        inner.followers.retain(|follower| match follower.try_send(event.clone()) {
-            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-        });
+        inner.ring.push_back(event);
+        drop(inner);
+        self.news.send_replace(());
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a remark of the daemon or about a plugin.
@@ -106,14 +110,25 @@ impl Journal {
             cause: "",
         });
     }
+}
 
-    /// The last events, oldest first, and each new one from then on.
-    pub fn follow(&self, last: usize) -> (Vec<Arc<Event>>, mpsc::Receiver<Arc<Event>>) {
-        let (sender, receiver) = mpsc::channel(limits::FOLLOWER_BEHIND);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let skip = inner.ring.len().saturating_sub(last);
-        let events = inner.ring.iter().skip(skip).cloned().collect();
-        inner.followers.push(sender);
-        (events, receiver)
+impl Feed for Journal {
+    type Item = Arc<Event>;
+
+    fn span(&self) -> (u64, u64) {
+        let inner = self.inner();
+        (inner.last + 1 - inner.ring.len() as u64, inner.last + 1)
+    }
+
+    fn since(&self, from: u64, bytes: usize) -> (Vec<Arc<Event>>, u64) {
+        let inner = self.inner();
+        let skip = inner.ring.partition_point(|event| event.sequence < from);
+        let events = some_of(inner.ring.range(skip..), bytes, |event| event.message.len());
+        let next = events.last().map_or(inner.last + 1, |event| event.sequence + 1);
+        (events, next)
+    }
+
+    fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 }

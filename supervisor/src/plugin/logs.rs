@@ -15,16 +15,17 @@ use jiff::Timestamp;
 use tokio::{
     net::unix::pipe,
     runtime::Handle as Runtime,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 
-use super::rate::Rate;
+use super::{
+    feed::{Feed, some_of},
+    rate::Rate,
+};
 use crate::capacity::limits;
 
 /// Longest line that is kept; the rest of it is cut.
 const MAX_LINE: usize = limits::LOG_LINE;
-/// Lines that a slow follower may be behind.
-const FOLLOWER_LINES: usize = limits::FOLLOWER_BEHIND;
 /// Read at once.
 const CHUNK: usize = limits::STEP;
 /// A plugin that prints faster than is kept waits this long for each read.
@@ -77,7 +78,7 @@ pub struct LogLine {
 pub struct Logs {
     capacity: usize,
     ring: Mutex<Ring>,
-    followers: Mutex<Vec<mpsc::Sender<LogLine>>>,
+    news: watch::Sender<()>,
     dropped: AtomicU64,
     rate: Rate,
 }
@@ -86,6 +87,8 @@ pub struct Logs {
 struct Ring {
     lines: VecDeque<LogLine>,
     bytes: usize,
+    /// The number of the next line.
+    next: u64,
 }
 
 impl Logs {
@@ -93,7 +96,7 @@ impl Logs {
         Arc::new(Logs {
             capacity,
             ring: Mutex::default(),
-            followers: Mutex::default(),
+            news: watch::Sender::new(()),
             dropped: AtomicU64::new(0),
             rate: Rate::of(Some(limits::LOG_RATE as f64)),
         })
@@ -101,20 +104,6 @@ impl Logs {
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The last lines, oldest first; 0 = all that are kept.
-    pub fn last(&self, lines: usize) -> Vec<LogLine> {
-        let ring = self.ring();
-        let skip = if lines == 0 { 0 } else { ring.lines.len().saturating_sub(lines) };
-        ring.lines.iter().skip(skip).cloned().collect()
-    }
-
-    /// Each new line from now on; a follower that is far behind loses lines.
-    pub fn follow(&self) -> mpsc::Receiver<LogLine> {
-        let (sender, receiver) = mpsc::channel(FOLLOWER_LINES);
-        self.followers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        receiver
     }
 
     /// Lines that fell out of the ring unread or were cut.
@@ -160,13 +149,32 @@ impl Logs {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         line.dropped = self.dropped();
-        ring.lines.push_back(line.clone());
+        ring.lines.push_back(line);
+        ring.next += 1;
         drop(ring);
-        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-        followers.retain(|follower| match follower.try_send(line.clone()) {
-            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-        });
+        self.news.send_replace(());
+    }
+}
+
+impl Feed for Logs {
+    type Item = LogLine;
+
+    fn span(&self) -> (u64, u64) {
+        let ring = self.ring();
+        (ring.next - ring.lines.len() as u64, ring.next)
+    }
+
+    fn since(&self, from: u64, bytes: usize) -> (Vec<LogLine>, u64) {
+        let ring = self.ring();
+        let first = from.max(ring.next - ring.lines.len() as u64);
+        let skip = ring.lines.len().saturating_sub(ring.next.saturating_sub(first) as usize);
+        let lines = some_of(ring.lines.range(skip..), bytes, |line| line.text.len());
+        let next = first + lines.len() as u64;
+        (lines, next)
+    }
+
+    fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 }
 
@@ -354,7 +362,10 @@ mod tests {
         lines.take(&vec![b'x'; 20_000]);
         lines.take(b"tail\nlast");
         lines.finish();
-        let kept = logs.last(0);
+        let (kept, next) = logs.since(0, usize::MAX);
+        assert_eq!((logs.span(), next), ((2, 5), 5));
+        assert_eq!(logs.since(4, 1).0, kept[2..]);
+        assert_eq!(logs.since(5, 1), (Vec::new(), 5));
         let texts: Vec<&str> = kept.iter().map(|line| &*line.text).collect();
         assert_eq!(texts.len(), 3);
         assert_eq!(texts[0], "·[31mred·\u{fffd}");

@@ -8,6 +8,7 @@ mod actor;
 mod attachment;
 mod death;
 mod effects;
+mod feed;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;
@@ -40,6 +41,7 @@ mod unstarted;
 mod weight;
 
 pub use actor::{Context, Recollection, spawn};
+pub use feed::Feed;
 pub use guard::Guard;
 pub use handshake::{Caller, GpuTokens, HostChannel, HostHandler};
 pub use journal::{Event, EventKind, Journal};

@@ -87,6 +87,21 @@ async fn a_client_that_reads_slowly_holds_back_the_tool_alone() {
 }
 
 #[tokio::test]
+async fn json_has_a_bound_of_its_depth() {
+    let daemon = Options::new().start().await;
+    daemon.serving("good").await;
+    // The arguments themselves are one of them.
+    let deep = |depth: usize| (1..depth).fold(json!(1), |inner, _| json!([inner]));
+    let args = |depth| json!({"text": "t", "deep": deep(depth)});
+    let most = daemon.call("good", "echo", args(limits::JSON_DEPTH)).await;
+    assert!(!most.error.contains("recursion"), "{}", most.error);
+    let beyond = daemon.call("good", "echo", args(limits::JSON_DEPTH + 1)).await;
+    assert_eq!(beyond.failed().0, "InvalidArguments");
+    assert!(beyond.error.contains("recursion limit"), "{}", beyond.error);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn attachments_travel_as_bytes() {
     let daemon = Options::new().start().await;
     let blob: Vec<u8> = (0..2_000_000u32).map(|n| n as u8).collect();

@@ -81,6 +81,7 @@ async fn exit_codes_and_formats_are_those_documented() {
     assert_eq!(described["manifest"]["limits"]["open_files"], 1024);
     let (_, out, _) = daemon.cli(&["describe", "rogue"]).await;
     assert!(out.contains("tool echo") && out.contains("text           string, required"), "{out}");
+    assert!(out.contains("calls     concurrency=1 queue="), "{out}");
     daemon.stop().await;
 }
 
@@ -170,6 +171,8 @@ async fn the_configuration_is_shown_with_its_tables_and_its_mistakes_are_told() 
     let limit = out.lines().find(|line| line.starts_with("limits.memory_total"));
     let limit = limit.unwrap_or_else(|| panic!("{out}"));
     assert!(limit.contains("3GiB") && limit.contains(&shown), "{limit}");
+    let other = out.lines().find(|line| line.starts_with("limits.processes_total"));
+    assert!(other.is_some_and(|line| line.contains("default")), "{out}");
     assert!(out.contains("plugin.quests.remote.secret") && !out.contains("do not tell"), "{out}");
     // A command says that it does not know which daemon is meant.
     std::fs::write(&config, "sockets = \"/run/elsewhere.sock\"\n").expect("configuration");

@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use stockade_proto::v1::{CallRequest, WatchPluginsRequest, plugins_client::PluginsClient};
 use stockade_tests::{Http, Options, curl, eventually};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::scene::{BUFFERED, MIB, QUICK, a_while, attacked, large_results, timed, under_attack};
 
@@ -434,6 +438,58 @@ async fn calls_of_many_connections_at_once_are_answered_in_turn() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         answered
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// What a client says first when it speaks TLS.
+async fn client_hello() -> Vec<u8> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+    let port = listener.local_addr().expect("address").port();
+    let client = tokio::process::Command::new("curl")
+        .args(["-sk", "--max-time", "10", &format!("https://127.0.0.1:{port}/")])
+        .kill_on_drop(true)
+        .spawn()
+        .expect("curl");
+    let (mut stream, _) = listener.accept().await.expect("client");
+    let mut hello = vec![0; 4096];
+    let read = stream.read(&mut hello).await.expect("hello");
+    drop(client);
+    hello.truncate(read);
+    hello
+}
+
+/// A handshake is asked for with five hundred bytes, and costs a signature.
+#[tokio::test]
+async fn handshakes_of_many_connections_are_made_in_turn() {
+    let folder = tempfile::tempdir().expect("folder");
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:4096", "-nodes", "-keyout", "key", "-out", "pem"])
+        .args(["-days", "2", "-subj", "/CN=localhost"])
+        .current_dir(folder.path())
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    stockade_tests::give_to_test_user(folder.path());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let tls = format!("tls_cert = {:?}\ntls_key = {:?}\n", file("pem"), file("key"));
+    let daemon = attacked(Options::new().listen("127.0.0.1:0").config(&tls)).await;
+    let address = daemon.address().await;
+    let hello = client_hello().await;
+    under_attack(&daemon, 64 * MIB, async {
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut shaken = 0;
+        while Instant::now() < end {
+            let each = (0..100).map(|_| async {
+                let mut stream = TcpStream::connect(&address).await.ok()?;
+                stream.write_all(&hello).await.ok()?;
+                let mut answer = [0; 64];
+                stream.read(&mut answer).await.ok().filter(|read| *read > 0)
+            });
+            shaken += join_all(each).await.into_iter().flatten().count() as u64;
+        }
+        shaken
     })
     .await;
     daemon.stop().await;

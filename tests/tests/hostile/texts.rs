@@ -1,7 +1,9 @@
 //! Texts of any length: names, paths, reasons, tracebacks, what is to be watched.
 
 use serde_json::json;
-use stockade_proto::v1::{ReadLogsRequest, WatchEventsRequest, events_client::EventsClient};
+use stockade_proto::v1::{
+    LogLine, ReadLogsRequest, WatchEventsRequest, events_client::EventsClient,
+};
 use stockade_tests::{Client, Http, Options, eventually, give_to_test_user, manifest, write_file};
 
 use crate::scene::{BUFFERED, MIB, ONCE, QUICK, a_while, attacked, down, raw, under_attack};
@@ -169,7 +171,7 @@ async fn a_file_of_the_host_is_not_watched_for_a_plugin() {
     daemon.stop().await;
 }
 
-/// What many followers have not read is kept once, and paid for.
+/// What many followers have not read is kept once.
 #[tokio::test]
 async fn old_lines_that_nobody_reads_are_not_copied_for_each() {
     let daemon = attacked(Options::new().rogue("x", QUICK).config(BUFFERED)).await;
@@ -180,22 +182,66 @@ async fn old_lines_that_nobody_reads_are_not_copied_for_each() {
     }
     under_attack(&daemon, 48 * MIB, async {
         let mut open = Vec::new();
-        let mut refused = 0;
         for _ in 0..8 {
             let apart = daemon.apart().await;
             for _ in 0..50 {
-                let request = ReadLogsRequest { plugin: "x".into(), last: 0, follow: true };
-                match EventsClient::new(apart.channel()).read_logs(request).await {
-                    Ok(stream) => open.push(stream),
-                    Err(status) => {
-                        assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
-                        refused += 1;
-                    }
+                open.push(follow(&apart).await);
+            }
+        }
+        open.len() as u64
+    })
+    .await;
+    daemon.stop().await;
+}
+
+async fn follow(client: &Client) -> tonic::Streaming<LogLine> {
+    let request = ReadLogsRequest { plugin: "x".into(), last: 0, follow: true };
+    EventsClient::new(client.channel()).read_logs(request).await.expect("stream").into_inner()
+}
+
+/// Who followed and went away has left nothing behind, though nothing happens that would
+/// find out.
+#[tokio::test]
+async fn followers_that_are_gone_are_forgotten() {
+    let daemon = attacked(Options::new().rogue("x", QUICK).config(BUFFERED)).await;
+    daemon.serving("x").await;
+    under_attack(&daemon, 48 * MIB, async {
+        let apart = daemon.apart().await;
+        for n in 0..20_000 {
+            drop(follow(&apart).await);
+            let request = WatchEventsRequest { plugins: Vec::new(), last: 0, follow: n % 2 == 0 };
+            let events = EventsClient::new(apart.channel()).watch_events(request).await;
+            drop(events.expect("stream"));
+        }
+        20_000
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Many who follow a plugin that prints a lot, whether they read it or not.
+#[tokio::test]
+async fn followers_take_their_turn() {
+    let daemon = attacked(Options::new().rogue("x", QUICK).config(BUFFERED)).await;
+    daemon.serving("x").await;
+    under_attack(&daemon, 160 * MIB, async {
+        let mut waiting = Vec::new();
+        for n in 0..8 {
+            let apart = daemon.apart().await;
+            for _ in 0..120 {
+                let mut lines = follow(&apart).await;
+                match n % 2 {
+                    0 => drop(tokio::spawn(async move {
+                        while let Ok(Some(_)) = lines.message().await {}
+                    })),
+                    _ => waiting.push(lines),
                 }
             }
         }
-        assert!(refused > 0, "all {} are kept", open.len());
-        open.len() as u64
+        for _ in 0..12 {
+            assert!(daemon.call("x", "lines", json!({"n": 500})).await.ok);
+        }
+        waiting.len() as u64
     })
     .await;
     daemon.stop().await;

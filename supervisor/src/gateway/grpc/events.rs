@@ -2,20 +2,21 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use stockade_proto::v1::{
     CallInFlight, CrashRecord, Event, ListCrashesRequest, ListCrashesResponse, LogLine,
     ReadLogsRequest, WatchEventsRequest, events_server::Events,
 };
-use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::plugins::not_found;
 use crate::{
     Supervisor,
-    capacity::{Account, Held},
-    gateway::watch::{Place, Watch},
+    gateway::{
+        follow::{Wish, follow},
+        watch::Watch,
+    },
     plugin, store,
 };
 
@@ -23,8 +24,6 @@ pub(super) struct EventsService {
     supervisor: Supervisor,
     watch: Watch,
     asking: Arc<Semaphore>,
-    /// Of what all followers have not taken yet.
-    account: Account,
 }
 
 /// Questions of clients to the store at once.
@@ -33,62 +32,11 @@ const ASKING: usize = 4;
 impl EventsService {
     pub(super) fn new(supervisor: &Supervisor, watch: &Watch) -> Self {
         let asking = Arc::new(Semaphore::new(ASKING));
-        let account = supervisor.budget().of_followers();
-        EventsService { supervisor: supervisor.clone(), watch: watch.clone(), asking, account }
-    }
-}
-
-impl EventsService {
-    fn hold(&self, bytes: usize) -> Result<Held, Status> {
-        let charge = self.account.charge(bytes);
-        charge.map(Held::new).map_err(|why| Status::resource_exhausted(why.to_string()))
+        EventsService { supervisor: supervisor.clone(), watch: watch.clone(), asking }
     }
 }
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// Events or lines that wait for their reader, besides those of its ring.
-const WAITING: usize = 16;
-/// What one old event or line is held with.
-const ENVELOPE: usize = 128;
-
-/// First the old ones, then (if wanted) each new one.
-fn stream<A, T>(
-    (old, held): (Vec<A>, Held),
-    new: Option<mpsc::Receiver<A>>,
-    place: Place,
-    wanted: impl Fn(&A) -> bool + Send + 'static,
-    convert: impl Fn(A) -> T + Send + 'static,
-) -> Replies<T>
-where
-    A: Send + 'static,
-    T: Send + 'static,
-{
-    let (sender, receiver) = mpsc::channel(WAITING);
-    tokio::spawn(async move {
-        let _place = place;
-        for one in old {
-            if !wanted(&one) {
-                continue;
-            }
-            let Ok(room) = sender.reserve().await else { return };
-            room.send(Ok(convert(one)));
-        }
-        drop(held);
-        let Some(mut new) = new else { return };
-        loop {
-            let one = tokio::select! {
-                one = new.recv() => one,
-                () = sender.closed() => return,
-            };
-            let Some(one) = one else { return };
-            if wanted(&one) && sender.send(Ok(convert(one))).await.is_err() {
-                return;
-            }
-        }
-    });
-    Box::pin(ReceiverStream::new(receiver))
-}
 
 #[tonic::async_trait]
 impl Events for EventsService {
@@ -101,15 +49,14 @@ impl Events for EventsService {
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let place = self.watch.grpc_place(&request)?;
         let request = request.into_inner();
-        let (old, new) = self.supervisor.journal().follow(request.last as usize);
-        let bytes = old.iter().map(|event| event.message.len() + ENVELOPE).sum();
-        let old = (old, self.hold(bytes)?);
+        let wish = Wish { last: request.last as usize, new: request.follow };
+        let events = follow(self.supervisor.journal(), wish, place);
         let names = request.plugins;
-        let wanted = move |event: &Arc<plugin::Event>| {
-            names.is_empty() || names.iter().any(|name| **name == *event.plugin)
-        };
-        let new = request.follow.then_some(new);
-        Ok(Response::new(stream(old, new, place, wanted, event)))
+        let wanted = events.filter_map(move |one| {
+            let wanted = names.is_empty() || names.iter().any(|name| **name == *one.plugin);
+            std::future::ready(wanted.then(|| Ok(event(one))))
+        });
+        Ok(Response::new(Box::pin(wanted)))
     }
 
     async fn read_logs(
@@ -120,10 +67,8 @@ impl Events for EventsService {
         let request = request.into_inner();
         let handle =
             self.supervisor.plugin(&request.plugin).ok_or_else(|| not_found(&request.plugin))?;
-        let new = request.follow.then(|| handle.logs().follow());
-        let old = handle.logs().last(request.last as usize);
-        let bytes = old.iter().map(|line| line.text.len() + ENVELOPE).sum();
-        let old = (old, self.hold(bytes)?);
+        let last = if request.last == 0 { usize::MAX } else { request.last as usize };
+        let lines = follow(handle.logs(), Wish { last, new: request.follow }, place);
         let name = request.plugin;
         let convert = move |line: plugin::LogLine| LogLine {
             time: line.time.to_string(),
@@ -134,7 +79,7 @@ impl Events for EventsService {
             text: line.text.to_string(),
             dropped: line.dropped,
         };
-        Ok(Response::new(stream(old, new, place, |_| true, convert)))
+        Ok(Response::new(Box::pin(lines.map(move |line| Ok(convert(line))))))
     }
 
     async fn list_crashes(

@@ -72,14 +72,16 @@ impl Plugins for PluginsService {
     ) -> Result<Response<Self::WatchPluginsStream>, Status> {
         let place = self.watch.grpc_place(&request)?;
         let names = request.into_inner().names;
-        let (sender, receiver) = mpsc::channel(8);
+        let (sender, receiver) = mpsc::channel(1);
         let mut pictures = self.watch.pictures();
         tokio::spawn(async move {
             let _place = place;
             let mut told = Told::default();
             loop {
                 let picture = pictures.borrow_and_update().clone();
-                for change in told.changes(&picture, &names) {
+                for (kind, health) in told.changes(&picture, &names) {
+                    let health = Some(PluginHealth::clone(&health));
+                    let change = PluginChange { kind: kind as i32, health };
                     if sender.send(Ok(change)).await.is_err() {
                         return;
                     }

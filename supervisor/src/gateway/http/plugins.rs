@@ -9,13 +9,13 @@ use axum::{
 };
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::{plugin_not_found, render::Pieces};
 use crate::{
     Supervisor,
     gateway::{
         door::Caller,
+        follow::{Wish, follow},
         report::{health, sandbox},
         watch::Watch,
     },
@@ -126,9 +126,8 @@ pub(super) async fn events(
     let Some(place) = watch.place(Some(&caller)) else {
         return super::detail(StatusCode::TOO_MANY_REQUESTS, Watch::FULL);
     };
-    let (_, events) = supervisor.journal().follow(0);
-    let lines = ReceiverStream::new(events).map(move |event| {
-        let _place = &place;
+    let events = follow(supervisor.journal(), Wish { last: 0, new: true }, place);
+    let lines = events.map(|event| {
         let data = json!({
             "sequence": event.sequence,
             "time": event.time.to_string(),
