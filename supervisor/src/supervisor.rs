@@ -355,6 +355,21 @@ impl Supervisor {
         }
     }
 
+    /// Resolves when what operators have wanted so far is on the disk.
+    ///
+    /// # Errors
+    /// It is not, and why that matters.
+    pub async fn noted(&self, plugin: &str) -> Result<(), String> {
+        if self.inner.store.database.noted().await {
+            return Ok(());
+        }
+        let state = self.inner.first.state_dir.display();
+        Err(format!(
+            "Plugin '{plugin}' does what you asked for, but {state} could not be written: a daemon \
+             that starts anew does not know it. `stockade status` says what is wrong with it."
+        ))
+    }
+
     /// Takes over what can be changed while running: the folders and what is
     /// laid over single plugins. The rest keeps its value until a restart.
     pub async fn reconfigure(&self, config: Config) -> Reloaded {

@@ -11,12 +11,14 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::watch;
 
 use super::{crash::CrashRecord, is_damage, put_aside_database, wishes::Wishes};
 use crate::{capacity::limits, lifecycle::Wanted};
@@ -51,8 +53,13 @@ struct Shared {
     path: PathBuf,
     keep: usize,
     problem: Mutex<Option<String>>,
+    /// Since when the disk has been working at something.
+    busy: Mutex<Option<Instant>>,
     waiting: Mutex<Waiting>,
     wishes: Wishes,
+    /// How many wishes have come, and how many of them are on the disk.
+    asked: AtomicU64,
+    noted: watch::Sender<u64>,
 }
 
 /// What is to be written: of each plugin the last word, and the records that fit.
@@ -75,6 +82,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A disk that does not answer is waited for this long by whoever asks.
 const ANSWER: Duration = Duration::from_secs(5);
+/// One that takes longer for what is asked of it is told.
+const HANGS: Duration = Duration::from_secs(3);
 /// Questions that may wait.
 const QUESTIONS: usize = 256;
 
@@ -99,6 +108,10 @@ const SCHEMA: &str = "
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn busy(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says it once, and that it is over.
@@ -134,7 +147,10 @@ impl Writer {
                     return;
                 }
             };
+            *self.shared.busy() = Some(Instant::now());
             if self.connection.is_none() && self.tried.elapsed() >= AGAIN {
+                // What operators want does not wait for the database.
+                self.write();
                 self.open();
             }
             self.write();
@@ -143,6 +159,7 @@ impl Writer {
                 let connection = self.connection.as_ref();
                 let _ = catch_unwind(AssertUnwindSafe(|| query(connection)));
             }
+            *self.shared.busy() = None;
         }
     }
 
@@ -183,18 +200,22 @@ impl Writer {
 
     /// Writes what waits. What cannot be written waits on.
     fn write(&mut self) {
+        let asked = self.shared.asked.load(Ordering::Acquire);
         let waiting = std::mem::take(&mut *self.shared.waiting());
         if waiting.is_empty() {
             return;
         }
         let noted = self.shared.wishes.note(&waiting.remembered);
+        if matches!(noted, Ok(true)) {
+            self.shared.noted.send_replace(asked);
+        }
         let Some(connection) = &self.connection else { return self.put_back(waiting) };
         let written = write(connection, &waiting, self.shared.keep);
         let path = &self.shared.path;
         let failed = match (written, noted) {
             (Err(error), _) => Some((path.clone(), error.to_string())),
             (Ok(()), Err(error)) => Some((path.with_file_name("wanted"), error.to_string())),
-            (Ok(()), Ok(())) => None,
+            (Ok(()), Ok(_)) => None,
         };
         let problem = failed.as_ref().map(|(path, error)| {
             format!("cannot write {}: {error}; free its disk, or make it writable", path.display())
@@ -257,8 +278,11 @@ impl Database {
             path: path.to_owned(),
             keep,
             problem: Mutex::default(),
+            busy: Mutex::default(),
             waiting: Mutex::default(),
             wishes,
+            asked: AtomicU64::new(0),
+            noted: watch::Sender::new(0),
         });
         let (jobs, inbox) = mpsc::sync_channel::<Job>(QUESTIONS);
         let damaged: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -283,6 +307,15 @@ impl Database {
 
     /// Why nothing can be written now.
     pub fn problem(&self) -> Option<String> {
+        let busy = self.shared.busy().map(|since| since.elapsed());
+        if let Some(busy) = busy.filter(|busy| *busy > HANGS) {
+            let folder = self.shared.path.parent().unwrap_or(&self.shared.path).display();
+            return Some(format!(
+                "the disk of {folder} has not answered for {} s: what operators want and crash \
+                 records are in memory only. Look for a disk or a network file system that hangs.",
+                busy.as_secs()
+            ));
+        }
         self.shared.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -381,7 +414,17 @@ impl Database {
     /// Remembers a plugin. Never waits.
     pub fn remember(&self, plugin: &str, remembered: Remembered) {
         self.shared.waiting().remembered.insert(plugin.to_owned(), remembered);
+        self.shared.asked.fetch_add(1, Ordering::AcqRel);
         self.wake();
+    }
+
+    /// Resolves when what operators want is on the disk, so that a daemon that is killed
+    /// now knows it the next time; false: not in time.
+    pub async fn noted(&self) -> bool {
+        let asked = self.shared.asked.load(Ordering::Acquire);
+        let mut noted = self.shared.noted.subscribe();
+        let noted = noted.wait_for(|noted| *noted >= asked);
+        tokio::time::timeout(ANSWER, noted).await.is_ok()
     }
 
     /// Returns when everything written before is in the file, or its disk has had its

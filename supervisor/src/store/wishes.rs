@@ -7,7 +7,7 @@ use std::{
     fs, io,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rusqlite::Connection;
@@ -70,19 +70,18 @@ impl Wishes {
 
     /// Neither this file nor, so far, the database has told.
     pub(super) fn are_unknown(&self) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.known().is_none()
     }
 
     /// What is wanted of a plugin; None when this file cannot tell.
     pub(super) fn of(&self, plugin: &str) -> Option<Wanted> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         Some(known.as_ref()?.get(plugin).copied().unwrap_or(Wanted::Run))
     }
 
     /// Takes over what a database of before this file knows.
     pub(super) fn adopt(&self, connection: &Connection) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_some() {
+        if !self.are_unknown() {
             return;
         }
         let rows = || -> rusqlite::Result<HashMap<String, Wanted>> {
@@ -96,29 +95,33 @@ impl Wishes {
         let Ok(mut rows) = rows() else { return };
         rows.retain(|_, wanted| *wanted != Wanted::Run);
         let _ = write(&self.path, &rows);
-        *known = Some(rows);
+        *self.known() = Some(rows);
     }
 
-    /// Notes what has changed.
+    /// Notes what has changed; false: not yet. Nobody but the thread of the store does, so
+    /// nothing is held while the disk works.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn note(&self, changed: &HashMap<String, Remembered>) -> io::Result<()> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn note(&self, changed: &HashMap<String, Remembered>) -> io::Result<bool> {
+        let known = self.known().clone();
         // What the database knows must not be lost: it waits for it.
-        let Some(mut all) = known.clone() else { return Ok(()) };
+        let Some(mut all) = known.clone() else { return Ok(false) };
         for (name, remembered) in changed {
             match remembered.wanted {
                 Wanted::Run | Wanted::Removed => all.remove(name),
                 wanted => all.insert(name.clone(), wanted),
             };
         }
-        if known.as_ref() == Some(&all) {
-            return Ok(());
+        if known.as_ref() != Some(&all) {
+            write(&self.path, &all)?;
+            *self.known() = Some(all);
         }
-        write(&self.path, &all)?;
-        *known = Some(all);
-        Ok(())
+        Ok(true)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<HashMap<String, Wanted>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,7 +153,9 @@ fn write(path: &Path, wishes: &HashMap<String, Wanted>) -> io::Result<()> {
     let mut file = fs::File::create(&new)?;
     file.write_all(lines.concat().as_bytes())?;
     file.sync_all()?;
-    fs::rename(&new, path)
+    fs::rename(&new, path)?;
+    // Else a loss of power brings the old one back.
+    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]
@@ -200,7 +205,7 @@ mod tests {
             assert!(problem.unwrap().contains("was damaged"), "{damaged:?}");
             assert_eq!(wishes.of("a"), None, "{damaged:?}");
             // What the database knows is not overwritten before it has told.
-            wishes.note(&noted(&[("b", Wanted::Stopped)])).unwrap();
+            assert!(!wishes.note(&noted(&[("b", Wanted::Stopped)])).unwrap());
             assert!(!path.exists());
         }
     }

@@ -51,6 +51,42 @@ async fn an_emptied_file_of_wishes_starts_nothing_that_was_disabled() {
     daemon.stop().await;
 }
 
+/// A disk that hangs: nobody is told that something is kept which is not, nobody waits for
+/// it, and it is kept when the disk answers again.
+#[tokio::test]
+async fn what_a_hanging_disk_has_not_taken_is_not_acknowledged() {
+    let daemon = with_x().start().await;
+    daemon.serving("x").await;
+    let state = daemon.root.join("state");
+    // Whoever opens it to write waits for a reader.
+    let hanging = state.join("wanted.new");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o666));
+    rustix::fs::mknodat(rustix::fs::CWD, &hanging, kind, mode, 0).expect("fifo");
+    stockade_tests::give_to_test_user(&state);
+    let refused = daemon.admin().disable_plugin(daemon.action("x")).await.expect_err("not kept");
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("could not be written"), "{refused}");
+    let said = problems(&daemon).await;
+    assert!(said.iter().any(|problem| problem.contains("has not answered")), "{said:?}");
+    // Neither plugins nor the folders wait for it.
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    daemon.call("good", "pid", serde_json::json!({})).await.unwrap();
+    let (code, text, error) = daemon.cli(&["reload"]).await;
+    assert_eq!(code, 0, "{text}{error}");
+    // It answers again: with an error for what was begun, then as it should.
+    let reader = std::fs::File::open(&hanging).expect("reader");
+    std::fs::remove_file(&hanging).expect("fifo");
+    drop(reader);
+    eventually("it is kept", || async {
+        let kept = std::fs::read_to_string(state.join("wanted")).unwrap_or_default();
+        kept.starts_with("disabled x\n").then_some(())
+    })
+    .await;
+    daemon.admin().disable_plugin(daemon.action("x")).await.expect("kept");
+    until_well(&daemon).await;
+    daemon.stop().await;
+}
+
 /// Finding 11: a database that somebody else has locked is not damaged. What
 /// operators wanted is neither renamed nor forgotten.
 #[tokio::test]

@@ -40,6 +40,7 @@ impl AdminService {
             .order(command(who))
             .await
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        self.supervisor.noted(&request.name).await.map_err(Status::unavailable)?;
         let mut snapshots = handle.watch();
         if request.wait {
             let timeout = match request.timeout_ms {

@@ -41,9 +41,12 @@ pub(super) async fn act(
         _ => return detail(StatusCode::NOT_FOUND, "Not Found"),
     };
     let Some(handle) = supervisor.plugin(&name) else { return plugin_not_found(&name) };
-    match handle.order(command).await {
+    if let Err(error) = handle.order(command).await {
+        return detail(StatusCode::TOO_MANY_REQUESTS, &error.to_string());
+    }
+    match supervisor.noted(&name).await {
         Ok(()) => (StatusCode::ACCEPTED, Json(health::health(&handle))).into_response(),
-        Err(error) => detail(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
+        Err(why) => detail(StatusCode::SERVICE_UNAVAILABLE, &why),
     }
 }
 
