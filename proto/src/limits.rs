@@ -120,7 +120,7 @@ bounds! {
         bytes REQUEST = 16 << 10, "Bytes of `max_buffered` that a request takes besides its own, until its answer has been taken", "fixed", "503 / RESOURCE_EXHAUSTED; health is answered all the same, to connections with few requests";
         count RESETS = 32, "Streams that were reset and are not forgotten yet, per connection", "fixed", "GOAWAY";
         count QUESTIONS = 16, "Requests of one connection, other than calls and streams, that are answered at once", "fixed", "the others wait";
-        bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431; over HTTP/2 beyond 64 KiB the connection ends";
+        bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431, RESOURCE_EXHAUSTED; over HTTP/2 an empty 431 beyond 64 KiB, and beyond 256 KiB the connection ends";
         count HEADER_LINES = 100, "Headers of one request, by number", "fixed", "431";
         bytes FLOOD = 64 << 10, "Bytes a second on one HTTP/2 connection that belong to no request and no body (pings, settings, resets); headers, and a sixteenth of what the client was sent, are allowed on top", "fixed", "the connection is read in small pieces, after the others; 1 MiB later it ends";
         bytes WINDOW = 1 << 20, "Bytes on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";

@@ -178,6 +178,14 @@ impl Calls {
         {
             account(&handle, kind, &tool, &result, duration);
         }
+        let result = result.map_err(|error| match error {
+            CallError::PluginUnavailable { state, .. } if self.registry.borrow().draining => {
+                let reason = "The daemon is ending. Ask the next one.".to_owned();
+                let retry_after = Some(Duration::from_secs(1));
+                CallError::PluginUnavailable { state, reason, retry_after }
+            }
+            error => error,
+        });
         let result = result.and_then(|success| {
             let held = paid_by(payer.as_ref(), success.held, &tool)?;
             Ok(Success { held, ..success })

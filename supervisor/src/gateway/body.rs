@@ -12,7 +12,10 @@ use std::{
 use axum::http::Response;
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep},
+};
 use tonic::Status;
 
 use crate::capacity::{Account, Charge, Exhausted, Held, limits};
@@ -71,7 +74,6 @@ pub(super) struct Most {
 }
 
 /// A body that is counted and bounded in size and time. Its errors are statuses.
-#[derive(Debug)]
 pub(super) struct Counted<B = Incoming> {
     inner: B,
     reservation: Reservation,
@@ -88,6 +90,9 @@ pub(super) struct Counted<B = Incoming> {
     since: Option<Instant>,
     came: u64,
     over: bool,
+    /// True when the daemon has nothing more to say; waited for by a body that has to wait.
+    ending: watch::Receiver<bool>,
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// Where in a gRPC message the body is.
@@ -108,6 +113,7 @@ impl<B: Body<Data = Bytes>> Counted<B> {
         account: &Account,
         form: Form,
         most: Most,
+        ending: &watch::Receiver<bool>,
     ) -> Result<(Self, Reservation), Status> {
         let length = inner.size_hint().exact().map(|length| length as usize);
         let said = length.filter(|_| form == Form::Plain).unwrap_or(0);
@@ -132,6 +138,8 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             since: None,
             came: 0,
             over: false,
+            ending: ending.clone(),
+            end: None,
         };
         Ok((body, reservation))
     }
@@ -203,6 +211,20 @@ impl<B: Body<Data = Bytes>> Counted<B> {
         let took = since.elapsed();
         let due = took.as_secs_f64() * limits::BODY_RATE as f64;
         took > self.pause && (self.came as f64) < due
+    }
+
+    /// Of one whose messages come when they come the answer tells.
+    fn has_ended(&mut self, context: &mut Context<'_>) -> bool {
+        if self.form == Form::Messages {
+            return false;
+        }
+        let end = self.end.get_or_insert_with(|| {
+            let mut ending = self.ending.clone();
+            Box::pin(async move {
+                let _ = ending.wait_for(|ending| *ending).await;
+            })
+        });
+        end.as_mut().poll(context).is_ready()
     }
 
     /// More must come soon.
@@ -288,6 +310,9 @@ where
                 Status::cancelled(format!("the body ended too early: {error}"))
             }
             Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending if self.has_ended(context) => {
+                Status::unavailable("the daemon has ended; send the request again to the next one")
+            }
             Poll::Pending => {
                 if !self.is_awaited() {
                     self.patience = None;
@@ -365,6 +390,13 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(100);
 
+    /// Of a daemon that goes on.
+    fn ending() -> watch::Receiver<bool> {
+        let (sender, receiver) = watch::channel(false);
+        std::mem::forget(sender);
+        receiver
+    }
+
     fn of_call(bytes: usize) -> Most {
         Most { bytes, is_call: true }
     }
@@ -386,7 +418,10 @@ mod tests {
         let budget = Budget::new(1600);
         let account = budget.of_connection();
         let counted = |list: &[&[u8]], stalls, form, most| {
-            impatient(Counted::new(parts(list, stalls), &account, form, of_call(most)).unwrap())
+            impatient(
+                Counted::new(parts(list, stalls), &account, form, of_call(most), &ending())
+                    .unwrap(),
+            )
         };
         let (body, reservation) = counted(&[b"abc", b"def"], false, Form::Plain, 10);
         assert_eq!(read(body).await.unwrap(), "abcdef");
@@ -414,8 +449,10 @@ mod tests {
     async fn each_message_of_many_is_paid_for_until_it_is_taken_over() {
         let budget = Budget::new(1 << 20);
         let list = parts_of(&[&[0, 0, 0, 0, 3, 1, 2], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &[9]]);
-        let (body, reservation) =
-            Counted::new(list, &budget.of_connection(), Form::Messages, of_call(1000)).unwrap();
+        let (body, reservation) = {
+            let account = budget.of_connection();
+            Counted::new(list, &account, Form::Messages, of_call(1000), &ending()).unwrap()
+        };
         assert_eq!(read(body).await.unwrap().len(), 19);
         assert_eq!(budget.used(), 3 * limits::MESSAGE + 4);
         let message = || reservation.next_message().map(|paid| paid.bytes());
@@ -430,8 +467,10 @@ mod tests {
         let trickle = |parts: usize, bytes: usize| {
             let list: Vec<Vec<u8>> = (0..parts).map(|_| vec![0; bytes]).collect();
             let list: Vec<&[u8]> = list.iter().map(Vec::as_slice).collect();
-            let body =
-                Counted::new(parts_of(&list), &account, Form::Plain, of_call(1 << 20)).unwrap();
+            let body = {
+                let parts = parts_of(&list);
+                Counted::new(parts, &account, Form::Plain, of_call(1 << 20), &ending()).unwrap()
+            };
             let (body, _) = impatient(body);
             async move {
                 let mut body = std::pin::pin!(body);

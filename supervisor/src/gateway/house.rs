@@ -134,7 +134,7 @@ impl House {
         let is_tools = is_grpc && path.starts_with(TOOLS);
         let (parts, incoming) = request.into_parts();
         let most = Most { bytes: most, is_call };
-        let counted = body::Counted::new(incoming, &guest.account, form, most);
+        let counted = body::Counted::new(incoming, &guest.account, form, most, &self.ending);
         let (counted, reservation) = match counted {
             Ok(counted) => counted,
             Err(status) => return body::refused(is_grpc, &status),

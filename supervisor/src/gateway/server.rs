@@ -1,11 +1,12 @@
 //! Opens the port and the socket and serves gRPC and HTTP on both.
 
 use std::{
+    collections::HashMap,
     io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -239,12 +240,16 @@ async fn serve_port(
 }
 
 async fn serve_socket(listener: UnixListener, house: Arc<House>, places: Arc<Places>) {
+    let names = Names::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let caller = Caller::Socket(peer(&stream).into());
                 if let Some(place) = places.take() {
-                    serve(stream, house.clone(), caller, place);
+                    let (house, names) = (house.clone(), names.clone());
+                    tokio::spawn(async move {
+                        let caller = Caller::Socket(names.of(&stream).await);
+                        serve(stream, house, caller, place);
+                    });
                 }
             }
             Err(error) => rest(&error).await,
@@ -259,14 +264,36 @@ async fn rest(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// `root`, or `uid 1000`.
-fn peer(stream: &UnixStream) -> String {
-    match stream.peer_cred() {
-        Ok(peer) => nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(peer.uid()))
-            .ok()
-            .flatten()
-            .map_or_else(|| format!("uid {}", peer.uid()), |user| user.name),
-        Err(_) => "an unknown user".to_owned(),
+/// Names of users who have come before: a directory of users may be slow to ask.
+#[derive(Clone, Debug, Default)]
+struct Names(Arc<Mutex<HashMap<u32, Arc<str>>>>);
+
+impl Names {
+    /// Names that are kept.
+    const MOST: usize = 256;
+
+    fn known(&self) -> MutexGuard<'_, HashMap<u32, Arc<str>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `root`, or `uid 1000`.
+    async fn of(&self, stream: &UnixStream) -> Arc<str> {
+        let Ok(peer) = stream.peer_cred() else { return "an unknown user".into() };
+        let uid = peer.uid();
+        if let Some(name) = self.known().get(&uid) {
+            return name.clone();
+        }
+        let look = tokio::task::spawn_blocking(move || {
+            nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten()
+        });
+        let found = look.await.ok().flatten();
+        let name: Arc<str> = found.map_or_else(|| format!("uid {uid}"), |user| user.name).into();
+        let mut known = self.known();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(uid, name.clone());
+        name
     }
 }
 
@@ -285,7 +312,8 @@ fn protocols(keep_alive: Option<Duration>) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::STREAMS as u32)
         .max_pending_accept_reset_streams(limits::RESETS)
-        .max_header_list_size(limits::HEADERS as u32)
+        // Those that are not much too long are refused with a sentence.
+        .max_header_list_size(4 * limits::HEADERS as u32)
         .keep_alive_interval(keep_alive)
         // gRPC has no use for it, and a call's head is half its bytes.
         .auto_date_header(false)

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::types::Manifest;
+use super::types::{Limits, Manifest};
 use crate::document::{Bytes, Table};
 
 /// The operator's ceilings. Without a key: what the manifest asks for.
@@ -70,8 +70,9 @@ impl Ceilings {
         };
     }
 
-    /// What the author asks for and the plugin does not get, each as a sentence. What was
-    /// laid over this plugin alone may give it more than its ceiling.
+    /// What the author asks for and the plugin does not get, each as a sentence. Of what
+    /// nobody has asked for, the defaults, nothing is said; and what was laid over this
+    /// plugin alone may give it more than its ceiling.
     pub fn lowered(&self, asked: &Manifest, given: &Manifest) -> Vec<String> {
         let each = |manifest: &Manifest| {
             let limits = manifest.limits;
@@ -92,10 +93,14 @@ impl Ceilings {
         ];
         let (concurrency, queue) = (self.concurrency.map(u64::from), self.queue.map(u64::from));
         let ceilings = [self.memory, self.data, self.processes, concurrency, queue];
+        let Limits { memory, processes, .. } = Limits::default();
+        let data = asked.limits.memory.saturating_mul(4);
+        let usual = [Some(memory), Some(data), Some(processes), None, None];
         let mut lowered = Vec::new();
         for (index, (asked_for, given)) in each(asked).into_iter().zip(each(given)).enumerate() {
             let (key, Some(most)) = (keys[index], ceilings[index]) else { continue };
-            if given != Some(most) || asked_for.is_some_and(|asked_for| asked_for <= most) {
+            let usual = asked_for == usual[index];
+            if usual || given != Some(most) || asked_for.is_some_and(|asked| asked <= most) {
                 continue;
             }
             let text = |number: u64| match key {

@@ -86,6 +86,19 @@ async fn a_client_that_reads_slowly_holds_back_the_tool_alone() {
     daemon.stop().await;
 }
 
+/// A plugin's own library knows what the daemon reads.
+#[tokio::test]
+async fn results_are_as_large_as_max_result_allows() {
+    let bounds = "max_result = \"100MiB\"\nmax_buffered = \"2GiB\"";
+    let daemon = Options::new().config(bounds).rogue("large", "").start().await;
+    daemon.serving("large").await;
+    let result = daemon.call("large", "huge", json!({"n": 80})).await;
+    assert!(result.ok, "{}", result.error);
+    let beyond = daemon.call("large", "huge", json!({"n": 105})).await;
+    assert!(beyond.error.contains("raise max_result"), "{}", beyond.error);
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn json_has_a_bound_of_its_depth() {
     let daemon = Options::new().start().await;

@@ -229,7 +229,7 @@ async fn statuses_are_those_of_the_table() {
         tokio::spawn(async move { client.call("rogue", "wait", json!({"n": 60_000})).await });
     daemon.until("rogue", |health| health.in_flight == 1).await;
     let full = run("rogue", "pid", "{}").await;
-    check(&full, 429, "QueueFull", "1 calls run and 0 wait");
+    check(&full, 429, "QueueFull", "1 call runs and 0 wait");
     assert!(full.head.contains("retry-after: 1"), "{}", full.head);
     busy.abort();
     daemon.until("rogue", |health| health.in_flight == 0).await;

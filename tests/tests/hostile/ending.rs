@@ -62,7 +62,19 @@ async fn streams_end_with_a_status_when_the_daemon_ends() {
     let waits = tokio_stream::iter(waits).chain(tokio_stream::pending());
     let mut answers = client.tools().calls(waits).await.expect("calls").into_inner();
     daemon.until("x", |health| health.in_flight == 8).await;
+    let mut half = Http::unix(&daemon.socket).await.expect("connect");
+    let url = "/v1/plugins/good/tools/ping/run";
+    half.head("POST", url, "application/json", 1000).await.expect("send");
+    half.write(b"{").await.expect("send");
     daemon.signal(libc::SIGTERM);
+    // Whoever comes now is told why not, and when to come again.
+    eventually("calls are refused", || async {
+        let call = CallRequest { plugin: "good".into(), tool: "ping".into(), ..<_>::default() };
+        let refused = client.tools().call(call).await.err()?;
+        assert!(refused.message().contains("The daemon is ending"), "{refused}");
+        Some(())
+    })
+    .await;
     for _ in 0..8 {
         let answer = answers.message().await.expect("an answer").expect("one");
         assert!(!answer.outcome.expect("outcome").ok);
@@ -77,6 +89,10 @@ async fn streams_end_with_a_status_when_the_daemon_ends() {
             Err(end) => break end,
         }
     });
+    let told = half.reply().await.expect("an answer");
+    assert_eq!(told.status, 503);
+    let told = told.json().to_string();
+    assert!(told.contains("the daemon has ended"), "{told}");
     ends(daemon).await;
 }
 

@@ -125,7 +125,9 @@ fn body_failed(error: &(dyn Error + 'static)) -> Option<Response> {
 pub(super) fn refused_body(status: &tonic::Status) -> Response {
     let code = match status.code() {
         tonic::Code::OutOfRange => StatusCode::PAYLOAD_TOO_LARGE,
-        tonic::Code::ResourceExhausted => StatusCode::SERVICE_UNAVAILABLE,
+        tonic::Code::ResourceExhausted | tonic::Code::Unavailable => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         tonic::Code::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
         _ => StatusCode::BAD_REQUEST,
     };

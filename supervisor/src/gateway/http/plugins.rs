@@ -114,7 +114,13 @@ pub(super) async fn readyz(State(supervisor): State<Supervisor>) -> Response {
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
     };
-    (status, Json(json!({ "status": word, "problems": supervisor.problems() }))).into_response()
+    let mut problems = supervisor.problems();
+    if registry.draining {
+        problems.push("the daemon is ending".to_owned());
+    } else if !registry.scanned {
+        problems.push("the plugin folders are being read".to_owned());
+    }
+    (status, Json(json!({ "status": word, "problems": problems }))).into_response()
 }
 
 /// Events as they happen (server-sent events).
