@@ -365,8 +365,8 @@ impl Supervisor {
         }
         let state = self.inner.first.state_dir.display();
         Err(format!(
-            "Plugin '{plugin}' does what you asked for, but {state} could not be written: a daemon \
-             that starts anew does not know it. `stockade status` says what is wrong with it."
+            "Plugin '{plugin}' does what you asked for, but {state} could not be written: it will \
+             be forgotten when the daemon restarts. `stockade status` says what is wrong."
         ))
     }
 

@@ -194,6 +194,9 @@ impl Charge {
     /// # Errors
     /// There is no room for it.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        if bytes == 0 {
+            return Ok(());
+        }
         let share = &self.account.0;
         // What has come of one thing stays while its rest comes.
         share.can_have(self.bytes.saturating_add(bytes))?;

@@ -88,8 +88,7 @@ pub(super) struct Answer {
     /// Of one that has had to wait: resolves when there is nothing more to wait for.
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     over: bool,
-    /// Of one whose size is known. Else each part is charged until the next one is asked
-    /// for: there is room for it on the connection then.
+    /// Of one whose size is known; it goes with its bytes. Else each part has its own.
     charge: Option<Charge>,
     in_parts: bool,
     owner: Owner,
@@ -120,37 +119,51 @@ impl Answer {
             }
         };
         let taken = owner.active.connection().answer();
-        let in_parts = !is_call && size.is_none();
+        let in_parts = !is_call && !is_health && size.is_none();
         let (end, over) = (None, false);
         let answer = Answer { inner, first, taken, is_grpc, end, over, charge, in_parts, owner };
         Response::from_parts(head, Body::new(answer))
     }
 }
 
+/// The bytes, which hold the charge until they have been sent.
+fn held_by(bytes: Bytes, charge: Charge) -> Bytes {
+    struct Paid(Bytes, #[expect(dead_code, reason = "given back with the bytes")] Charge);
+    impl AsRef<[u8]> for Paid {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Paid(bytes, charge))
+}
+
 type Part = Option<Result<Frame<Bytes>, tonic::Status>>;
 
 impl Answer {
-    /// The part, if there is room for it.
+    /// The part with its charge, if there is room for it.
     fn paid(&mut self, part: Part) -> Part {
-        if !self.in_parts {
-            return part;
-        }
-        self.charge = None;
-        let Some(Ok(frame)) = &part else { return part };
-        let Some(bytes) = frame.data_ref().map(Bytes::len) else { return part };
-        match self.owner.guest.account.charge(bytes) {
-            Ok(charge) => {
-                self.charge = Some(charge);
-                part
+        let charge = match (&part, self.in_parts) {
+            (Some(Ok(frame)), true) if frame.is_data() => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                match self.owner.guest.account.charge(bytes) {
+                    Ok(charge) => charge,
+                    Err(why) => {
+                        let why = format!("the stream was ended: {why}");
+                        let why = tonic::Status::resource_exhausted(why);
+                        // HTTP has no other way to say that this is not all.
+                        return self.ends(&why).or(Some(Err(why)));
+                    }
+                }
             }
-            Err(why) => {
-                let why = format!("the stream was ended: {why}");
-                self.ends(&tonic::Status::resource_exhausted(why))
+            (Some(Ok(frame)), false) if frame.is_data() && self.charge.is_some() => {
+                self.charge.take()?
             }
-        }
+            _ => return part,
+        };
+        part.map(|part| part.map(|frame| frame.map_data(|bytes| held_by(bytes, charge))))
     }
 
-    /// A stream that is cut off looks like a broken connection.
+    /// A stream of gRPC that is cut off looks like a broken connection.
     fn ends(&mut self, why: &tonic::Status) -> Part {
         self.over = true;
         self.is_grpc.then(|| {

@@ -1,5 +1,5 @@
 //! Streams of what happens, for those who follow: each reads the ring at its own pace, a
-//! little at a time and in its turn, and who does not read holds nothing of it.
+//! little at a time and in its turn, and who does not read holds no more of it.
 
 use std::{
     collections::VecDeque,
@@ -72,7 +72,11 @@ impl<F: Feed> Follower<F> {
             }
             self.line.pass(false).await;
             self.news.mark_unchanged();
-            let (some, next) = self.feed.upgrade()?.since(self.next, SOME);
+            let (mut some, mut next) = self.feed.upgrade()?.since(self.next, SOME);
+            if let Some(end) = self.end.filter(|end| *end < next) {
+                some.truncate((some.len() as u64).saturating_sub(next - end) as usize);
+                next = end;
+            }
             (self.some, self.next) = (some.into(), next);
             if self.some.is_empty() {
                 self.news.changed().await.ok()?;

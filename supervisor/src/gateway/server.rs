@@ -17,7 +17,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -223,10 +223,9 @@ async fn serve_port(
                                     }
                                     Err(error) => debug!("no TLS: {error}"),
                                 },
-                                () = tokio::time::sleep(limits::FIRST_BYTE) => {
-                                    debug!("a TLS handshake took too long");
+                                _ = place.connection.left() => {
+                                    debug!("a TLS handshake took too long, or made room");
                                 }
-                                _ = place.connection.left() => {}
                             }
                         });
                     }
@@ -240,15 +239,19 @@ async fn serve_port(
 }
 
 async fn serve_socket(listener: UnixListener, house: Arc<House>, places: Arc<Places>) {
-    let names = Names::default();
+    let names = Names::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 if let Some(place) = places.take() {
                     let (house, names) = (house.clone(), names.clone());
                     tokio::spawn(async move {
-                        let caller = Caller::Socket(names.of(&stream).await);
-                        serve(stream, house, caller, place);
+                        tokio::select! {
+                            name = names.of(&stream) => {
+                                serve(stream, house, Caller::Socket(name), place);
+                            }
+                            _ = place.connection.left() => {}
+                        }
                     });
                 }
             }
@@ -264,16 +267,26 @@ async fn rest(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// Names of users who have come before: a directory of users may be slow to ask.
-#[derive(Clone, Debug, Default)]
-struct Names(Arc<Mutex<HashMap<u32, Arc<str>>>>);
+/// Names of users who have come before: a directory of users may be slow to ask, and is
+/// asked for one at a time.
+#[derive(Clone, Debug)]
+struct Names {
+    known: Arc<Mutex<HashMap<u32, Arc<str>>>>,
+    asking: Arc<Semaphore>,
+}
 
 impl Names {
     /// Names that are kept.
     const MOST: usize = 256;
+    /// Without an answer the number has to do.
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        Names { known: Arc::default(), asking: Arc::new(Semaphore::new(1)) }
+    }
 
     fn known(&self) -> MutexGuard<'_, HashMap<u32, Arc<str>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `root`, or `uid 1000`.
@@ -283,11 +296,18 @@ impl Names {
         if let Some(name) = self.known().get(&uid) {
             return name.clone();
         }
-        let look = tokio::task::spawn_blocking(move || {
-            nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten()
-        });
-        let found = look.await.ok().flatten();
-        let name: Arc<str> = found.map_or_else(|| format!("uid {uid}"), |user| user.name).into();
+        let asking = self.asking.clone();
+        let look = async move {
+            let turn = asking.acquire_owned().await.ok()?;
+            let look = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten()
+            });
+            look.await.ok().flatten()
+        };
+        let found = tokio::time::timeout(Self::PATIENCE, look).await.ok().flatten();
+        let Some(user) = found else { return format!("uid {uid}").into() };
+        let name: Arc<str> = user.name.into();
         let mut known = self.known();
         if known.len() >= Self::MOST {
             known.clear();
@@ -318,7 +338,7 @@ fn protocols(keep_alive: Option<Duration>) -> Builder<TokioExecutor> {
         // gRPC has no use for it, and a call's head is half its bytes.
         .auto_date_header(false)
         .keep_alive_timeout(KEEP_ALIVE.1)
-        // What is not sent yet is paid for with the request.
+        // Of calls, as much as a request is charged for may be there when its charge has gone.
         .max_send_buf_size(limits::REQUEST)
         .initial_stream_window_size(limits::WINDOW as u32)
         .initial_connection_window_size(limits::WINDOW as u32)

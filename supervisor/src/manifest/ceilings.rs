@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::types::{Limits, Manifest};
+use super::{
+    remote::REMOTE_CONCURRENCY,
+    types::{Limits, MEMORY_WITH_GPU, Manifest, Queue},
+};
 use crate::document::{Bytes, Table};
 
 /// The operator's ceilings. Without a key: what the manifest asks for.
@@ -70,9 +73,9 @@ impl Ceilings {
         };
     }
 
-    /// What the author asks for and the plugin does not get, each as a sentence. Of what
-    /// nobody has asked for, the defaults, nothing is said; and what was laid over this
-    /// plugin alone may give it more than its ceiling.
+    /// What the author asks for and the plugin does not get, each as a sentence. Of what is
+    /// as the defaults are nothing is said, most often nobody has asked for it; and what was
+    /// laid over this plugin alone may give it more than its ceiling.
     pub fn lowered(&self, asked: &Manifest, given: &Manifest) -> Vec<String> {
         let each = |manifest: &Manifest| {
             let limits = manifest.limits;
@@ -94,8 +97,14 @@ impl Ceilings {
         let (concurrency, queue) = (self.concurrency.map(u64::from), self.queue.map(u64::from));
         let ceilings = [self.memory, self.data, self.processes, concurrency, queue];
         let Limits { memory, processes, .. } = Limits::default();
-        let data = asked.limits.memory.saturating_mul(4);
-        let usual = [Some(memory), Some(data), Some(processes), None, None];
+        let is_gpu = asked.requires.gpu.is_some();
+        let usual = [
+            Some(if is_gpu { MEMORY_WITH_GPU } else { memory }),
+            (!is_gpu).then(|| asked.limits.memory.saturating_mul(4)),
+            Some(processes),
+            asked.remote().map(|_| REMOTE_CONCURRENCY.into()),
+            Some(Queue::default().size.into()),
+        ];
         let mut lowered = Vec::new();
         for (index, (asked_for, given)) in each(asked).into_iter().zip(each(given)).enumerate() {
             let (key, Some(most)) = (keys[index], ceilings[index]) else { continue };

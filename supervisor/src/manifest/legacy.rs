@@ -139,7 +139,7 @@ impl Reader<'_> {
             env: Default::default(),
             activation: Activation::Eager,
             concurrency: if remote { REMOTE_CONCURRENCY } else { 1 },
-            queue: Queue { size: 64, timeout: std::time::Duration::from_secs(5) },
+            queue: Queue::default(),
             sandbox: Sandbox { gpu: requires.gpu.is_some(), ..Sandbox::default() },
             requires,
             limits,

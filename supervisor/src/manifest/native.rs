@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     path::{Component, Path, PathBuf},
-    time::Duration,
 };
 
 use super::{
@@ -165,7 +164,7 @@ fn read_run(table: Table<'_>) -> Option<RunTable> {
     }
     let usual = if remote { REMOTE_CONCURRENCY } else { 1 };
     let concurrency = table.integer("concurrency", 1..=4096).map_or(usual, |n| n as u32);
-    let mut queue = Queue { size: 64, timeout: Duration::from_secs(5) };
+    let mut queue = Queue::default();
     if let Some(inner) = table.table("queue") {
         if let Some(size) = inner.integer("size", 0..=1_000_000) {
             queue.size = size as u32;

@@ -116,6 +116,12 @@ pub struct Queue {
     pub timeout: Duration,
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Queue { size: 64, timeout: Duration::from_secs(5) }
+    }
+}
+
 /// What must be there before a plugin starts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Requires {

@@ -1,5 +1,5 @@
 //! What many follow at their own pace: a ring whose items have numbers. A follower keeps
-//! the number of the next one, and holds nothing of the ring.
+//! the number of the next one, and takes a little of the ring at a time.
 
 use tokio::sync::watch;
 
@@ -27,7 +27,7 @@ pub(super) fn some_of<'a, T: Clone + 'a>(
 ) -> Vec<T> {
     let mut some = Vec::new();
     for item in items {
-        let size = size(item);
+        let size = size_of::<T>() + size(item);
         if size > bytes && !some.is_empty() {
             break;
         }

@@ -49,6 +49,14 @@ pub enum Command {
     Replace(Box<Found>),
 }
 
+impl Command {
+    /// It is to be known after a restart of the daemon, too.
+    pub fn is_kept(&self) -> bool {
+        use Command::{Disable, Enable, Reset, Start, Stop};
+        matches!(self, Start(_) | Stop(_) | Reset(_) | Enable(_) | Disable(_))
+    }
+}
+
 /// A command, and who wants to know that it has been taken.
 pub(super) type Order = (Command, Option<oneshot::Sender<()>>);
 

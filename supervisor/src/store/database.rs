@@ -11,7 +11,6 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     time::{Duration, Instant},
@@ -57,8 +56,7 @@ struct Shared {
     busy: Mutex<Option<Instant>>,
     waiting: Mutex<Waiting>,
     wishes: Wishes,
-    /// How many wishes have come, and how many of them are on the disk.
-    asked: AtomicU64,
+    /// How many of what was to be remembered are on the disk.
     noted: watch::Sender<u64>,
 }
 
@@ -68,9 +66,17 @@ struct Waiting {
     remembered: HashMap<String, Remembered>,
     crashes: VecDeque<CrashRecord>,
     dropped: u64,
+    /// How much has come that is to be remembered.
+    asked: u64,
 }
 
 impl Waiting {
+    /// All of it; the count goes on.
+    fn take(&mut self) -> Self {
+        let asked = self.asked;
+        std::mem::replace(self, Waiting { asked, ..Waiting::default() })
+    }
+
     fn is_empty(&self) -> bool {
         self.remembered.is_empty() && self.crashes.is_empty()
     }
@@ -200,18 +206,17 @@ impl Writer {
 
     /// Writes what waits. What cannot be written waits on.
     fn write(&mut self) {
-        let asked = self.shared.asked.load(Ordering::Acquire);
-        let waiting = std::mem::take(&mut *self.shared.waiting());
+        let waiting = self.shared.waiting().take();
         if waiting.is_empty() {
             return;
         }
         let noted = self.shared.wishes.note(&waiting.remembered);
         if matches!(noted, Ok(true)) {
-            self.shared.noted.send_replace(asked);
+            self.shared.noted.send_replace(waiting.asked);
         }
         let Some(connection) = &self.connection else { return self.put_back(waiting) };
         let written = write(connection, &waiting, self.shared.keep);
-        let path = &self.shared.path;
+        let (path, is_written) = (&self.shared.path, written.is_ok());
         let failed = match (written, noted) {
             (Err(error), _) => Some((path.clone(), error.to_string())),
             (Ok(()), Err(error)) => Some((path.with_file_name("wanted"), error.to_string())),
@@ -222,7 +227,9 @@ impl Writer {
         });
         self.shared.tell(problem);
         if failed.is_some() {
-            self.put_back(waiting);
+            // What is in the database is not written twice.
+            let crashes = if is_written { VecDeque::new() } else { waiting.crashes };
+            self.put_back(Waiting { crashes, ..waiting });
         }
     }
 
@@ -281,7 +288,6 @@ impl Database {
             busy: Mutex::default(),
             waiting: Mutex::default(),
             wishes,
-            asked: AtomicU64::new(0),
             noted: watch::Sender::new(0),
         });
         let (jobs, inbox) = mpsc::sync_channel::<Job>(QUESTIONS);
@@ -413,15 +419,17 @@ impl Database {
 
     /// Remembers a plugin. Never waits.
     pub fn remember(&self, plugin: &str, remembered: Remembered) {
-        self.shared.waiting().remembered.insert(plugin.to_owned(), remembered);
-        self.shared.asked.fetch_add(1, Ordering::AcqRel);
+        let mut waiting = self.shared.waiting();
+        waiting.remembered.insert(plugin.to_owned(), remembered);
+        waiting.asked += 1;
+        drop(waiting);
         self.wake();
     }
 
     /// Resolves when what operators want is on the disk, so that a daemon that is killed
     /// now knows it the next time; false: not in time.
     pub async fn noted(&self) -> bool {
-        let asked = self.shared.asked.load(Ordering::Acquire);
+        let asked = self.shared.waiting().asked;
         let mut noted = self.shared.noted.subscribe();
         let noted = noted.wait_for(|noted| *noted >= asked);
         tokio::time::timeout(ANSWER, noted).await.is_ok()

@@ -71,8 +71,7 @@ async fn streams_end_with_a_status_when_the_daemon_ends() {
     eventually("calls are refused", || async {
         let call = CallRequest { plugin: "good".into(), tool: "ping".into(), ..<_>::default() };
         let refused = client.tools().call(call).await.err()?;
-        assert!(refused.message().contains("The daemon is ending"), "{refused}");
-        Some(())
+        refused.message().contains("The daemon is ending").then_some(())
     })
     .await;
     for _ in 0..8 {

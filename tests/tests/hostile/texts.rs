@@ -1,5 +1,10 @@
 //! Texts of any length: names, paths, reasons, tracebacks, what is to be watched.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use serde_json::json;
 use stockade_proto::v1::{
     LogLine, ReadLogsRequest, WatchEventsRequest, events_client::EventsClient,
@@ -225,15 +230,20 @@ async fn followers_take_their_turn() {
     let daemon = attacked(Options::new().rogue("x", QUICK).config(BUFFERED)).await;
     daemon.serving("x").await;
     under_attack(&daemon, 160 * MIB, async {
-        let mut waiting = Vec::new();
+        let (mut waiting, read) = (Vec::new(), Arc::new(AtomicU64::new(0)));
         for n in 0..8 {
             let apart = daemon.apart().await;
             for _ in 0..120 {
                 let mut lines = follow(&apart).await;
                 match n % 2 {
-                    0 => drop(tokio::spawn(async move {
-                        while let Ok(Some(_)) = lines.message().await {}
-                    })),
+                    0 => {
+                        let read = read.clone();
+                        tokio::spawn(async move {
+                            while let Ok(Some(_)) = lines.message().await {
+                                read.fetch_add(1, Ordering::Relaxed);
+                            }
+                        });
+                    }
                     _ => waiting.push(lines),
                 }
             }
@@ -241,6 +251,8 @@ async fn followers_take_their_turn() {
         for _ in 0..12 {
             assert!(daemon.call("x", "lines", json!({"n": 500})).await.ok);
         }
+        let read = read.load(Ordering::Relaxed);
+        assert!(read > 10_000, "those who read have got {read} lines");
         waiting.len() as u64
     })
     .await;

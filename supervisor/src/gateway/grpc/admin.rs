@@ -36,11 +36,15 @@ impl AdminService {
         let request = request.into_inner();
         let handle =
             self.supervisor.plugin(&request.name).ok_or_else(|| not_found(&request.name))?;
+        let command = command(who);
+        let is_kept = command.is_kept();
         handle
-            .order(command(who))
+            .order(command)
             .await
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        self.supervisor.noted(&request.name).await.map_err(Status::unavailable)?;
+        if is_kept {
+            self.supervisor.noted(&request.name).await.map_err(Status::unavailable)?;
+        }
         let mut snapshots = handle.watch();
         if request.wait {
             let timeout = match request.timeout_ms {

@@ -41,13 +41,14 @@ pub(super) async fn act(
         _ => return detail(StatusCode::NOT_FOUND, "Not Found"),
     };
     let Some(handle) = supervisor.plugin(&name) else { return plugin_not_found(&name) };
+    let is_kept = command.is_kept();
     if let Err(error) = handle.order(command).await {
         return detail(StatusCode::TOO_MANY_REQUESTS, &error.to_string());
     }
-    match supervisor.noted(&name).await {
-        Ok(()) => (StatusCode::ACCEPTED, Json(health::health(&handle))).into_response(),
-        Err(why) => detail(StatusCode::SERVICE_UNAVAILABLE, &why),
+    if is_kept && let Err(why) = supervisor.noted(&name).await {
+        return detail(StatusCode::SERVICE_UNAVAILABLE, &why);
     }
+    (StatusCode::ACCEPTED, Json(health::health(&handle))).into_response()
 }
 
 pub(super) async fn reload_all(
