@@ -172,6 +172,14 @@ impl Connection {
         has()
     }
 
+    /// Its client has gone in the middle of a request. HTTP/1 finds out by itself only when
+    /// it writes; of HTTP/2 it was one stream.
+    pub(super) fn hung_up(&self) {
+        if !self.http2.load(Ordering::Relaxed) {
+            self.leave.notify_one();
+        }
+    }
+
     /// Resolves when it has to go: it is beyond its times, or has to make room for
     /// another one.
     pub(super) async fn left(&self) -> Verdict {

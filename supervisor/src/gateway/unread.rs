@@ -32,9 +32,13 @@ impl Rest {
             tokio::time::sleep(limits::UNWANTED).await;
         };
         let read = async {
-            while let Some(Ok(_)) =
-                poll_fn(|context| Pin::new(&mut unread).poll_frame(context)).await
-            {}
+            loop {
+                match poll_fn(|context| Pin::new(&mut unread).poll_frame(context)).await {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => break unread.connection.hung_up(),
+                    None => break,
+                }
+            }
         };
         tokio::select! {
             () = read => {}

@@ -8,6 +8,7 @@ use stockade_proto::worker::{FromPlugin, InitReady};
 use tokio::{runtime::Runtime, sync::mpsc};
 
 use super::{
+    feed::Feed as _,
     guard::Guard,
     logs::{Lines, Logs, Stream},
     look::Tree,
