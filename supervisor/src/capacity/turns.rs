@@ -4,13 +4,16 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use stockade_proto::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Place;
+
+/// Read at once of a stream that is read one by one with others.
+const SIP: usize = 4096;
 
 /// A stream that is shared fairly.
 #[derive(Debug)]
@@ -21,12 +24,27 @@ pub struct Turns<I> {
     /// Little is wanted next.
     brief: bool,
     place: Place,
+    /// What has come is handed on in turn, however little it is.
+    one_by_one: bool,
+    came: Vec<u8>,
 }
 
 impl<I> Turns<I> {
     /// Of this stream.
     pub fn new(io: I) -> Self {
-        Turns { io, moved: 0, brief: false, place: Place::default() }
+        let (place, came) = Default::default();
+        Turns { io, moved: 0, brief: false, place, one_by_one: false, came }
+    }
+
+    /// Of one whose first bytes ask for dear work: of all such streams one is read at a
+    /// time, until [`Turns::go_on`].
+    pub fn one_by_one(io: I) -> Self {
+        Turns { one_by_one: true, ..Turns::new(io) }
+    }
+
+    /// The dear work is done.
+    pub fn go_on(&mut self) {
+        self.one_by_one = false;
     }
 
     /// What was moved was as dear as much would have been: others are next.
@@ -68,6 +86,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Turns<I> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.one_by_one || !self.came.is_empty() {
+            return self.read_in_turn(context, buffer);
+        }
         if !self.may_move(context) {
             return Poll::Pending;
         }
@@ -75,6 +96,33 @@ impl<I: AsyncRead + Unpin> AsyncRead for Turns<I> {
         let polled = Pin::new(&mut self.io).poll_read(context, buffer);
         self.count(&polled, buffer.filled().len() - before);
         polled
+    }
+}
+
+impl<I: AsyncRead + Unpin> Turns<I> {
+    fn read_in_turn(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.came.is_empty() {
+            let mut bytes = [0; SIP];
+            let mut part = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.io).poll_read(context, &mut part))?;
+            if part.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.came.extend_from_slice(part.filled());
+            self.place.join(context, false);
+        }
+        ready!(self.place.poll_called(context));
+        let bytes = self.came.len().min(buffer.remaining());
+        buffer.put_slice(&self.came[..bytes]);
+        self.came.drain(..bytes);
+        if self.came.is_empty() {
+            self.came = Vec::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -14,7 +14,6 @@ mod http;
 mod refusal;
 pub mod report;
 mod server;
-mod shaking;
 mod status;
 mod texts;
 mod tls;

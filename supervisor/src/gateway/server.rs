@@ -29,13 +29,15 @@ use super::{
     grpc,
     house::{Guest, House},
     http,
-    shaking::Shaking,
     texts::Reader,
     tls,
     traffic::Counted,
     watch::Watch,
 };
-use crate::{Supervisor, capacity::limits};
+use crate::{
+    Supervisor,
+    capacity::{Turns, limits},
+};
 
 /// A silent HTTP/2 peer is asked, and dropped when it does not answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
@@ -212,13 +214,13 @@ async fn serve_port(
                 match &tls {
                     None => serve(stream, house.clone(), Caller::Port, place),
                     Some(tls) => {
-                        let shaking = tls.accept(Shaking::new(stream));
+                        let shaking = tls.accept(Turns::one_by_one(stream));
                         let house = house.clone();
                         tokio::spawn(async move {
                             tokio::select! {
                                 shaken = shaking => match shaken {
                                     Ok(mut stream) => {
-                                        stream.get_mut().0.is_shaken();
+                                        stream.get_mut().0.go_on();
                                         serve(stream, house, Caller::Port, place);
                                     }
                                     Err(error) => debug!("no TLS: {error}"),
