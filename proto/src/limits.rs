@@ -139,6 +139,7 @@ bounds! {
         bytes BODY_RATE = 1024, "Bytes a second of a body, at least, after its first half minute", "fixed", "408 / DEADLINE_EXCEEDED, closed";
         time UNWANTED = 2_000, "Time for which the rest of a refused body is read and thrown away, so that its client can read the answer", "fixed", "its stream is reset, its connection closed";
         time WRITE_PAUSE = 180_000, "Wait for a client to take the next byte of an answer", "fixed", "closed";
+        time QUIET = 15_000, "Time without an event for a client that follows `/v1/events`", "fixed", "a comment is sent, which tells whether the client is still there";
         time IDLE = 120_000, "Wait for the next request on an HTTP/1 connection that is kept alive", "fixed", "closed";
         time IDLE_HTTP2 = 600_000, "Wait for the next request on an HTTP/2 connection", "fixed", "GOAWAY, closed";
     }

@@ -5,7 +5,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{Path, State},
     http::{StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse as _, Response, sse},
 };
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{plugin_not_found, render::Pieces};
 use crate::{
     Supervisor,
+    capacity::limits,
     gateway::{
         door::Caller,
         follow::{Wish, follow},
@@ -133,7 +134,7 @@ pub(super) async fn events(
         return super::detail(StatusCode::TOO_MANY_REQUESTS, Watch::FULL);
     };
     let events = follow(supervisor.journal(), Wish { last: 0, new: true }, place);
-    let lines = events.map(|event| {
+    let told = events.map(|event| {
         let data = json!({
             "sequence": event.sequence,
             "time": event.time.to_string(),
@@ -145,13 +146,10 @@ pub(super) async fn events(
             "message": &event.message,
             "cause": event.cause,
         });
-        let kind = event.kind.as_str();
-        Ok::<_, std::convert::Infallible>(format!(
-            "id: {}\nevent: {kind}\ndata: {data}\n\n",
-            event.sequence
-        ))
+        let told = sse::Event::default().id(event.sequence.to_string());
+        Ok::<_, std::convert::Infallible>(told.event(event.kind.as_str()).data(data.to_string()))
     });
-    let headers =
-        [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    (headers, Body::from_stream(lines)).into_response()
+    // A client that is gone is noticed when something is written.
+    let quiet = sse::KeepAlive::new().interval(limits::QUIET);
+    ([(header::CACHE_CONTROL, "no-store")], sse::Sse::new(told).keep_alive(quiet)).into_response()
 }
