@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tracing_subscriber::EnvFilter;
+
 use super::{
     Config, Overlay, Token, files, paths,
     raw::{Raw, absolute, raw},
@@ -344,7 +346,14 @@ impl Loader {
                 list,
             ),
             dev: self.take(&mut s, "dev", "true or false", false, bool::to_string, boolean),
-            log: self.take(&mut s, "log", "a log filter", "info".into(), String::clone, text),
+            log: self.take(
+                &mut s,
+                "log",
+                "a log filter such as \"debug\" or \"stockade=debug,error\"",
+                "info".into(),
+                String::clone,
+                |raw| text(raw).filter(|filter| EnvFilter::try_new(filter).is_ok()),
+            ),
             log_json: self.take(
                 &mut s,
                 "log_json",
@@ -540,7 +549,7 @@ mod tests {
     fn all_problems_of_all_layers_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("stockade.toml");
-        fs::write(&file, "lisen = \"x\"\nmax_starting = 0\n[plugin.ocr.limits]\nmemry = 1\n")
+        fs::write(&file, "lisen = \"x\"\nmax_starting = 0\nlog = \"a=b=c\"\n[plugin.ocr.limits]\nmemry = 1\n")
             .unwrap();
         let flags = vec![("listen", "0.0.0.0:1".to_owned())];
         let problems = load(&Source { file: Some(file), flags }, |_| None).unwrap_err();
@@ -552,5 +561,6 @@ mod tests {
         );
         assert!(text.contains("`max_starting` must be a number, not \"0\""), "{text}");
         assert!(text.contains("not a loopback address"), "{text}");
+        assert!(text.contains("`log` must be a log filter such as"), "{text}");
     }
 }
