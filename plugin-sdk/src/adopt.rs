@@ -11,8 +11,7 @@ use std::{
 };
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use stockade_proto::fds;
-use tokio::net::UnixStream;
+use stockade_proto::{fds, socket::Socket};
 
 /// Marks 3, 4 and 5 close-on-exec, so that no child of the plugin keeps the
 /// channels open. False when they are not there: this is not a plugin process.
@@ -38,25 +37,24 @@ pub fn close_forked() {
     }
 }
 
-fn adopt(fd: i32, taken: &AtomicBool) -> Result<UnixStream> {
+fn adopt(fd: i32, taken: &AtomicBool) -> Result<Socket> {
     if taken.swap(true, Ordering::AcqRel) {
         return Err(Error::other("the inherited descriptor is already in use"));
     }
     // SAFETY: the launcher laid this descriptor for the SDK alone and `taken`
     // lets this happen once per process, so there is exactly one owner.
     let stream = StdStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+    Socket::new(stream)
 }
 
 /// The channel on which calls come.
-pub(crate) fn calls() -> Result<UnixStream> {
+pub(crate) fn calls() -> Result<Socket> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     adopt(fds::CALLS, &TAKEN)
 }
 
 /// The channel to the supervisor's services.
-pub(crate) fn host() -> Result<UnixStream> {
+pub(crate) fn host() -> Result<Socket> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     adopt(fds::HOST, &TAKEN)
 }

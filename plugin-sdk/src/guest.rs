@@ -273,9 +273,12 @@ pub fn serve<G: Guest>(guest: Arc<G>) -> io::Result<()> {
         let service = WorkerServer::new(worker)
             .max_decoding_message_size(inherited::MAX_MESSAGE)
             .max_encoding_message_size(inherited::MAX_MESSAGE);
+        // Not on the runtime's own task, which is only woken by way of one look more at
+        // the descriptors.
+        let serving = tokio::spawn(inherited::serve(calls, service));
         tokio::select! {
             // The supervisor is gone, or it closed the channel.
-            _ = inherited::serve(calls, service) => {}
+            _ = serving => {}
             // The shutdown hook has run; let its answer reach the supervisor.
             Ok(()) = stopped => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
         }

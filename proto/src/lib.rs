@@ -71,6 +71,8 @@ pub mod frames;
 pub mod gate;
 #[cfg(feature = "grpc")]
 pub mod inherited;
+#[cfg(feature = "grpc")]
+pub mod socket;
 
 #[cfg(feature = "grpc")]
 mod gates {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, mem::size_of};
 
+use memchr::memchr2;
 use serde_json::Value;
 
 /// What a text becomes when it is read into a [`Value`].
@@ -40,13 +41,13 @@ pub fn weigh(text: &[u8]) -> Weight {
 /// Where the string that begins at `start` ends: its closing quote, or the text's end.
 pub(crate) fn end_of_string(text: &[u8], start: usize) -> usize {
     let mut index = start + 1;
-    while let Some(byte) = text.get(index) {
-        match byte {
-            b'\\' => index += 1,
-            b'"' => return index,
-            _ => {}
+    while let Some(next) = text.get(index..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        index += next;
+        if text[index] == b'"' {
+            return index;
         }
-        index += 1;
+        // What it escapes is no end.
+        index += 2;
     }
     text.len()
 }
@@ -74,5 +75,7 @@ mod tests {
             assert!(weight.values <= 2 * count(&value), "{text}: {weight:?}");
         }
         assert_eq!(weigh(b"\"never ends \\").values, 1);
+        assert_eq!(end_of_string(br#""a\"b\\",1"#, 0), 7);
+        assert_eq!(end_of_string(br#""\"#, 0), 2);
     }
 }

@@ -549,8 +549,11 @@ mod tests {
     fn all_problems_of_all_layers_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("stockade.toml");
-        fs::write(&file, "lisen = \"x\"\nmax_starting = 0\nlog = \"a=b=c\"\n[plugin.ocr.limits]\nmemry = 1\n")
-            .unwrap();
+        fs::write(
+            &file,
+            "lisen = \"x\"\nmax_starting = 0\nlog = \"a=b=c\"\n[plugin.ocr.limits]\nmemry = 1\n",
+        )
+        .unwrap();
         let flags = vec![("listen", "0.0.0.0:1".to_owned())];
         let problems = load(&Source { file: Some(file), flags }, |_| None).unwrap_err();
         let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");

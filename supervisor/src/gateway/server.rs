@@ -14,6 +14,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
+use stockade_proto::socket::Socket;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
@@ -87,7 +88,7 @@ impl Within {
         let (ours, theirs) = UnixStream::pair()?;
         let caller = Caller::Socket("the daemon itself".into());
         if let Some(place) = Places::new(1, 0).take() {
-            serve(theirs, self.0.clone(), caller, place);
+            serve(Socket::new(theirs.into_std()?)?, self.0.clone(), caller, place);
         }
         Ok(ours)
     }
@@ -250,7 +251,12 @@ async fn serve_socket(listener: UnixListener, house: Arc<House>, places: Arc<Pla
                     tokio::spawn(async move {
                         tokio::select! {
                             name = names.of(&stream) => {
-                                serve(stream, house, Caller::Socket(name), place);
+                                match stream.into_std().and_then(Socket::new) {
+                                    Ok(stream) => {
+                                        serve(stream, house, Caller::Socket(name), place);
+                                    }
+                                    Err(error) => warn!("cannot serve a connection: {error}"),
+                                }
                             }
                             _ = place.connection.left() => {}
                         }

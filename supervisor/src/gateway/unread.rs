@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -76,9 +76,19 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let unread = self.body.take().filter(|body| !body.is_end_stream());
-        if let (Some(unread), Ok(runtime)) = (unread, Handle::try_current()) {
-            runtime.spawn(std::mem::take(&mut self.rest).read(unread));
+        let Some(mut unread) = self.body.take().filter(|body| !body.is_end_stream()) else {
+            return;
+        };
+        // Of most nothing is left but the end, which has come already.
+        match Pin::new(&mut unread).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(None) => {}
+            Poll::Ready(Some(Ok(_))) if unread.is_end_stream() => {}
+            Poll::Ready(Some(Err(_))) => unread.connection.hung_up(),
+            _ => {
+                if let Ok(runtime) = Handle::try_current() {
+                    runtime.spawn(std::mem::take(&mut self.rest).read(unread));
+                }
+            }
         }
     }
 }

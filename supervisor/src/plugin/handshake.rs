@@ -14,13 +14,13 @@ use stockade_proto::{
     frames::{Frames, Pieces, Source},
     gate::GatedDecoder,
     inherited::{self, Channel},
+    socket::Socket,
     worker::{
         FromPlugin, HelloRequest, InitFailed, InitReady, InitRequest, ToPlugin, init_failed::Kind,
         init_update, worker_client::WorkerClient,
     },
 };
 use tokio::{
-    net::UnixStream,
     runtime::Handle as Runtime,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
@@ -63,7 +63,7 @@ pub type HostChannel = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What plugins have of the host.
 pub trait HostHandler: Send + Sync + 'static {
     /// Serves the host channel (fd 4) of one process until it hangs up.
-    fn serve(&self, channel: UnixStream, caller: Caller) -> HostChannel;
+    fn serve(&self, channel: Socket, caller: Caller) -> HostChannel;
 
     /// A process is ready: what it registered, and what of that was refused.
     fn opened(&self, caller: &Caller, session: &Arc<Session>, refused: Vec<Refused>);
@@ -308,7 +308,7 @@ async fn compile(
 /// HTTP/2 over our end of the calls socket, driven on the data runtime.
 async fn connect(data: &Runtime, calls: StdStream) -> Result<Channel, String> {
     let connected = data.spawn(async move {
-        let io = UnixStream::from_std(calls).map_err(|error| error.to_string())?;
+        let io = Socket::new(calls).map_err(|error| error.to_string())?;
         let (channel, connection) =
             Channel::connect(Turns::new(io)).await.map_err(|error| error.to_string())?;
         tokio::spawn(connection);
@@ -472,7 +472,7 @@ fn serve_host(
     events: Sink,
 ) {
     data.spawn(async move {
-        let Ok(channel) = UnixStream::from_std(host) else { return };
+        let Ok(channel) = Socket::new(host) else { return };
         if channel.readable().await.is_err() {
             return;
         }

@@ -33,8 +33,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use stockade_proto::{host::host_server::HostServer, inherited};
-use tokio::{net::UnixStream, runtime::Handle as Runtime, sync::SetOnce};
+use stockade_proto::{host::host_server::HostServer, inherited, socket::Socket};
+use tokio::{runtime::Handle as Runtime, sync::SetOnce};
 
 pub use bus::{Batch, Event};
 pub use extensions::{Answer, Built, EFFECT_PREFIX, PLUGIN_PREFIX};
@@ -263,7 +263,7 @@ fn check_json(text: bytes::Bytes) -> Result<bytes::Bytes, String> {
 }
 
 impl HostHandler for HostServices {
-    fn serve(&self, channel: UnixStream, caller: Caller) -> HostChannel {
+    fn serve(&self, channel: Socket, caller: Caller) -> HostChannel {
         let account = caller.account.clone();
         let service = HostServer::new(channel::Channel::new(self.clone(), caller))
             .max_decoding_message_size(MAX_MESSAGE)

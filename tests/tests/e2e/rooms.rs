@@ -105,6 +105,7 @@ fn unsafe_code_stays_in_its_few_files() {
         "plugin-sdk/src/adopt.rs",
         "plugin-sdk/src/fatal.rs",
         "proto/src/frames.rs",
+        "proto/src/socket.rs",
         "supervisor/src/cli/allocator.rs",
         "supervisor/src/machine/trace.rs",
         "supervisor/src/plugin/readiness.rs",
