@@ -118,6 +118,7 @@ bounds! {
         count SOCKET_CONNECTIONS = 256, "Connections at once on the unix socket, counted apart", "fixed", "the one that has been idle longest ends, else closed";
         count STREAMS = 256, "Requests at once on one HTTP/2 connection", "fixed", "the client waits";
         bytes REQUEST = 16 << 10, "Bytes of `max_buffered` that a request takes besides its own, until its answer has been taken", "fixed", "503 / RESOURCE_EXHAUSTED; health is answered all the same, to connections with few requests";
+        bytes FIRST = 32 << 10, "Bytes that one connection, or one plugin, may hold however much of `max_buffered` the others hold (of a small `max_buffered` a 512th)", "fixed", "the rest is a matter of `max_buffered`";
         count RESETS = 32, "Streams that were reset and are not forgotten yet, per connection", "fixed", "GOAWAY";
         count QUESTIONS = 16, "Requests of one connection, other than calls and streams, that are answered at once", "fixed", "the others wait";
         bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431, RESOURCE_EXHAUSTED; over HTTP/2 an empty 431 beyond 64 KiB, and beyond 256 KiB the connection ends";
@@ -136,7 +137,7 @@ bounds! {
         time FIRST_BYTE = 10_000, "Wait for a connection's first byte, its TLS handshake and its HTTP/2 preface", "fixed", "closed";
         time HEAD = 10_000, "Wait from a request's first byte to the end of its headers", "fixed", "closed";
         time BODY_PAUSE = 30_000, "Wait for the next byte of a body that is being read", "fixed", "408 / DEADLINE_EXCEEDED, closed";
-        bytes BODY_RATE = 1024, "Bytes a second of a body, at least, after its first half minute", "fixed", "408 / DEADLINE_EXCEEDED, closed";
+        bytes BODY_RATE = 1024, "Bytes a second of a body, at least, in each half minute", "fixed", "408 / DEADLINE_EXCEEDED, closed";
         time UNWANTED = 2_000, "Time for which the rest of a refused body is read and thrown away, so that its client can read the answer", "fixed", "its stream is reset, its connection closed";
         time WRITE_PAUSE = 180_000, "Wait for a client to take the next byte of an answer", "fixed", "closed";
         time QUIET = 15_000, "Time without an event for a client that follows `/v1/events`", "fixed", "a comment is sent, which tells whether the client is still there";

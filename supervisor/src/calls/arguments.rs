@@ -9,7 +9,7 @@ use stockade_proto::worker::invoke::Kind;
 
 use super::CallError;
 use crate::{
-    capacity::{Account, Charge, Weight, limits, weigh},
+    capacity::{Account, Charge, Weight, limits, weigh, why_unread},
     plugin::{Attachment, Binary, Schema, Tool, Verdict},
 };
 
@@ -66,7 +66,9 @@ pub(super) fn prepare(tool: &Tool, given: Given, account: &Account) -> Result<Pr
         Ok(other) => {
             return invalid(format!("the arguments must be a JSON object, not {}", kind(&other)));
         }
-        Err(error) => return invalid(format!("the arguments are not JSON: {error}")),
+        Err(error) => {
+            return invalid(format!("the arguments are not JSON: {}", why_unread(&error)));
+        }
     };
     let mut problems = Vec::new();
     let loosened = loose && loosen(tool, &mut object, &mut attachments);
@@ -228,7 +230,10 @@ pub(super) fn check_extension(
 fn check_json(name: &str, result: &[u8], account: &Account) -> Result<(), CallError> {
     room_for_result(name, result, account)?;
     serde_json::from_slice::<serde::de::IgnoredAny>(result).map(drop).map_err(|error| {
-        CallError::InvalidResult(format!("Tool {name} returned what is not JSON: {error}"))
+        CallError::InvalidResult(format!(
+            "Tool {name} returned what is not JSON: {}",
+            why_unread(&error)
+        ))
     })
 }
 
@@ -251,7 +256,10 @@ pub(super) fn check_result(tool: &Tool, result: &[u8], account: &Account) -> Res
     let Some(output) = &tool.output else { return check_json(name, result, account) };
     let (weight, _held) = room_for_result(name, result, account)?;
     let value: Value = serde_json::from_slice(result).map_err(|error| {
-        CallError::InvalidResult(format!("Tool {name} returned what is not JSON: {error}"))
+        CallError::InvalidResult(format!(
+            "Tool {name} returned what is not JSON: {}",
+            why_unread(&error)
+        ))
     })?;
     let why = match output.check(&value, weight.values) {
         Verdict::Fits => return Ok(()),

@@ -91,32 +91,44 @@ impl Budget {
     /// The account of a connection.
     pub fn of_connection(&self) -> Account {
         let reserve = self.0.total / RESERVE;
-        self.account("connection", self.0.total / OF_CONNECTION, (reserve / 4 * 3, reserve))
+        let leaves = (reserve / 4 * 3, reserve);
+        self.account("connection", self.share_of_connection(), leaves, self.first())
     }
 
     /// The account of an operator's connection: it may use the reserve.
     pub fn of_operator(&self) -> Account {
-        self.account("connection", self.0.total / OF_CONNECTION, (0, 0))
+        self.account("connection", self.share_of_connection(), (0, 0), self.first())
     }
 
     /// The account of a plugin.
     pub fn of_plugin(&self) -> Account {
         let least = self.0.total / RESERVE / 4;
-        self.account("plugin", self.0.total / OF_PLUGIN, (least, least))
+        self.account("plugin", self.0.total / OF_PLUGIN, (least, least), self.first())
     }
 
     /// The account of all events that wait.
     pub fn of_events(&self) -> Account {
         let reserve = self.0.total / RESERVE;
-        self.account("events", self.0.total / OF_PLUGIN, (reserve, reserve))
+        self.account("events", self.0.total / OF_PLUGIN, (reserve, reserve), 0)
     }
 
-    fn account(&self, whose: &'static str, share: usize, leaves: (usize, usize)) -> Account {
+    fn first(&self) -> usize {
+        limits::FIRST.min(self.0.total / 512)
+    }
+
+    fn account(
+        &self,
+        whose: &'static str,
+        share: usize,
+        leaves: (usize, usize),
+        first: usize,
+    ) -> Account {
         Account(Arc::new(Share {
             budget: self.clone(),
             whose,
             share,
             leaves,
+            first,
             used: AtomicUsize::new(0),
         }))
     }
@@ -133,6 +145,8 @@ struct Share {
     share: usize,
     /// Bytes of the budget that are not for it: while it holds little, and beyond.
     leaves: (usize, usize),
+    /// Bytes that are for it, whatever others hold.
+    first: usize,
     used: AtomicUsize,
 }
 
@@ -202,9 +216,15 @@ impl Charge {
         share.can_have(self.bytes.saturating_add(bytes))?;
         share.add(bytes)?;
         let budget = &share.budget.0;
-        let little = share.used.load(Ordering::Relaxed) <= LITTLE.min(budget.total / 256);
+        let used = share.used.load(Ordering::Relaxed);
+        let little = used <= LITTLE.min(budget.total / 256);
         let leaves = if little { share.leaves.0 } else { share.leaves.1 };
-        if !add(&budget.used, bytes, budget.total.saturating_sub(leaves)) {
+        // However many hold a little, nobody else is refused a little.
+        let most = match used <= share.first {
+            true => usize::MAX,
+            false => budget.total.saturating_sub(leaves),
+        };
+        if !add(&budget.used, bytes, most) {
             share.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Exhausted::Now { whose: "daemon" });
         }
@@ -327,7 +347,7 @@ mod tests {
         let plugin = budget.of_plugin();
         let answer = plugin.charge(74).unwrap();
         assert_eq!(
-            budget.of_connection().charge(1).unwrap_err(),
+            budget.of_connection().charge(4).unwrap_err(),
             Exhausted::Now { whose: "daemon" }
         );
         assert_eq!(plugin.charge(1).unwrap_err(), Exhausted::Now { whose: "daemon" });
@@ -335,6 +355,22 @@ mod tests {
         assert_eq!(budget.used(), 1600);
         drop((held, more, operator, small, answer));
         assert_eq!((budget.used(), client.used(), plugin.used()), (0, 0, 0));
+    }
+
+    #[test]
+    fn many_who_hold_a_little_leave_a_little_for_everybody() {
+        let budget = Budget::new(16 << 20);
+        let request = limits::REQUEST + 2048;
+        let held: Vec<_> =
+            (0..2000).map(|_| budget.of_connection().charge(request).unwrap()).collect();
+        assert!(budget.used() > budget.total());
+        let client = budget.of_connection();
+        let first = client.charge(request).unwrap();
+        assert_eq!(client.charge(request).unwrap_err(), Exhausted::Now { whose: "daemon" });
+        assert!(budget.of_plugin().charge(request).is_ok());
+        assert!(budget.of_events().charge(1).is_err());
+        drop((held, first));
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, mem::size_of};
 
 use memchr::memchr2;
 use serde_json::Value;
+use stockade_proto::limits;
 
 /// What a text becomes when it is read into a [`Value`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +51,18 @@ pub(crate) fn end_of_string(text: &[u8], start: usize) -> usize {
         index += 2;
     }
     text.len()
+}
+
+/// What is wrong with a text that could not be read, for "… is not JSON: …".
+pub fn why_unread(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.contains("recursion limit") {
+        // It is JSON, but for others.
+        true => {
+            format!("more than {} objects and arrays are within each other", limits::JSON_DEPTH)
+        }
+        false => text,
+    }
 }
 
 #[cfg(test)]

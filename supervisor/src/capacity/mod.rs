@@ -11,7 +11,7 @@ mod turns;
 pub use budget::{Account, Budget, Charge, Exhausted, Held};
 pub use crew::{Crew, Lane, Overloaded, give_way};
 pub(crate) use json::end_of_string;
-pub use json::{Weight, weigh};
+pub use json::{Weight, weigh, why_unread};
 pub use line::{Place, is_free, took};
 pub use stockade_proto::limits;
 pub use sweeper::swept;

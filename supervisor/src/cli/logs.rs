@@ -27,7 +27,6 @@ pub(super) struct Logs {
 pub(super) async fn run(logs: Logs, client: Client) -> Result<(), Failure> {
     let request = ReadLogsRequest { plugin: logs.name, last: logs.lines, follow: logs.follow };
     let mut lines = client.events().read_logs(request).await?.into_inner();
-    let mut dropped = None;
     while let Some(line) = lines.message().await? {
         if logs.output == "jsonl" {
             let json = serde_json::json!({
@@ -38,11 +37,9 @@ pub(super) async fn run(logs: Logs, client: Client) -> Result<(), Failure> {
             output::line(&json.to_string());
             continue;
         }
-        let lost = line.dropped.saturating_sub(*dropped.get_or_insert(line.dropped));
-        if lost > 0 && logs.follow {
-            output::line(&format!("… {lost} lines lost …"));
+        if line.dropped > 0 {
+            output::line(&format!("… {} lines lost …", line.dropped));
         }
-        dropped = Some(line.dropped);
         let level = if line.level.is_empty() { &line.stream } else { &line.level };
         let time = line.time.split('.').next().unwrap_or_default();
         output::line(&format!("{time}Z [{}] {level:<6} {}", line.generation, line.text));

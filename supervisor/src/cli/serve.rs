@@ -1,5 +1,7 @@
 //! `stockade serve`: the daemon.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use stockade::{
     Config, Supervisor,
@@ -89,7 +91,7 @@ pub(super) fn run(serve: Serve, place: Place) -> Result<(), Failure> {
 }
 
 /// For the last lines of the log.
-const LAST_LINES: std::time::Duration = std::time::Duration::from_secs(1);
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn start_log(config: &Config, writer: Stderr) {
     // A panic is a line of the log like any other: it waits for nobody.
@@ -149,6 +151,8 @@ async fn daemon(config: Config, log: &Stderr) -> Result<(), Failure> {
             Asked::Reload => service.reload(),
         }
     }
+    // Before the other thread does.
+    let deadline = Instant::now() + shutdown_timeout - LAST_LINES.min(shutdown_timeout / 8);
     service.stopping();
     // A second signal, or the end of the time, ends the process from another thread.
     let left = supervisor.shutdown().await;
@@ -156,7 +160,7 @@ async fn daemon(config: Config, log: &Stderr) -> Result<(), Failure> {
     if !left.is_empty() {
         warn!("killed with the daemon, still there at the end: {}", left.join(", "));
     }
-    doors.close(shutdown_timeout).await;
+    doors.close(deadline).await;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::{
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, Overlay, Token, files, paths,
+    Config, Layer, Overlay, Setting, Token, files, paths,
     raw::{Raw, absolute, raw},
     tables, tokens,
 };
@@ -22,41 +22,6 @@ use crate::{
     },
     manifest::{Ceilings, PermissionLists, Quota, RemoteRules, Restrictions, read_quota},
 };
-
-/// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Layer {
-    /// Nobody said otherwise.
-    Default,
-    /// This file.
-    File(PathBuf),
-    /// This environment variable.
-    Env(String),
-    /// This flag of the command line.
-    Flag(String),
-}
-
-impl std::fmt::Display for Layer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Layer::Default => f.write_str("default"),
-            Layer::File(path) => write!(f, "file {}", path.display()),
-            Layer::Env(name) => write!(f, "env {name}"),
-            Layer::Flag(name) => write!(f, "flag --{name}"),
-        }
-    }
-}
-
-/// One line of `stockade config show`.
-#[derive(Clone, Debug)]
-pub struct Setting {
-    /// The key in stockade.toml.
-    pub key: Cow<'static, str>,
-    /// The value in force, as text.
-    pub value: String,
-    /// Where it came from.
-    pub layer: Layer,
-}
 
 /// The environment variable of a key.
 const ENV_PREFIX: &str = "STOCKADE_";
@@ -352,7 +317,7 @@ impl Loader {
                 "a log filter such as \"debug\" or \"stockade=debug,error\"",
                 "info".into(),
                 String::clone,
-                |raw| text(raw).filter(|filter| EnvFilter::try_new(filter).is_ok()),
+                |raw| text(raw).filter(|filter| is_filter(filter)),
             ),
             log_json: self.take(
                 &mut s,
@@ -365,7 +330,7 @@ impl Loader {
             max_starting: self.take(
                 &mut s,
                 "max_starting",
-                "a number",
+                "a number of 1 or more",
                 4,
                 usize::to_string,
                 number,
@@ -381,7 +346,7 @@ impl Loader {
             max_request: self.take(
                 &mut s,
                 "max_request",
-                "a size of 255 MiB or less",
+                "a size of 255MiB or less such as \"64MiB\"",
                 limits::MAX_REQUEST,
                 show_size,
                 payload,
@@ -389,7 +354,7 @@ impl Loader {
             max_result: self.take(
                 &mut s,
                 "max_result",
-                "a size of 255 MiB or less",
+                "a size of 255MiB or less such as \"64MiB\"",
                 limits::MAX_RESULT,
                 show_size,
                 payload,
@@ -397,7 +362,7 @@ impl Loader {
             max_buffered: self.take(
                 &mut s,
                 "max_buffered",
-                "a size of 16 MiB or more",
+                "a size of 16MiB or more such as \"1GiB\"",
                 Budget::usual(),
                 show_size,
                 |raw| size(raw).filter(|bytes| *bytes >= 16 << 20),
@@ -405,16 +370,23 @@ impl Loader {
             max_connections: self.take(
                 &mut s,
                 "max_connections",
-                "a number",
+                "a number of 1 or more",
                 limits::CONNECTIONS,
                 usize::to_string,
                 number,
             ),
-            log_lines: self.take(&mut s, "log_lines", "a number", 1000, usize::to_string, number),
+            log_lines: self.take(
+                &mut s,
+                "log_lines",
+                "a number of 1 or more",
+                1000,
+                usize::to_string,
+                number,
+            ),
             crash_records: self.take(
                 &mut s,
                 "crash_records",
-                "a number",
+                "a number of 1 or more",
                 50,
                 usize::to_string,
                 number,
@@ -452,7 +424,7 @@ impl Loader {
             provenance_records: self.take(
                 &mut s,
                 "provenance_records",
-                "a number",
+                "a number of 1 or more",
                 10_000,
                 usize::to_string,
                 number,
@@ -515,6 +487,13 @@ impl Loader {
     }
 }
 
+/// Levels, and `TARGET=LEVEL`: a word alone would be a target, and silence all others.
+fn is_filter(text: &str) -> bool {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_known = |one: &str| one.contains('=') || levels.contains(&one.to_lowercase().as_str());
+    text.split(',').all(|one| is_known(one.trim())) && EnvFilter::try_new(text).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -551,7 +530,7 @@ mod tests {
         let file = folder.path().join("stockade.toml");
         fs::write(
             &file,
-            "lisen = \"x\"\nmax_starting = 0\nlog = \"a=b=c\"\n[plugin.ocr.limits]\nmemry = 1\n",
+            "lisen = \"x\"\nmax_starting = 0\nlog = \"loud\"\n[plugin.ocr.limits]\nmemry = 1\n",
         )
         .unwrap();
         let flags = vec![("listen", "0.0.0.0:1".to_owned())];
@@ -562,7 +541,7 @@ mod tests {
             text.contains("unknown key `plugin.ocr.limits.memry`; did you mean `memory`?"),
             "{text}"
         );
-        assert!(text.contains("`max_starting` must be a number, not \"0\""), "{text}");
+        assert!(text.contains("`max_starting` must be a number of 1 or more, not \"0\""), "{text}");
         assert!(text.contains("not a loopback address"), "{text}");
         assert!(text.contains("`log` must be a log filter such as"), "{text}");
     }

@@ -2,6 +2,7 @@
 //! value with where it came from.
 
 mod files;
+mod layer;
 mod load;
 mod overlay;
 mod paths;
@@ -15,7 +16,8 @@ use std::{
 
 use crate::capacity::{Budget, limits};
 use crate::manifest::{Ceilings, PermissionLists, Quota, RemoteRules, Restrictions};
-pub use load::{Layer, Setting, Source};
+pub use layer::{Layer, Setting};
+pub use load::Source;
 pub use overlay::Overlay;
 pub use paths::{default_config_file, default_socket};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::load::{Layer, Setting};
+use super::{Layer, Setting};
 
 /// Every value in a table, by its whole key: `limits.memory_total`. Nothing of a text
 /// that is no TOML; what a secret is is not told.

@@ -209,8 +209,13 @@ impl<B: Body<Data = Bytes>> Counted<B> {
             return false;
         };
         let took = since.elapsed();
+        if took <= self.pause {
+            return false;
+        }
+        // Each stretch by itself: whoever has sent much may not crawl for hours.
         let due = took.as_secs_f64() * limits::BODY_RATE as f64;
-        took > self.pause && (self.came as f64) < due
+        self.since = Some(Instant::now());
+        (std::mem::take(&mut self.came) as f64) < due
     }
 
     /// Of one whose messages come when they come the answer tells.
@@ -264,7 +269,7 @@ fn refuse(form: Form, why: Exhausted) -> Status {
 
 fn too_long(form: Form, length: usize, most: Most) -> Status {
     let what = match most.is_call {
-        true => ", a little more than max_request (stockade.toml). Send less, or raise it",
+        true => ": max_request (stockade.toml) and what its encoding adds. Send less, or raise it",
         false => " of a request that is no call of a tool. Send less",
     };
     let allowed = most.bytes;
@@ -464,8 +469,9 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_trickles_is_given_up() {
         let account = Budget::new(1 << 30).of_connection();
-        let trickle = |parts: usize, bytes: usize| {
-            let list: Vec<Vec<u8>> = (0..parts).map(|_| vec![0; bytes]).collect();
+        let trickle = |first: usize, parts: usize, bytes: usize| {
+            let mut list = vec![vec![0; first]];
+            list.extend((0..parts).map(|_| vec![0; bytes]));
             let list: Vec<&[u8]> = list.iter().map(Vec::as_slice).collect();
             let body = {
                 let parts = parts_of(&list);
@@ -485,7 +491,8 @@ mod tests {
                 }
             }
         };
-        assert_eq!(trickle(9, 1).await, Some(tonic::Code::DeadlineExceeded));
-        assert_eq!(trickle(9, 20_000).await, None);
+        assert_eq!(trickle(1, 9, 1).await, Some(tonic::Code::DeadlineExceeded));
+        assert_eq!(trickle(20_000, 9, 20_000).await, None);
+        assert_eq!(trickle(500_000, 9, 1).await, Some(tonic::Code::DeadlineExceeded));
     }
 }

@@ -172,6 +172,16 @@ impl Connection {
         has()
     }
 
+    /// Bytes that its client has taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Nothing of it waits to be written, or it is HTTP/2, whose answers have ends.
+    pub(super) fn may_be_told(&self) -> bool {
+        self.http2.load(Ordering::Relaxed) || self.blocked.load(Ordering::Relaxed) == 0
+    }
+
     /// Its client has gone in the middle of a request. HTTP/1 finds out by itself only when
     /// it writes; of HTTP/2 it was one stream.
     pub(super) fn hung_up(&self) {

@@ -124,7 +124,10 @@ impl House {
         let is_call = is_call(path);
         let (form, most) = match (is_grpc, is_call) {
             // A third of base64 on top of the payload.
-            (false, true) => (Form::Plain, self.max_request / 3 * 4 + (1 << 20)),
+            (false, true) if is_json(&request) => {
+                (Form::Plain, self.max_request / 3 * 4 + (1 << 20))
+            }
+            (false, true) => (Form::Plain, self.max_request + (1 << 20)),
             (false, false) => (Form::Plain, limits::SMALL_BODY),
             (true, true) if path == STREAMS[0] => (Form::Messages, self.max_request + (1 << 20)),
             (true, true) => (Form::Message, self.max_request + (1 << 20)),
@@ -162,6 +165,11 @@ impl House {
 fn is_grpc<B>(request: &Request<B>) -> bool {
     let kind = request.headers().get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn is_json<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    kind.is_none_or(|kind| kind.to_str().is_ok_and(|kind| kind.contains("json")))
 }
 
 /// Bytes that a request takes before its body comes, roughly.

@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hyper_util::{
@@ -42,8 +42,12 @@ use crate::{
 
 /// A silent HTTP/2 peer is asked, and dropped when it does not answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
-/// A connection that has to go may finish what it writes.
+/// A connection that has to go may finish what it writes, as long as its client takes a
+/// step of it in this time.
 const LEAVING: Duration = Duration::from_secs(1);
+/// Between two looks at one that goes.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// The open doors. The socket's file goes when this is dropped.
 #[derive(Debug)]
 pub struct Doors {
@@ -58,14 +62,13 @@ pub struct Doors {
 
 impl Doors {
     /// Nobody comes in any more. What has been answered is sent, streams end with a status,
-    /// connections with a good-bye; who does not take them in a second is left, and of a short
-    /// `shutdown_timeout` sooner.
-    pub async fn close(self, shutdown_timeout: Duration) {
+    /// connections with a good-bye; who takes nothing of it for a second is left, and at the
+    /// deadline everybody.
+    pub async fn close(self, deadline: Instant) {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         self.ending.send_replace(true);
         let mut open = self.house.open.subscribe();
-        let patience = LEAVING.min(shutdown_timeout / 8);
-        let _ = tokio::time::timeout(patience, open.wait_for(|open| *open == 0)).await;
+        let _ = tokio::time::timeout_at(deadline.into(), open.wait_for(|open| *open == 0)).await;
     }
 
     /// A way for the daemon to ask itself.
@@ -383,6 +386,7 @@ where
             hyper::service::service_fn(move |request| house.clone().ask(guest.clone(), request));
         let builder = protocols(keep_alive);
         let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+        let leaving = connection.clone();
         // A task of its own: whatever is waited for here is looked at for every message.
         let mut kept = tokio::spawn(async move {
             tokio::select! {
@@ -401,10 +405,20 @@ where
             }
             verdict = &mut kept => verdict.unwrap_or(Verdict::Stuck),
         };
-        if verdict == Verdict::Idle {
-            // HTTP/2 says good-bye, so that no request is lost.
-            serving.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(LEAVING, serving).await;
+        let (mut parting, mut taken) = (verdict == Verdict::Idle, leaving.taken());
+        let (mut since, mut is_told) = (Instant::now(), false);
+        while parting {
+            // HTTP/2 says good-bye, so that no request is lost. Of HTTP/1 hyper forgets
+            // what it has not written yet.
+            if !is_told && leaving.may_be_told() {
+                serving.as_mut().graceful_shutdown();
+                is_told = true;
+            }
+            parting = tokio::time::timeout(LOOK, serving.as_mut()).await.is_err();
+            if leaving.taken() - taken >= limits::STEP as u64 {
+                (taken, since) = (leaving.taken(), Instant::now());
+            }
+            parting &= since.elapsed() < LEAVING;
         }
         drop(place);
     });

@@ -206,13 +206,16 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
 
 impl<I: AsyncWrite + Unpin> Counted<I> {
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &polled {
+            self.connection.written.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+        self.waited(polled)
+    }
+
+    fn waited<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let blocked = &self.connection.blocked;
         match &polled {
-            Poll::Ready(result) => {
-                blocked.store(0, Ordering::Relaxed);
-                let bytes = *result.as_ref().unwrap_or(&0) as u64;
-                self.connection.written.fetch_add(bytes, Ordering::Relaxed);
-            }
+            Poll::Ready(_) => blocked.store(0, Ordering::Relaxed),
             Poll::Pending => {
                 let now = self.connection.now();
                 let _ = blocked.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
@@ -246,7 +249,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        // Under TLS what was written may still wait.
+        let polled = Pin::new(&mut self.io).poll_flush(context);
+        self.waited(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

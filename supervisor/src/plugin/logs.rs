@@ -4,10 +4,7 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -79,7 +76,6 @@ pub struct Logs {
     capacity: usize,
     ring: Mutex<Ring>,
     news: watch::Sender<()>,
-    dropped: AtomicU64,
     rate: Rate,
 }
 
@@ -89,6 +85,8 @@ struct Ring {
     bytes: usize,
     /// The number of the next line.
     next: u64,
+    /// Lines that came too fast to be kept, since the last one that was.
+    lost: u64,
 }
 
 impl Logs {
@@ -97,18 +95,12 @@ impl Logs {
             capacity,
             ring: Mutex::default(),
             news: watch::Sender::new(()),
-            dropped: AtomicU64::new(0),
             rate: Rate::of(Some(limits::LOG_RATE as f64)),
         })
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lines that fell out of the ring unread or were cut.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
     }
 
     /// The end of what a process wrote to standard error, `bytes` at most.
@@ -146,9 +138,8 @@ impl Logs {
         while ring.lines.len() >= self.capacity || ring.bytes > limits::LOG_BYTES {
             let Some(oldest) = ring.lines.pop_front() else { break };
             ring.bytes -= oldest.text.len();
-            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        line.dropped = self.dropped();
+        line.dropped = std::mem::take(&mut ring.lost);
         ring.lines.push_back(line);
         ring.next += 1;
         drop(ring);
@@ -168,7 +159,11 @@ impl Feed for Logs {
         let ring = self.ring();
         let first = from.max(ring.next - ring.lines.len() as u64);
         let skip = ring.lines.len().saturating_sub(ring.next.saturating_sub(first) as usize);
-        let lines = some_of(ring.lines.range(skip..), bytes, |line| line.text.len());
+        let mut lines = some_of(ring.lines.range(skip..), bytes, |line| line.text.len());
+        if let Some(line) = lines.first_mut() {
+            // They fell out of the ring before they were asked for.
+            line.dropped += first - from;
+        }
         let next = first + lines.len() as u64;
         (lines, next)
     }
@@ -303,7 +298,6 @@ impl Lines {
         if bytes.len() > room {
             // Said at once: the line may never end.
             self.cut = true;
-            self.logs.dropped.fetch_add(1, Ordering::Relaxed);
             let text = std::mem::take(&mut self.partial);
             self.emit(&text, " … (cut)");
         }
@@ -319,7 +313,7 @@ impl Lines {
     fn emit(&mut self, bytes: &[u8], suffix: &str) {
         if !self.logs.rate.take() {
             self.too_many = true;
-            self.logs.dropped.fetch_add(1, Ordering::Relaxed);
+            self.logs.ring().lost += 1;
             return;
         }
         let (level, bytes) = priority(bytes);
@@ -371,8 +365,8 @@ mod tests {
         assert_eq!(texts[0], "·[31mred·\u{fffd}");
         assert!(texts[1].starts_with("xxx") && texts[1].ends_with("… (cut)"));
         assert_eq!(texts[2], "last");
-        // One cut line, two that fell out of the ring.
-        assert_eq!(logs.dropped(), 3);
+        // Two had fallen out of the ring; who had read them has lost nothing.
+        assert_eq!((kept[0].dropped, logs.since(2, 1).0[0].dropped), (2, 0));
         assert_eq!(logs.stderr_tail(7, 4), "");
         assert_eq!(logs.stderr_tail(7, 5), "last");
         assert_eq!(logs.stderr_tail(8, 99), "");

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     capacity::{Account, Exhausted, Held, limits, swept},
-    lifecycle::Cause,
+    lifecycle::{Cause, CauseCode},
     manifest::{Manifest, OnError},
 };
 
@@ -198,6 +198,13 @@ impl Session {
         }
         drop(dead);
         self.over.notify_waiters();
+    }
+
+    /// The daemon ends before the process does: nobody else will answer its calls.
+    pub fn leave(&self) {
+        let text = "Still there at the end of the daemon, and killed with it. Raise \
+                    shutdown_timeout in stockade.toml, or make its calls shorter.";
+        self.close(&Cause::new(CauseCode::StopTimeout, text));
     }
 
     /// Resolves when the session is closed.

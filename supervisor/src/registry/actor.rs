@@ -420,7 +420,14 @@ impl Actor {
         let mut left = Vec::new();
         for group in plugin::in_order_of_end(handles) {
             let patience = deadline.saturating_duration_since(Instant::now());
-            left.extend(end_all(&group, "the end of the daemon", patience).await);
+            let names = end_all(&group, "the end of the daemon", patience).await;
+            for handle in group.iter().filter(|one| names.iter().any(|name| **name == **one.name()))
+            {
+                if let Some(session) = &handle.snapshot().session {
+                    session.leave();
+                }
+            }
+            left.extend(names);
         }
         left
     }
@@ -466,7 +473,8 @@ async fn end_all(handles: &[Handle], why: &str, patience: Duration) -> Vec<Strin
     let mut left = Vec::new();
     for handle in handles {
         if tokio::time::timeout_at(deadline, gone(handle)).await.is_err() {
-            warn!(plugin = %handle.name(), "still there {} s after {why}", patience.as_secs());
+            let seconds = patience.as_secs_f32();
+            warn!(plugin = %handle.name(), "still there {seconds:.1} s after it was told of {why}");
             left.push(handle.name().to_string());
         }
     }

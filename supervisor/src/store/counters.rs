@@ -170,7 +170,7 @@ fn open_map(path: &Path, problems: &mut Vec<String>) -> io::Result<MmapMut> {
     let mut file = open()?;
     let found = file.metadata()?.len();
     if found != 0 && (found != length as u64 || !has_magic(&file)) {
-        let kept = put_aside(path);
+        let kept = put_aside(path).unwrap_or_else(|why| why);
         problems.push(format!("the counters file was damaged and starts at 0; {kept}"));
         file = open()?;
     }

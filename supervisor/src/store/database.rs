@@ -84,8 +84,11 @@ impl Waiting {
 
 /// Between two tries of a file that cannot be opened or written.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Another process that holds the file is waited for this long.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Another process that holds the file is waited for this long at a time: what operators
+/// want is noted by the same thread.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// One that holds it for longer is told. As long is waited where nobody else waits.
+const HELD: Duration = Duration::from_secs(1);
 /// A disk that does not answer is waited for this long by whoever asks.
 const ANSWER: Duration = Duration::from_secs(5);
 /// One that takes longer for what is asked of it is told.
@@ -139,6 +142,8 @@ struct Writer {
     shared: Arc<Shared>,
     connection: Option<Connection>,
     tried: Instant,
+    /// Since when another process has been holding the file.
+    held: Option<Instant>,
     damaged: Arc<Mutex<Vec<String>>>,
 }
 
@@ -149,6 +154,7 @@ impl Writer {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => {
+                    let _ = self.connection.as_ref().map(|one| one.busy_timeout(HELD));
                     self.write();
                     return;
                 }
@@ -157,7 +163,7 @@ impl Writer {
             if self.connection.is_none() && self.tried.elapsed() >= AGAIN {
                 // What operators want does not wait for the database.
                 self.write();
-                self.open();
+                self.open(PATIENCE);
             }
             self.write();
             if let Some(Job::Read(query)) = job {
@@ -169,13 +175,14 @@ impl Writer {
         }
     }
 
-    fn open(&mut self) {
+    fn open(&mut self, patience: Duration) {
         let path = &self.shared.path;
-        let opened = open(path).or_else(|error| {
+        let opened = open(path, patience).or_else(|error| {
             if !is_damage(&error) {
                 return Err(error);
             }
-            let kept = put_aside_database(path);
+            let kept = put_aside_database(path)
+                .map_err(|why| super::damage(format!("it is damaged ({error}), and {why}")))?;
             let text = format!("{} was damaged ({error}) and starts empty; {kept}", path.display());
             tracing::warn!("{text}");
             let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,7 +194,7 @@ impl Writer {
                 damaged.push(text.to_owned());
             }
             drop(damaged);
-            open(path)
+            open(path, patience)
         });
         self.tried = Instant::now();
         match opened {
@@ -198,7 +205,7 @@ impl Writer {
             }
             Err(error) => self.shared.tell(Some(format!(
                 "{} cannot be opened: {error}; crash records wait, and it is tried again each \
-                 second. Free its disk, or end the process that holds it.",
+                 second. Free its disk, make it writable, or end the process that holds it.",
                 path.display()
             ))),
         }
@@ -217,6 +224,13 @@ impl Writer {
         let Some(connection) = &self.connection else { return self.put_back(waiting) };
         let written = write(connection, &waiting, self.shared.keep);
         let (path, is_written) = (&self.shared.path, written.is_ok());
+        let briefly = match is_locked(&written) {
+            true => self.held.get_or_insert_with(Instant::now).elapsed() < HELD,
+            false => {
+                self.held = None;
+                false
+            }
+        };
         let failed = match (written, noted) {
             (Err(error), _) => Some((path.clone(), error.to_string())),
             (Ok(()), Err(error)) => Some((path.with_file_name("wanted"), error.to_string())),
@@ -225,7 +239,9 @@ impl Writer {
         let problem = failed.as_ref().map(|(path, error)| {
             format!("cannot write {}: {error}; free its disk, or make it writable", path.display())
         });
-        self.shared.tell(problem);
+        if !briefly {
+            self.shared.tell(problem);
+        }
         if failed.is_some() {
             // What is in the database is not written twice.
             let crashes = if is_written { VecDeque::new() } else { waiting.crashes };
@@ -296,10 +312,11 @@ impl Database {
             shared: shared.clone(),
             connection: None,
             tried: Instant::now(),
+            held: None,
             damaged: damaged.clone(),
         };
         // Once before anybody asks: most often it opens.
-        writer.open();
+        writer.open(HELD);
         problems.append(&mut damaged.lock().unwrap_or_else(PoisonError::into_inner));
         let writer = std::thread::Builder::new()
             .name("store".into())
@@ -459,15 +476,22 @@ impl Drop for Database {
     }
 }
 
-fn open(path: &Path) -> rusqlite::Result<Connection> {
+fn is_locked(written: &rusqlite::Result<()>) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+    let code = written.as_ref().err().and_then(rusqlite::Error::sqlite_error_code);
+    matches!(code, Some(DatabaseBusy | DatabaseLocked))
+}
+
+fn open(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
-    connection.busy_timeout(PATIENCE)?;
+    connection.busy_timeout(patience)?;
     connection.execute_batch(SCHEMA)?;
     let verdict: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
     if verdict != "ok" {
         return Err(super::damage(format!("quick_check: {verdict}")));
     }
     super::keep_private(path);
+    connection.busy_timeout(PATIENCE)?;
     Ok(connection)
 }
 

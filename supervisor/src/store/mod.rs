@@ -142,17 +142,17 @@ fn keep_private(path: &Path) {
 }
 
 /// Puts a database aside with what belongs to it.
-fn put_aside_database(path: &Path) -> String {
-    let kept = put_aside(path);
+fn put_aside_database(path: &Path) -> Result<String, String> {
+    let kept = put_aside(path)?;
     for suffix in ["-wal", "-shm"] {
         let mut side = path.as_os_str().to_owned();
         side.push(suffix);
         let side = PathBuf::from(side);
         if side.exists() {
-            put_aside(&side);
+            put_aside(&side)?;
         }
     }
-    kept
+    Ok(kept)
 }
 
 /// Waits for a thread, but not for a disk that does not answer.
@@ -167,12 +167,15 @@ fn join_within(thread: std::thread::JoinHandle<()>, patience: std::time::Duratio
     let _ = thread.join();
 }
 
-/// `NAME.corrupt-TIME`; what cannot be moved is left.
-fn put_aside(path: &Path) -> String {
+/// `NAME.corrupt-TIME`.
+///
+/// # Errors
+/// It cannot be moved, and is left as it is.
+fn put_aside(path: &Path) -> Result<String, String> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".corrupt-{}", jiff::Timestamp::now().as_second()));
     match std::fs::rename(path, &aside) {
-        Ok(()) => format!("kept as {}", PathBuf::from(aside).display()),
-        Err(error) => format!("could not be kept: {error}"),
+        Ok(()) => Ok(format!("kept as {}", PathBuf::from(aside).display())),
+        Err(error) => Err(format!("it cannot be put aside: {error}; make its folder writable")),
     }
 }

@@ -48,7 +48,7 @@ impl Wishes {
             Ok(bytes) => match parse(&bytes) {
                 Some(known) => (Some(known), None),
                 None => {
-                    let kept = super::put_aside(path);
+                    let kept = super::put_aside(path).unwrap_or_else(|why| why);
                     let path = path.display();
                     (None, Some(format!("{path} was damaged, the database tells instead; {kept}")))
                 }

@@ -147,7 +147,6 @@ async fn output_is_drained_cut_and_cleaned() {
     })
     .await;
     assert!(logs.iter().all(|line| !line.text.chars().any(char::is_control)), "no ANSI, no NUL");
-    assert!(logs.last().expect("lines").dropped > 0, "drops are counted");
     scene.end().await;
 }
 

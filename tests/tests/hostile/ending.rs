@@ -127,6 +127,58 @@ async fn sigterm_does_not_wait_for_clients() {
     drop((answers, silent));
 }
 
+/// Whoever reads an answer when the daemon ends gets all of it, and whoever waits for one
+/// gets an answer, too, though its plugin does not end in time.
+#[tokio::test]
+async fn answers_that_are_read_are_sent_to_their_end() {
+    let slow = format!("[timeouts]\nstop = \"60s\"\n{QUICK}");
+    let options = Options::new().port().config("shutdown_timeout = \"8s\"");
+    let daemon = options.rogue("x", QUICK).rogue("slow", &slow).start().await;
+    daemon.serving("x").await;
+    daemon.serving("slow").await;
+    let address = daemon.address().await;
+    let mut readers = Vec::new();
+    for mut http in
+        [Http::unix(&daemon.socket).await.expect("unix"), Http::tcp(&address).await.expect("tcp")]
+    {
+        let args = br#"{"args":{"n":20}}"#;
+        let url = "/v1/plugins/x/tools/huge/run";
+        http.head("POST", url, "application/json", args.len()).await.expect("send");
+        http.write(args).await.expect("send");
+        let head = http.answer_head().await.expect("an answer");
+        let size = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let size: u64 = size.and_then(|size| size.parse().ok()).expect("its size");
+        assert!(size > 20 * MIB, "{head}");
+        readers.push(tokio::spawn(async move {
+            let mut read = 0;
+            while read < size {
+                match http.drain(Duration::from_millis(1)).await {
+                    0 => break,
+                    some => read += some,
+                }
+                tokio::time::sleep(Duration::from_millis(8)).await;
+            }
+            (read, size)
+        }));
+    }
+    let mut waiting = Http::unix(&daemon.socket).await.expect("connect");
+    let url = "/v1/plugins/slow/tools/wait/run";
+    let waited = tokio::spawn(async move { waiting.post(url, br#"{"args":{"n":600000}}"#).await });
+    daemon.until("slow", |health| health.in_flight == 1).await;
+    daemon.signal(libc::SIGTERM);
+    for reader in readers {
+        let (read, size) = reader.await.expect("join");
+        assert_eq!(read, size, "all of the answer");
+    }
+    let told = waited.await.expect("join").expect("an answer");
+    assert!([502, 503].contains(&told.status), "{}", told.head);
+    let told = told.json().to_string();
+    assert!(told.contains("end of the daemon"), "{told}");
+    let mut daemon = daemon;
+    assert_eq!(daemon.ended().await, Some(0), "{}", daemon.log());
+    nothing_left(&mut daemon).await;
+}
+
 /// A second SIGTERM ends it at once, whatever the first one waits for; its plugins
 /// go with it.
 #[tokio::test]

@@ -25,6 +25,9 @@ pub fn raw(mode: &str, more: &str) -> String {
     format!("args = [\"--raw\", \"{mode}\"]\n{more}")
 }
 
+/// How long it is measured without an attack: twice what the restarts wait for each other.
+const CONTROL: Duration = Duration::from_millis(600);
+
 /// So many calls of 10 MiB each, for one stream.
 pub fn large_results(calls: u64) -> impl futures_util::Stream<Item = CallsRequest> + use<> {
     tokio_stream::iter((1..=calls).map(|id| {
@@ -45,7 +48,7 @@ pub async fn attacked(options: Options) -> Daemon {
     daemon
 }
 
-/// Measures a second without the attack, then the attack; it must have taken place
+/// Measures for a moment without the attack, then the attack; it must have taken place
 /// (it says how often), and nobody else may have noticed it. `budget` is by how
 /// many bytes the daemon may grow.
 pub async fn under_attack(
@@ -55,7 +58,7 @@ pub async fn under_attack(
 ) -> Report {
     let clock = Clock::start(daemon, Some("other"));
     clock.running().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(CONTROL).await;
     let control = clock.report().await;
     let clock = Clock::start(daemon, Some("other"));
     clock.running().await;

@@ -8,7 +8,7 @@ use serde_json::json;
 use stockade_proto::v1::GetDaemonRequest;
 use stockade_tests::{Daemon, Options, eventually, small_disk};
 
-use crate::actor::{answer, ask, asking};
+use crate::actor::{answer, ask, asking, refused};
 
 fn writer() -> Options {
     Options::new()
@@ -142,6 +142,23 @@ async fn a_damaged_file_is_put_aside() {
     let aside =
         kept.filter(|file| file.file_name().to_string_lossy().starts_with("data.db.corrupt-"));
     assert_eq!(aside.count(), 1);
+    daemon.stop().await;
+}
+
+/// A file that is removed while the daemon runs takes nothing more: nothing is
+/// acknowledged that would be lost.
+#[tokio::test]
+async fn a_removed_file_acknowledges_nothing() {
+    let daemon = writer().start().await;
+    daemon.serving("w").await;
+    let set = json!({"op": "set", "key": "k", "value": 1});
+    answer(&daemon, "w", set.clone()).await;
+    let (here, away) = (daemon.root.join("state/data.db"), daemon.root.join("state/away"));
+    std::fs::rename(&here, &away).expect("moved away");
+    let (kind, why) = refused(&daemon, "w", set.clone()).await;
+    assert!(kind == "Unavailable" && why.contains("was removed"), "{kind}: {why}");
+    std::fs::rename(&away, &here).expect("put back");
+    answer(&daemon, "w", set).await;
     daemon.stop().await;
 }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     CallError, Outcome, Success, Supervisor, ToolCall,
-    capacity::{Overloaded, limits, weigh},
+    capacity::{Overloaded, limits, weigh, why_unread},
     gateway::{body::Reservation, status, texts},
     plugin::Attachment,
 };
@@ -192,7 +192,10 @@ fn read_json(bytes: &Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response
         return Err(Box::new(detail(StatusCode::PAYLOAD_TOO_LARGE, &text)));
     }
     let body: Body<'_> = serde_json::from_slice(bytes).map_err(|error| {
-        invalid(format!("the body is not JSON of the form {{\"args\": {{…}}}}: {error}"), &call)
+        invalid(
+            format!("the body is not JSON of the form {{\"args\": {{…}}}}: {}", why_unread(&error)),
+            &call,
+        )
     })?;
     if let Some(args) = body.args {
         call.args = bytes.slice_ref(args.get().as_bytes());

@@ -213,7 +213,8 @@ fn open_or_put_aside(
         Err(error) if is_damage(&error) => error,
         opened => return opened,
     };
-    let kept = put_aside_database(path);
+    let kept = put_aside_database(path)
+        .map_err(|why| damage(format!("it is damaged ({error}), and {why}")))?;
     let text = format!("what plugins stored ({}) was damaged ({error}); {kept}", path.display());
     tracing::warn!("{text}");
     told.push(text);

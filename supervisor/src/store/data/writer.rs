@@ -2,8 +2,9 @@
 //! each is answered when that commit is on the disk.
 
 use std::{
+    os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
@@ -77,9 +78,10 @@ impl Writer {
         let told = problem.clone();
         let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
             let Some(connection) = connection.or_else(|| opening.wait(&inbox)) else { return };
+            let (path, file) = (opening.path.clone(), identity(&opening.path));
             let pruner = Pruner::new(&connection, keep);
             let (ledger, swept) = (Ledger::default(), Instant::now());
-            Thread { connection, ledger, pruner, problem: told, swept }.run(&inbox);
+            Thread { connection, path, file, ledger, pruner, problem: told, swept }.run(&inbox);
         });
         let thread = thread.map_err(|error| tracing::error!("no thread for data.db: {error}")).ok();
         Writer { jobs: thread.is_some().then_some(jobs), thread, problem, closed }
@@ -196,8 +198,15 @@ fn savepoint<T>(
     result
 }
 
+/// Which file it is; None when there is none.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
 struct Thread {
     connection: Connection,
+    path: PathBuf,
+    file: Option<(u64, u64)>,
     ledger: Ledger,
     pruner: Pruner,
     problem: Arc<Mutex<Option<String>>>,
@@ -226,7 +235,8 @@ impl Thread {
     }
 
     fn commit(&mut self, first: Job, inbox: &Receiver<Job>) {
-        let mut begun = self.execute("BEGIN IMMEDIATE").map_err(DataError::from);
+        let begun = || self.execute("BEGIN IMMEDIATE").map_err(DataError::from);
+        let mut begun = self.is_in_place().and_then(|()| begun());
         let mut answers: Vec<Answer> = Vec::new();
         let mut after = Vec::new();
         let mut next = Some(first);
@@ -261,6 +271,18 @@ impl Thread {
         for answer in answers {
             answer(committed.clone());
         }
+    }
+
+    /// What is written into a file that was removed is lost, and SQLite does not say so.
+    fn is_in_place(&self) -> Result<(), DataError> {
+        if self.file.is_some() && identity(&self.path) == self.file {
+            return Ok(());
+        }
+        Err(DataError::Broken(format!(
+            "{} was removed or replaced while the daemon runs, and nothing is stored. Put it back, \
+             or restart the daemon.",
+            self.path.display()
+        )))
     }
 
     fn execute(&self, sql: &str) -> rusqlite::Result<()> {
