@@ -318,10 +318,13 @@ async fn odd_results_are_clear_errors_and_never_a_dead_plugin() {
     assert!(huge.ok, "{huge:?}");
     assert_eq!(daemon.health("typed").await.generation, 1);
     // The traceback is in the log, without our own frames.
-    let lines = daemon.logs("typed").await;
-    let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
-    let at = texts.iter().position(|text| *text == "ZeroDivisionError: division by zero");
-    let traceback = texts[..at.expect("the error")].join("\n");
+    let traceback = eventually("the error is in the log", || async {
+        let lines = daemon.logs("typed").await;
+        let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+        let at = texts.iter().position(|text| *text == "ZeroDivisionError: division by zero")?;
+        Some(texts[..at].join("\n"))
+    })
+    .await;
     let (_, traceback) = traceback.rsplit_once("tool odd raised:\n").expect("traceback");
     assert!(traceback.starts_with("Traceback (most recent call last):\n"), "{traceback}");
     assert!(traceback.contains(", in odd") && !traceback.contains("_contract.py"), "{traceback}");
