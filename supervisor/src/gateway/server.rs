@@ -62,8 +62,8 @@ pub struct Doors {
 
 impl Doors {
     /// Nobody comes in any more. What has been answered is sent, streams end with a status,
-    /// connections with a good-bye; who takes nothing of it for a second is left, and at the
-    /// deadline everybody.
+    /// connections with a good-bye; who takes less than a step of it in a second is left, and
+    /// at the deadline everybody.
     pub async fn close(self, deadline: Instant) {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         self.ending.send_replace(true);
