@@ -188,7 +188,7 @@ impl Supervisor {
         let mut scanned = registry.watch();
         let _ = scanned.wait_for(|list| list.scanned).await;
         let config = Arc::new(config);
-        Ok(Supervisor {
+        let supervisor = Supervisor {
             inner: Arc::new(Inner {
                 config: RwLock::new(config.clone()),
                 first: config,
@@ -204,7 +204,9 @@ impl Supervisor {
                 _control: control,
                 _output: output_end,
             }),
-        })
+        };
+        supervisor.unreachable().for_each(|problem| tracing::warn!("{problem}"));
+        Ok(supervisor)
     }
 
     /// The configuration in force.
@@ -319,6 +321,7 @@ impl Supervisor {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.inner.registry.snapshot().problems.clone();
         problems.extend(self.inner.store.problems.iter().cloned());
+        problems.extend(self.inner.store.database.damaged());
         problems.extend(self.inner.store.database.problem());
         problems.extend(self.inner.store.data.problem());
         problems.extend(self.unreachable());

@@ -176,7 +176,4 @@ fn greet(supervisor: &Supervisor, doors: &Doors) {
         doors.socket.display(),
         address.unwrap_or_default()
     );
-    for problem in supervisor.problems() {
-        warn!("{problem}");
-    }
 }

@@ -40,12 +40,7 @@ use crate::{
     capacity::{Turns, limits},
 };
 
-/// A silent HTTP/2 peer is asked, and dropped when it does not answer.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
-/// A connection that has to go may finish what it writes, as long as its client takes a
-/// step of it in this time.
-const LEAVING: Duration = Duration::from_secs(1);
-/// Between two looks at one that goes.
+/// Between two looks at a connection that goes.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The open doors. The socket's file goes when this is dropped.
@@ -348,7 +343,7 @@ fn protocols(keep_alive: Option<Duration>) -> Builder<TokioExecutor> {
         .keep_alive_interval(keep_alive)
         // gRPC has no use for it, and a call's head is half its bytes.
         .auto_date_header(false)
-        .keep_alive_timeout(KEEP_ALIVE.1)
+        .keep_alive_timeout(limits::PONG)
         // Of calls, as much as a request is charged for may be there when its charge has gone.
         .max_send_buf_size(limits::REQUEST)
         .initial_stream_window_size(limits::WINDOW as u32)
@@ -364,7 +359,7 @@ where
 {
     // A peer on the socket hangs up when it is gone; one on the port may vanish.
     let is_port = matches!(caller, Caller::Port);
-    let keep_alive = is_port.then_some(KEEP_ALIVE.0);
+    let keep_alive = is_port.then_some(limits::SILENT);
     let account = match is_port {
         true => house.budget.of_connection(),
         false => house.budget.of_operator(),
@@ -418,7 +413,7 @@ where
             if leaving.taken() - taken >= limits::STEP as u64 {
                 (taken, since) = (leaving.taken(), Instant::now());
             }
-            parting &= since.elapsed() < LEAVING;
+            parting &= since.elapsed() < limits::PARTING;
         }
         drop(place);
     });

@@ -216,7 +216,7 @@ impl Actor {
             problems.extend(lowered);
             self.take(one, &mut memories, &mut reloaded).await;
         }
-        self.say(&reloaded);
+        self.say(&reloaded, &problems);
         self.publish(problems);
         reloaded
     }
@@ -377,9 +377,12 @@ impl Actor {
         }
     }
 
-    fn say(&self, reloaded: &Reloaded) {
+    fn say(&self, reloaded: &Reloaded, problems: &[String]) {
         let names = |names: &[String]| names.join(", ");
-        for problem in &reloaded.problems {
+        let failed = reloaded.problems.iter().filter(|problem| !problems.contains(problem));
+        // What was so before the reload has been said.
+        let known = self.snapshots.borrow().problems.clone();
+        for problem in problems.iter().filter(|problem| !known.contains(problem)).chain(failed) {
             warn!("{problem}");
         }
         let Reloaded { added, changed, removed, .. } = reloaded;

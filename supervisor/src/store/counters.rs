@@ -16,7 +16,7 @@ use std::{
 use memmap2::{MmapMut, MmapOptions};
 use rustix::fs::FallocateFlags;
 
-use super::put_aside;
+use super::{note, put_aside};
 
 const MAGIC: &[u8; 8] = b"stkcnt01";
 /// Header, then one slot per plugin: 64 bytes of name, 8 numbers.
@@ -104,10 +104,11 @@ impl CounterFile {
         let map = match open_map(path, problems) {
             Ok(map) => Some(Arc::new(map)),
             Err(error) => {
-                problems.push(format!(
+                let text = format!(
                     "counters cannot be kept in {}: {error}; they last until the daemon ends",
                     path.display()
-                ));
+                );
+                note(problems, text);
                 None
             }
         };
@@ -171,7 +172,7 @@ fn open_map(path: &Path, problems: &mut Vec<String>) -> io::Result<MmapMut> {
     let found = file.metadata()?.len();
     if found != 0 && (found != length as u64 || !has_magic(&file)) {
         let kept = put_aside(path).unwrap_or_else(|why| why);
-        problems.push(format!("the counters file was damaged and starts at 0; {kept}"));
+        note(problems, format!("the counters file was damaged and starts at 0; {kept}"));
         file = open()?;
     }
     // Space is taken now, so that a full disk is an error here and not a

@@ -19,7 +19,7 @@ use std::{
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::watch;
 
-use super::{crash::CrashRecord, is_damage, put_aside_database, wishes::Wishes};
+use super::{crash::CrashRecord, is_damage, note, put_aside_database, wishes::Wishes};
 use crate::{capacity::limits, lifecycle::Wanted};
 
 /// What is remembered of a plugin between two lives of the daemon.
@@ -45,6 +45,7 @@ pub struct Database {
     jobs: Option<SyncSender<Job>>,
     writer: Option<std::thread::JoinHandle<()>>,
     shared: Arc<Shared>,
+    damaged: Arc<Mutex<Vec<String>>>,
 }
 
 #[derive(Debug)]
@@ -184,14 +185,12 @@ impl Writer {
             let kept = put_aside_database(path)
                 .map_err(|why| super::damage(format!("it is damaged ({error}), and {why}")))?;
             let text = format!("{} was damaged ({error}) and starts empty; {kept}", path.display());
-            tracing::warn!("{text}");
             let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-            damaged.push(text);
+            note(&mut damaged, text);
             if self.shared.wishes.are_unknown() {
                 let text = "which plugins were stopped or disabled is not known any more: all of \
                             them run; stop or disable them again";
-                tracing::warn!("{text}");
-                damaged.push(text.to_owned());
+                note(&mut damaged, text.to_owned());
             }
             drop(damaged);
             open(path, patience)
@@ -294,8 +293,7 @@ impl Database {
     pub(super) fn open(path: &Path, keep: usize, problems: &mut Vec<String>) -> Self {
         let (wishes, problem) = Wishes::read(&path.with_file_name("wanted"), !path.exists());
         if let Some(problem) = problem {
-            tracing::warn!("{problem}");
-            problems.push(problem);
+            note(problems, problem);
         }
         let shared = Arc::new(Shared {
             path: path.to_owned(),
@@ -317,15 +315,19 @@ impl Database {
         };
         // Once before anybody asks: most often it opens.
         writer.open(HELD);
-        problems.append(&mut damaged.lock().unwrap_or_else(PoisonError::into_inner));
         let writer = std::thread::Builder::new()
             .name("store".into())
             .spawn(move || writer.run(&inbox))
             .map_err(|error| {
-                problems.push(format!("the store thread could not be started: {error}"));
+                note(problems, format!("the store thread could not be started: {error}"));
             })
             .ok();
-        Database { jobs: Some(jobs), writer, shared }
+        Database { jobs: Some(jobs), writer, shared, damaged }
+    }
+
+    /// What was lost with a file that was damaged, at the opening or later.
+    pub fn damaged(&self) -> Vec<String> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why nothing can be written now.
@@ -526,7 +528,7 @@ mod tests {
         assert_eq!(problems, Vec::<String>::new());
         std::fs::write(&path, vec![0x55; 8192]).unwrap();
         let database = Database::open(&path, 3, &mut problems);
-        assert!(problems[0].contains("damaged"), "{problems:?}");
+        assert!(database.damaged()[0].contains("starts empty"), "{problems:?}");
         assert_eq!(database.crashes(None, 10).unwrap(), []);
         // What the operator wanted is known all the same.
         assert_eq!(database.remembered("a").map(|known| known.wanted), Some(Wanted::Disabled));

@@ -95,9 +95,6 @@ impl Store {
         let crash_records = keep.crash_records;
         let database = Database::open(&directory.join("stockade.db"), crash_records, &mut problems);
         let data = Data::open(&directory.join("data.db"), keep.provenance_records, &mut problems);
-        for problem in &problems {
-            tracing::warn!("{problem}");
-        }
         Ok(Arc::new(Store {
             directory: directory.to_owned(),
             counters,
@@ -153,6 +150,12 @@ fn put_aside_database(path: &Path) -> Result<String, String> {
         }
     }
     Ok(kept)
+}
+
+/// Says at once what was found at the opening, and keeps it.
+fn note(problems: &mut Vec<String>, problem: String) {
+    tracing::warn!("{problem}");
+    problems.push(problem);
 }
 
 /// Waits for a thread, but not for a disk that does not answer.

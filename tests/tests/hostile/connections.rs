@@ -308,6 +308,11 @@ async fn a_body_that_is_too_large_is_told_over_http2() {
         let (status, text) = stockade_tests::curl_with(file, &unsaid).await;
         assert_eq!(status, 413, "{text}");
     }
+    // As bytes it may be no longer than max_request allows either.
+    let body = ["--http2-prior-knowledge", "-H", "content-type: image/png", "--data-binary"];
+    let (status, text) = curl(&[&body[..], &[&known, &url]].concat()).await;
+    assert_eq!(status, 413, "{text}");
+    assert!(text.contains("max_request"), "{text}");
     daemon.stop().await;
 }
 

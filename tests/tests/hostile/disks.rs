@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use stockade_proto::v1::{CallRequest, PluginState};
 use stockade_tests::{Client, Daemon, Options, eventually, small_disk};
 
-use crate::scene::{problems, timed};
+use crate::scene::{a_while, problems, timed};
 
 /// Files that were put aside as damaged.
 fn put_aside(root: &Path) -> Vec<String> {
@@ -132,6 +132,42 @@ async fn a_locked_database_slows_no_command() {
     // Without its mend a second each; the middle one, for machines that are busy.
     assert!(took[2] < Duration::from_millis(400), "{took:?}");
     lock.execute_batch("ROLLBACK").expect("unlock");
+    daemon.stop().await;
+}
+
+/// One that is damaged and cannot be put aside is left as it is, told once, and put aside
+/// when it can be.
+#[tokio::test]
+async fn a_damaged_database_that_cannot_be_put_aside_is_told_once() {
+    let folder = disabled().await.kill().await;
+    let state = folder.path().join("state");
+    for side in ["stockade.db-wal", "stockade.db-shm"] {
+        let _ = std::fs::remove_file(state.join(side));
+    }
+    std::fs::write(state.join("stockade.db"), vec![0x5a; 5000]).expect("damage");
+    // Its new name is taken, whenever it is tried.
+    let now = std::time::UNIX_EPOCH.elapsed().expect("time").as_secs();
+    let taken = (now..now + 600).map(|at| state.join(format!("stockade.db.corrupt-{at}")));
+    let taken: Vec<_> = taken.collect();
+    taken.iter().for_each(|name| std::fs::create_dir(name).expect("folder"));
+    let daemon = with_x().start_in(folder).await;
+    // It is tried each second.
+    a_while().await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    let said = problems(&daemon).await;
+    let said: Vec<_> = said.iter().filter(|problem| problem.contains("stockade.db")).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("cannot be put aside"), "{said:?}");
+    let log = daemon.log();
+    let lines = log.lines().filter(|line| line.contains("cannot be put aside")).count();
+    assert_eq!(lines, 1, "{log}");
+    taken.iter().for_each(|name| std::fs::remove_dir(name).expect("folder"));
+    eventually("it has been put aside", || async {
+        let said = problems(&daemon).await;
+        said.iter().any(|problem| problem.contains("starts empty; kept as")).then_some(())
+    })
+    .await;
+    assert_eq!(put_aside(&daemon.root).len(), 1);
     daemon.stop().await;
 }
 

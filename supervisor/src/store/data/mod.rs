@@ -27,7 +27,7 @@ pub use provenance::{Author, Provenance, ProvenanceQuery};
 pub use usage::Usage;
 pub use workspaces::{Workspace, Workspaces, check_workspace, enabled_plugins};
 
-use super::{damage, is_damage, put_aside_database};
+use super::{damage, is_damage, note, put_aside_database};
 use cache::Cache;
 use writer::Writer;
 
@@ -211,13 +211,18 @@ fn open_or_put_aside(
     });
     let error = match opened {
         Err(error) if is_damage(&error) => error,
-        opened => return opened,
+        Ok(connection) => {
+            if let Some(problem) = workspaces.problem() {
+                tracing::warn!("{problem}");
+            }
+            return Ok(connection);
+        }
+        Err(error) => return Err(error),
     };
     let kept = put_aside_database(path)
         .map_err(|why| damage(format!("it is damaged ({error}), and {why}")))?;
     let text = format!("what plugins stored ({}) was damaged ({error}); {kept}", path.display());
-    tracing::warn!("{text}");
-    told.push(text);
+    note(told, text);
     let connection = open(path)?;
     // Which plugins may run where is not known any more.
     connection.execute(
