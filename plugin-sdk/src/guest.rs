@@ -138,8 +138,8 @@ pub struct Reply {
     pub(crate) sent: bool,
 }
 
-/// Bytes of a result or an item that the supervisor reads; what is larger would end the
-/// process. A supervisor that does not say it reads so many.
+/// Bytes of a result or an item that the supervisor takes; what is much larger would end
+/// the process. A supervisor that does not say it takes so many.
 static MAX_PAYLOAD: AtomicUsize = AtomicUsize::new(63 << 20);
 
 /// The supervisor reads results of so many bytes; 0 = it does not say.
@@ -150,7 +150,7 @@ pub(crate) fn allow(bytes: u64) {
     }
 }
 
-/// The bytes of a result, refused when they fit into no message.
+/// The bytes of a result, refused when the supervisor does not take them.
 pub(crate) fn check_size((text, blobs): &Parts) -> crate::Result<()> {
     let size = text.len() + blobs.iter().map(|(_, blob)| blob.len()).sum::<usize>();
     let most = MAX_PAYLOAD.load(Ordering::Relaxed);
@@ -158,10 +158,10 @@ pub(crate) fn check_size((text, blobs): &Parts) -> crate::Result<()> {
         return Ok(());
     }
     let text = format!(
-        "the result is {size} bytes long; {most} fit into one message. Return less, or raise \
-         max_result in stockade.toml"
+        "The tool returned {size} bytes, more than max_result allows ({most}). Return less, or \
+         raise max_result in stockade.toml."
     );
-    Err(Error::new("PayloadTooLarge", text))
+    Err(Error::new("InvalidResult", text))
 }
 
 impl Reply {

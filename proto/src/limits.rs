@@ -122,8 +122,10 @@ bounds! {
         count RESETS = 32, "Streams that were reset and are not forgotten yet, per connection", "fixed", "GOAWAY";
         count QUESTIONS = 16, "Requests of one connection, other than calls and streams, that are answered at once", "fixed", "the others wait";
         bytes HEADERS = 16 << 10, "Headers of one request", "fixed", "431, RESOURCE_EXHAUSTED; over HTTP/2 an empty 431 beyond 64 KiB, and beyond 256 KiB the connection ends";
+        bytes PART_HEAD = 16 << 10, "Headers of one part of a multipart body, or what is before its first part", "fixed", "422";
         count HEADER_LINES = 100, "Headers of one request, by number", "fixed", "431";
         bytes FLOOD = 64 << 10, "Bytes a second on one HTTP/2 connection that belong to no request and no body (pings, settings, resets); headers, and a sixteenth of what the client was sent, are allowed on top", "fixed", "the connection is read in small pieces, after the others; 1 MiB later it ends";
+        bytes HTTP2_FRAME = 32 << 10, "One frame of HTTP/2; nothing of it is known, or paid for, before all of it has come", "fixed", "GOAWAY";
         bytes WINDOW = 1 << 20, "Bytes on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
         count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
         count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
@@ -135,8 +137,8 @@ bounds! {
         count PAGE_ROWS = 10_000, "Rows of one answer (keys, records, crashes)", "fixed", "the rest with the next request";
         bytes PAGE_BYTES = 4 << 20, "Bytes of one page of values", "fixed", "the rest with the next request";
         time FIRST_BYTE = 10_000, "Wait for a connection's first byte, its TLS handshake and its HTTP/2 preface", "fixed", "closed";
-        time HEAD = 10_000, "Wait from a request's first byte to the end of its headers", "fixed", "closed";
-        time BODY_PAUSE = 30_000, "Wait for the next byte of a body that is being read", "fixed", "408 / DEADLINE_EXCEEDED, closed";
+        time HEAD = 10_000, "Wait from a request's first byte to the end of its headers; for the rest of a frame of HTTP/2 that is no part of a body", "fixed", "closed";
+        time BODY_PAUSE = 30_000, "Wait for the next byte of a body that is being read; over HTTP/2 for the rest of a frame of it", "fixed", "408 / DEADLINE_EXCEEDED, closed";
         bytes BODY_RATE = 1024, "Bytes a second of a body, at least, in each half minute", "fixed", "408 / DEADLINE_EXCEEDED, closed";
         time UNWANTED = 2_000, "Time for which the rest of a refused body is read and thrown away, so that its client can read the answer", "fixed", "its stream is reset, its connection closed";
         time WRITE_PAUSE = 180_000, "Wait for a client to take the next byte of an answer", "fixed", "closed";
@@ -190,7 +192,8 @@ bounds! {
     }
     Configuration {
         bytes PAYLOAD = 255 << 20, "What `max_request` and `max_result` can be set to", "fixed", "the configuration is refused";
-        bytes MANIFEST = 64 << 10, "A manifest", "fixed", "UNAVAILABLE, `manifest_error`";
+        bytes MANIFEST = 64 << 10, "A manifest; `pyvenv.cfg` of a virtual environment", "fixed", "UNAVAILABLE, `manifest_error`";
+        bytes DISTRIBUTION = 1 << 20, "A file of an installed Python distribution's metadata", "fixed", "passed over; of `METADATA` only the beginning is read";
         bytes CONFIGURATION = 1 << 20, "A file of the configuration", "fixed", "not taken, told";
         count PLUGIN_FILES = 10_000, "Files and folders in a Python plugin's directory that are looked at for changes", "fixed", "the rest is not watched";
         count REQUIRED = 64, "Entries of each list of `[requires]`", "fixed", "UNAVAILABLE, `manifest_error`";

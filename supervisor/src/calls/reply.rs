@@ -119,6 +119,10 @@ impl Attempt<'_> {
                 "The result of tool {} was dropped: {why}.",
                 self.tool
             ))),
+            // Its library has not even sent it.
+            Reply::Failed(kind, message) if kind == "InvalidResult" => {
+                Err(CallError::InvalidResult(message))
+            }
             Reply::Failed(kind, _) if kind == "Cancelled" => Err(CallError::Cancelled),
             // A service elsewhere that is late: its process here says so.
             Reply::Failed(kind, message) if kind == "TimeoutError" && self.is_remote() => {

@@ -14,6 +14,7 @@ use futures_util::task::AtomicWaker;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
+use super::frames::Open;
 use crate::capacity::limits;
 
 /// Of so many bytes that were written one may come back to say that they were taken.
@@ -40,6 +41,9 @@ pub(super) struct Connection {
     last_end: AtomicU64,
     /// When the head that is coming began, likewise; 0 = none is.
     pub(super) head: AtomicU64,
+    /// The same of an HTTP/2 client's frame, and of a frame that is a part of a body.
+    open_head: AtomicU64,
+    open_body: AtomicU64,
     pub(super) read: AtomicU64,
     pub(super) written: AtomicU64,
     bodies: AtomicU64,
@@ -83,6 +87,8 @@ impl Connection {
             blocked: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
             head: AtomicU64::new(0),
+            open_head: AtomicU64::new(0),
+            open_body: AtomicU64::new(0),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
@@ -116,6 +122,18 @@ impl Connection {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         Active(self.clone())
+    }
+
+    /// Its HTTP/2 client has to send the rest of this; nobody can know of it before.
+    pub(super) fn awaited(&self, open: Option<Open>) {
+        let since = |stamp: &AtomicU64, is_open: bool| {
+            let begun = stamp.load(Ordering::Relaxed) > 0;
+            if is_open != begun {
+                stamp.store(if is_open { self.now() } else { 0 }, Ordering::Relaxed);
+            }
+        };
+        since(&self.open_head, open == Some(Open::Head));
+        since(&self.open_body, open == Some(Open::Body));
     }
 
     /// It has more requests at once than who asks for health needs.
@@ -172,6 +190,10 @@ impl Connection {
         has()
     }
 
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
     /// Bytes that its client has taken.
     pub(super) fn taken(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
@@ -195,7 +217,8 @@ impl Connection {
     pub(super) async fn left(&self) -> Verdict {
         loop {
             let due = match self.judge() {
-                Verdict::Later(due) => due,
+                // What it begins meanwhile may be due before that.
+                Verdict::Later(due) => due.min(Instant::now() + limits::HEAD),
                 verdict => return verdict,
             };
             tokio::select! {
@@ -235,9 +258,18 @@ impl Connection {
             let last = self.last_out.load(Ordering::Relaxed);
             return within(last, limits::WRITE_PAUSE, Verdict::Stuck);
         }
+        let open = self.open_head.load(Ordering::Relaxed);
+        if open > 0 {
+            return within(open, limits::HEAD, Verdict::Stuck);
+        }
         if self.active.load(Ordering::Relaxed) > 0 {
             // Bodies and calls have times of their own.
             return Verdict::Later(now + limits::WRITE_PAUSE);
+        }
+        // A frame of a body, of which no request knows.
+        let open = self.open_body.load(Ordering::Relaxed);
+        if open > 0 {
+            return within(open, limits::BODY_PAUSE, Verdict::Stuck);
         }
         let requests = self.requests.load(Ordering::Relaxed);
         let http2 = self.http2.load(Ordering::Relaxed);

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     capacity::{Account, Budget, limits},
     config::Token,
+    registry::RegistrySnapshot,
 };
 
 /// Where the path of calls begins.
@@ -37,6 +38,7 @@ pub(super) struct House {
     pub(super) budget: Budget,
     pub(super) max_request: usize,
     pub(super) ending: watch::Receiver<bool>,
+    pub(super) registry: watch::Receiver<Arc<RegistrySnapshot>>,
     /// How many connections there are.
     pub(super) open: Arc<watch::Sender<usize>>,
 }
@@ -89,6 +91,11 @@ impl House {
                     (head.ok(), turn, self.answer(request, &guest).await)
                 }
             };
+            let mut answer = answer;
+            if self.registry.borrow().draining && !guest.connection.is_http2() {
+                // Else its client sends the next request into a connection that goes.
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             let _unread = rest.unread();
             let owner = Owner { house: self, guest, active, _unread, turn, _head: head };
             Ok(Answer::of(answer, owner, kind).await)

@@ -8,6 +8,7 @@ mod body;
 mod connection;
 mod door;
 mod follow;
+mod frames;
 mod grpc;
 mod house;
 mod http;

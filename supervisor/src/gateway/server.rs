@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -112,6 +112,7 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
     let (ending, ends) = watch::channel(false);
     let house = Arc::new(House {
         ending: ends,
+        registry: supervisor.registry().watch(),
         open: Arc::new(watch::Sender::new(0)),
         tools: grpc::tools(supervisor),
         grpc: grpc::routes(supervisor, &watch),
@@ -159,9 +160,17 @@ async fn bind_socket(path: &Path) -> io::Result<UnixListener> {
             "another daemon answers on it",
         )));
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+    // What a daemon that was killed has left; nothing else is anybody's to remove.
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.file_type().is_socket() => {
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        Ok(_) => {
+            let text = "there is something else, which is no socket. Move it away, or choose \
+                        another path for the socket";
+            return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, text)));
+        }
+        Err(_) => {}
     }
     let place = path.to_owned();
     // A thread of its own: a mask is every thread's, unless it has left them.
@@ -348,7 +357,7 @@ fn protocols(keep_alive: Option<Duration>) -> Builder<TokioExecutor> {
         .max_send_buf_size(limits::REQUEST)
         .initial_stream_window_size(limits::WINDOW as u32)
         .initial_connection_window_size(limits::WINDOW as u32)
-        .max_frame_size(256 << 10);
+        .max_frame_size(limits::HTTP2_FRAME as u32);
     builder
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::Connection;
+use super::{connection::Connection, frames::Frames};
 use crate::capacity::{Turns, is_free, limits, took};
 
 /// The head of a frame of HTTP/2.
@@ -36,6 +36,8 @@ pub(super) struct Counted<I> {
     chatter: Bucket,
     flood: Bucket,
     pieces: Pieces,
+    /// Of HTTP/2.
+    frames: Frames,
 }
 
 /// In which pieces a connection is read.
@@ -98,7 +100,8 @@ impl<I> Counted<I> {
         let looked = connection.now();
         let (chatter, flood) = Default::default();
         let pieces = Pieces { size: FIRST, left: 0, full: false, is_free: false, requests: 0 };
-        Counted { io: Turns::new(io), connection, looked, chatter, flood, pieces }
+        let (io, frames) = (Turns::new(io), Frames::new());
+        Counted { io, connection, looked, chatter, flood, pieces, frames }
     }
 
     /// A flood of frames that ask for nothing.
@@ -176,6 +179,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if !self.connection.has_caught_up(context) {
+            // It is not the client who is waited for.
+            self.connection.awaited(None);
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -185,15 +190,23 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
         };
         let came = &buffer.filled()[before..];
         if came.is_empty() {
+            if polled.is_pending() && self.io.stands() {
+                self.connection.awaited(None);
+            }
             return polled;
         }
-        let connection = &self.connection;
+        let this = &mut *self;
+        let connection = &this.connection;
         let now = connection.now();
         if connection.read.load(Ordering::Relaxed) == 0 {
             connection.http2.store(came.starts_with(PREFACE), Ordering::Relaxed);
         }
         connection.read.fetch_add(came.len() as u64, Ordering::Relaxed);
         connection.last_in.store(now, Ordering::Relaxed);
+        if connection.http2.load(Ordering::Relaxed) {
+            this.frames.read(came);
+            connection.awaited(this.frames.open());
+        }
         if connection.active.load(Ordering::Relaxed) == 0 {
             let _ = connection.head.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }

@@ -1,25 +1,19 @@
 //! Finds plugin directories and reads their manifests.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
+    fs, io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use rustix::fs::OFlags;
-
 use super::{legacy, native, ownership, types::Manifest, types::Run, types::made_valid};
 use crate::{
     capacity::limits,
-    document::{Problem, Severity},
+    document::{Problem, Severity, read_text},
 };
 
 /// The files that make a directory a plugin, in order of preference.
 pub const MANIFEST_FILES: [&str; 2] = ["plugin.toml", "manifest.json"];
-
-/// Largest manifest that is read.
-const MAX_MANIFEST: u64 = limits::MANIFEST as u64;
 
 /// A plugin directory and what its manifest came to.
 #[derive(Clone, Debug)]
@@ -102,9 +96,9 @@ pub fn load(directory: &Path) -> Option<Found> {
         .into_iter()
         .find(|name| fs::symlink_metadata(directory.join(name)).is_ok())?;
     let file = directory.join(file_name);
-    let manifest = match read_text(&file) {
+    let manifest = match read_text(&file, limits::MANIFEST) {
         Ok(text) => parse(&directory, file_name, &text),
-        Err(message) => Err(vec![Problem::of_file(file_name, message)]),
+        Err(error) => Err(vec![Problem::of_file(file_name, format!("cannot be read: {error}"))]),
     };
     let name = match &manifest {
         Ok(manifest) => manifest.name.clone(),
@@ -175,31 +169,6 @@ fn untrusted(directory: &Path, file: &Path, manifest: &Manifest) -> Vec<String> 
 fn directory_name(directory: &Path) -> String {
     let name = directory.file_name().map(|name| name.to_string_lossy().into_owned());
     made_valid(&name.unwrap_or_default())
-}
-
-/// A manifest is a regular file of at most 64 KiB of UTF-8. It is opened
-/// without blocking, so that a FIFO does not hang the daemon.
-fn read_text(file: &Path) -> Result<String, String> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
-    let opened: File = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(file)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    let metadata = opened.metadata().map_err(|error| format!("cannot be read: {error}"))?;
-    if !metadata.is_file() {
-        return Err("is not a regular file".to_owned());
-    }
-    if metadata.len() > MAX_MANIFEST {
-        return Err(format!("is {} bytes long; 65536 are allowed", metadata.len()));
-    }
-    let mut text = String::new();
-    opened
-        .take(MAX_MANIFEST)
-        .read_to_string(&mut text)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    Ok(text)
 }
 
 /// The Python files of a plugin's directory, without its virtual environment

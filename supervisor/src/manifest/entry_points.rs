@@ -4,6 +4,7 @@
 use std::{
     fs,
     hash::Hasher as _,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +12,10 @@ use super::{
     discover::{Found, fingerprint, trusted},
     legacy,
     types::{Manifest, Run, made_valid},
+};
+use crate::{
+    capacity::limits,
+    document::{Problem, read_start, read_text},
 };
 
 /// The groups in which plugins are advertised.
@@ -62,9 +67,8 @@ pub fn advertised(python: &Path) -> Vec<Found> {
             .collect();
         distributions.sort();
         for distribution in distributions {
-            let Ok(text) = fs::read_to_string(distribution.join("entry_points.txt")) else {
-                continue;
-            };
+            let advertised = distribution.join("entry_points.txt");
+            let Ok(text) = read_text(&advertised, limits::DISTRIBUTION) else { continue };
             for (name, target) in plugins_of(&text) {
                 found.push(read(python, &library, &distribution, &name, &target));
             }
@@ -102,10 +106,19 @@ fn read(python: &Path, library: &Path, distribution: &Path, name: &str, target: 
     let directory = Some(library.join(package)).filter(|path| path.is_dir());
     let directory = directory.unwrap_or_else(|| distribution.to_owned());
     let file = directory.join("manifest.json");
-    let text = fs::read_to_string(&file);
-    let text = text.unwrap_or_else(|_| serde_json::json!({ "name": made_valid(name) }).to_string());
-    let metadata = fs::read_to_string(distribution.join("METADATA")).unwrap_or_default();
-    let manifest = legacy::read(&directory, &file, &text).map(|manifest| Manifest {
+    let text = match read_text(&file, limits::MANIFEST) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(serde_json::json!({ "name": made_valid(name) }).to_string())
+        }
+        Err(error) => {
+            Err(vec![Problem::of_file("manifest.json", format!("cannot be read: {error}"))])
+        }
+        Ok(text) => Ok(text),
+    };
+    let metadata = read_start(&distribution.join("METADATA"), limits::DISTRIBUTION);
+    let metadata = String::from_utf8_lossy(&metadata.unwrap_or_default()).into_owned();
+    let manifest = text.and_then(|text| legacy::read(&directory, &file, &text));
+    let manifest = manifest.map(|manifest| Manifest {
         version: manifest.version.clone().or_else(|| header(&metadata, "Version")),
         description: manifest.description.clone().or_else(|| header(&metadata, "Summary")),
         run: Run::Python {

@@ -219,12 +219,13 @@ async fn shake(
     hello(&mut client, &manifest, generation).await?;
     events.tell(Internal::Greeted(generation));
     let _gpus = handshake.gpu_tokens.take(&plan.gpus, &events, generation).await;
-    // A result that is too large costs its call; only far beyond that, the process.
-    let most = (handshake.max_result + ENVELOPE).max(limits::FRAME);
-    let ready = init(&mut client, &manifest, &plan, generation, most - ENVELOPE, &events).await?;
+    let ready =
+        init(&mut client, &manifest, &plan, generation, handshake.max_result, &events).await?;
     let lane: Arc<str> = manifest.name.as_str().into();
     let (tools, registered, refused) = compile(&handshake.crew, &lane, &manifest, ready).await?;
     let (outbox, frames) = mpsc::channel::<ToPlugin>(Session::outbox_size(&manifest));
+    // A result that is too large costs its call; only far beyond that, the process.
+    let most = (handshake.max_result + ENVELOPE).max(limits::FRAME);
     let stream = open_calls(channel, frames, most).await.map_err(|why| breach("calls", why))?;
     let session = Session::new(Parts {
         plugin: manifest.name.as_str().into(),

@@ -352,7 +352,8 @@ impl Session {
 
     /// What a tool raises counts; what is the caller's doing does not.
     fn count_error(&self, failed: &wire::Failed, tool: &Arc<str>) {
-        if ["InvalidArguments", "Cancelled", "ToolNotFound"].contains(&failed.error_type.as_str()) {
+        let others = ["InvalidArguments", "InvalidResult", "Cancelled", "ToolNotFound"];
+        if others.contains(&failed.error_type.as_str()) {
             return;
         }
         let row = self.errors_in_row.fetch_add(1, Ordering::Relaxed) + 1;

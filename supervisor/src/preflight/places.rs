@@ -8,7 +8,11 @@ use std::{
 };
 
 use super::confinement::{Access, Place};
-use crate::manifest::{Manifest, Net, Sandbox};
+use crate::{
+    capacity::limits,
+    document::read_text,
+    manifest::{Manifest, Net, Sandbox},
+};
 
 /// What a plugin needs to see besides the system and its own directories.
 #[derive(Default)]
@@ -150,7 +154,7 @@ pub(super) fn interpreter_folders(program: &Path) -> Vec<PathBuf> {
         let Some(place) = next.take() else { break };
         let Some(bin) = place.parent() else { break };
         if let Some(prefix) = prefix_of(bin) {
-            if let Ok(config) = fs::read_to_string(prefix.join("pyvenv.cfg")) {
+            if let Ok(config) = read_text(&prefix.join("pyvenv.cfg"), limits::MANIFEST) {
                 let home = config.lines().find_map(|line| {
                     let (key, value) = line.split_once('=')?;
                     (key.trim() == "home").then(|| PathBuf::from(value.trim()))

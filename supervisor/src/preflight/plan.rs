@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read as _},
+    io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,6 +15,7 @@ use super::{
     requirements,
 };
 use crate::{
+    document::read_start,
     lifecycle::{Cause, CauseCode},
     machine::{Gpus, LayerProbe, Tracer},
     manifest::{Limits, Manifest, Profile, Remote, Run},
@@ -182,9 +183,7 @@ fn remote_text(manifest: &Manifest, remote: &Remote) -> String {
 }
 
 fn is_script(program: &Path) -> bool {
-    let mut start = [0; 2];
-    let read = std::fs::File::open(program).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start == *b"#!"
+    read_start(program, 2).is_ok_and(|start| start == b"#!")
 }
 
 /// The kernel executes a script by its interpreter: a second program.

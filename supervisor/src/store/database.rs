@@ -6,12 +6,10 @@
 //! besides kept in a small text file, so that it is known without the database.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+        Arc, Mutex, PoisonError,
+        mpsc::{self, SyncSender},
     },
     time::{Duration, Instant},
 };
@@ -19,7 +17,12 @@ use std::{
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::watch;
 
-use super::{crash::CrashRecord, is_damage, note, put_aside_database, wishes::Wishes};
+use super::{
+    crash::CrashRecord,
+    note,
+    wishes::Wishes,
+    writer::{HELD, Job, Query, Shared, Writer},
+};
 use crate::{capacity::limits, lifecycle::Wanted};
 
 /// What is remembered of a plugin between two lives of the daemon.
@@ -31,14 +34,6 @@ pub struct Remembered {
     pub generation: u64,
 }
 
-type Query = Box<dyn FnOnce(Option<&Connection>) + Send>;
-
-enum Job {
-    /// There is something to write.
-    Write,
-    Read(Query),
-}
-
 /// Handle of the writer thread.
 #[derive(Debug)]
 pub struct Database {
@@ -48,246 +43,12 @@ pub struct Database {
     damaged: Arc<Mutex<Vec<String>>>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    path: PathBuf,
-    keep: usize,
-    problem: Mutex<Option<String>>,
-    /// Since when the disk has been working at something.
-    busy: Mutex<Option<Instant>>,
-    waiting: Mutex<Waiting>,
-    wishes: Wishes,
-    /// How many of what was to be remembered are on the disk.
-    noted: watch::Sender<u64>,
-}
-
-/// What is to be written: of each plugin the last word, and the records that fit.
-#[derive(Debug, Default)]
-struct Waiting {
-    remembered: HashMap<String, Remembered>,
-    crashes: VecDeque<CrashRecord>,
-    dropped: u64,
-    /// How much has come that is to be remembered.
-    asked: u64,
-}
-
-impl Waiting {
-    /// All of it; the count goes on.
-    fn take(&mut self) -> Self {
-        let asked = self.asked;
-        std::mem::replace(self, Waiting { asked, ..Waiting::default() })
-    }
-
-    fn is_empty(&self) -> bool {
-        self.remembered.is_empty() && self.crashes.is_empty()
-    }
-}
-
-/// Between two tries of a file that cannot be opened or written.
-const AGAIN: Duration = Duration::from_secs(1);
-/// Another process that holds the file is waited for this long at a time: what operators
-/// want is noted by the same thread.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// One that holds it for longer is told. As long is waited where nobody else waits.
-const HELD: Duration = Duration::from_secs(1);
 /// A disk that does not answer is waited for this long by whoever asks.
 const ANSWER: Duration = Duration::from_secs(5);
 /// One that takes longer for what is asked of it is told.
 const HANGS: Duration = Duration::from_secs(3);
 /// Questions that may wait.
 const QUESTIONS: usize = 256;
-
-const SCHEMA: &str = "
-    PRAGMA journal_mode = WAL;
-    PRAGMA synchronous = NORMAL;
-    CREATE TABLE IF NOT EXISTS crash (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        plugin TEXT NOT NULL,
-        time TEXT NOT NULL,
-        cause TEXT NOT NULL,
-        record TEXT NOT NULL
-    );
-    CREATE INDEX IF NOT EXISTS crash_plugin ON crash (plugin, id);
-    CREATE TABLE IF NOT EXISTS plugin (
-        name TEXT PRIMARY KEY,
-        wanted TEXT NOT NULL DEFAULT 'run',
-        generation INTEGER NOT NULL DEFAULT 0
-    );
-";
-
-impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn busy(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says it once, and that it is over.
-    fn tell(&self, now: Option<String>) {
-        let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
-        if *problem == now {
-            return;
-        }
-        match &now {
-            Some(text) => tracing::error!("{text}"),
-            None => tracing::info!("{} can be written again", self.path.display()),
-        }
-        *problem = now;
-    }
-}
-
-/// The thread.
-struct Writer {
-    shared: Arc<Shared>,
-    connection: Option<Connection>,
-    tried: Instant,
-    /// Since when another process has been holding the file.
-    held: Option<Instant>,
-    damaged: Arc<Mutex<Vec<String>>>,
-}
-
-impl Writer {
-    fn run(mut self, inbox: &Receiver<Job>) {
-        loop {
-            let job = match inbox.recv_timeout(AGAIN) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    let _ = self.connection.as_ref().map(|one| one.busy_timeout(HELD));
-                    self.write();
-                    return;
-                }
-            };
-            *self.shared.busy() = Some(Instant::now());
-            if self.connection.is_none() && self.tried.elapsed() >= AGAIN {
-                // What operators want does not wait for the database.
-                self.write();
-                self.open(PATIENCE);
-            }
-            self.write();
-            if let Some(Job::Read(query)) = job {
-                // A defect costs the question, not the thread.
-                let connection = self.connection.as_ref();
-                let _ = catch_unwind(AssertUnwindSafe(|| query(connection)));
-            }
-            *self.shared.busy() = None;
-        }
-    }
-
-    fn open(&mut self, patience: Duration) {
-        let path = &self.shared.path;
-        let opened = open(path, patience).or_else(|error| {
-            if !is_damage(&error) {
-                return Err(error);
-            }
-            let kept = put_aside_database(path)
-                .map_err(|why| super::damage(format!("it is damaged ({error}), and {why}")))?;
-            let text = format!("{} was damaged ({error}) and starts empty; {kept}", path.display());
-            let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-            note(&mut damaged, text);
-            if self.shared.wishes.are_unknown() {
-                let text = "which plugins were stopped or disabled is not known any more: all of \
-                            them run; stop or disable them again";
-                note(&mut damaged, text.to_owned());
-            }
-            drop(damaged);
-            open(path, patience)
-        });
-        self.tried = Instant::now();
-        match opened {
-            Ok(connection) => {
-                self.shared.wishes.adopt(&connection);
-                self.connection = Some(connection);
-                self.shared.tell(None);
-            }
-            Err(error) => self.shared.tell(Some(format!(
-                "{} cannot be opened: {error}; crash records wait, and it is tried again each \
-                 second. Free its disk, make it writable, or end the process that holds it.",
-                path.display()
-            ))),
-        }
-    }
-
-    /// Writes what waits. What cannot be written waits on.
-    fn write(&mut self) {
-        let waiting = self.shared.waiting().take();
-        if waiting.is_empty() {
-            return;
-        }
-        let noted = self.shared.wishes.note(&waiting.remembered);
-        if matches!(noted, Ok(true)) {
-            self.shared.noted.send_replace(waiting.asked);
-        }
-        let Some(connection) = &self.connection else { return self.put_back(waiting) };
-        let written = write(connection, &waiting, self.shared.keep);
-        let (path, is_written) = (&self.shared.path, written.is_ok());
-        let briefly = match is_locked(&written) {
-            true => self.held.get_or_insert_with(Instant::now).elapsed() < HELD,
-            false => {
-                self.held = None;
-                false
-            }
-        };
-        let failed = match (written, noted) {
-            (Err(error), _) => Some((path.clone(), error.to_string())),
-            (Ok(()), Err(error)) => Some((path.with_file_name("wanted"), error.to_string())),
-            (Ok(()), Ok(_)) => None,
-        };
-        let problem = failed.as_ref().map(|(path, error)| {
-            format!("cannot write {}: {error}; free its disk, or make it writable", path.display())
-        });
-        if !briefly {
-            self.shared.tell(problem);
-        }
-        if failed.is_some() {
-            // What is in the database is not written twice.
-            let crashes = if is_written { VecDeque::new() } else { waiting.crashes };
-            self.put_back(Waiting { crashes, ..waiting });
-        }
-    }
-
-    fn put_back(&self, old: Waiting) {
-        let mut waiting = self.shared.waiting();
-        for (name, remembered) in old.remembered {
-            waiting.remembered.entry(name).or_insert(remembered);
-        }
-        for record in old.crashes.into_iter().rev() {
-            waiting.crashes.push_front(record);
-        }
-        while waiting.crashes.len() > limits::RECORDS_WAITING {
-            waiting.crashes.pop_front();
-            waiting.dropped += 1;
-        }
-        waiting.dropped += old.dropped;
-    }
-}
-
-fn write(connection: &Connection, waiting: &Waiting, keep: usize) -> rusqlite::Result<()> {
-    let transaction = connection.unchecked_transaction()?;
-    for record in &waiting.crashes {
-        let json = serde_json::to_string(record).unwrap_or_default();
-        let mut insert = transaction.prepare_cached(
-            "INSERT INTO crash (plugin, time, cause, record) VALUES (?1, ?2, ?3, ?4)",
-        )?;
-        insert.execute(params![record.plugin, record.time, record.cause, json])?;
-        let mut prune = transaction.prepare_cached(
-            "DELETE FROM crash WHERE plugin = ?1 AND id <= \
-             (SELECT id FROM crash WHERE plugin = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-        )?;
-        prune.execute(params![record.plugin, keep as i64])?;
-    }
-    for (name, remembered) in &waiting.remembered {
-        let mut upsert = transaction.prepare_cached(
-            "INSERT INTO plugin (name, wanted, generation) VALUES (?1, ?2, ?3) \
-             ON CONFLICT (name) DO UPDATE SET wanted = ?2, generation = ?3",
-        )?;
-        let wanted = super::wishes::word(remembered.wanted);
-        upsert.execute(params![name, wanted, remembered.generation as i64])?;
-    }
-    transaction.commit()
-}
 
 impl Database {
     pub(super) fn open(path: &Path, keep: usize, problems: &mut Vec<String>) -> Self {
@@ -311,6 +72,7 @@ impl Database {
             connection: None,
             tried: Instant::now(),
             held: None,
+            file: None,
             damaged: damaged.clone(),
         };
         // Once before anybody asks: most often it opens.
@@ -384,6 +146,7 @@ impl Database {
     /// Records of one plugin (or all), newest first, as many as fit into a page. None: the
     /// store does not answer. Blocks on the store.
     pub fn crashes(&self, plugin: Option<String>, limit: usize) -> Option<Vec<CrashRecord>> {
+        let shared = self.shared.clone();
         self.read(move |connection| {
             let mut query = connection.prepare_cached(
                 "SELECT id, record FROM crash WHERE ?1 IS NULL OR plugin = ?1 \
@@ -397,9 +160,13 @@ impl Database {
                     record.id = id as u64;
                     Ok((record, json.len()))
                 })?;
-            let mut bytes = 0;
-            let mut page = Vec::new();
-            for row in rows {
+            // Those that could not be written yet are the newest.
+            let waiting = shared.waiting().crashes.clone();
+            let of_it = |record: &CrashRecord| plugin.as_ref().is_none_or(|p| *p == record.plugin);
+            let mut page: Vec<CrashRecord> =
+                waiting.into_iter().rev().filter(of_it).take(limit).collect();
+            let (mut bytes, rest) = (0, limit - page.len());
+            for row in rows.take(rest) {
                 let (record, length): (CrashRecord, usize) = row?;
                 bytes += length;
                 if bytes > limits::PAGE_BYTES && !page.is_empty() {
@@ -476,25 +243,6 @@ impl Drop for Database {
             super::join_within(writer, limits::FLUSH);
         }
     }
-}
-
-fn is_locked(written: &rusqlite::Result<()>) -> bool {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
-    let code = written.as_ref().err().and_then(rusqlite::Error::sqlite_error_code);
-    matches!(code, Some(DatabaseBusy | DatabaseLocked))
-}
-
-fn open(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(patience)?;
-    connection.execute_batch(SCHEMA)?;
-    let verdict: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
-    if verdict != "ok" {
-        return Err(super::damage(format!("quick_check: {verdict}")));
-    }
-    super::keep_private(path);
-    connection.busy_timeout(PATIENCE)?;
-    Ok(connection)
 }
 
 #[cfg(test)]

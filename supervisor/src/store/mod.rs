@@ -15,6 +15,7 @@ mod data;
 mod database;
 mod lock;
 mod wishes;
+mod writer;
 
 use std::{
     path::{Path, PathBuf},
@@ -150,6 +151,12 @@ fn put_aside_database(path: &Path) -> Result<String, String> {
         }
     }
     Ok(kept)
+}
+
+/// Which file it is; None when there is none.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// Says at once what was found at the opening, and keeps it.

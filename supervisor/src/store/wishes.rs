@@ -13,8 +13,10 @@ use std::{
 use rusqlite::Connection;
 
 use super::Remembered;
-use crate::lifecycle::Wanted;
+use crate::{document::read_start, lifecycle::Wanted};
 
+/// More bytes than the file of any daemon has.
+const MOST: usize = 16 << 20;
 /// The first word of the last line.
 const WHOLE: &str = "whole";
 
@@ -44,23 +46,35 @@ pub(super) fn read_word(word: &str) -> Wanted {
 impl Wishes {
     /// With what is wrong with the file. `is_first`: there is no database either.
     pub(super) fn read(path: &Path, is_first: bool) -> (Self, Option<String>) {
-        let (known, problem) = match fs::read(path) {
+        let (known, problem) = match read_start(path, MOST) {
             Ok(bytes) => match parse(&bytes) {
                 Some(known) => (Some(known), None),
                 None => {
                     let kept = super::put_aside(path).unwrap_or_else(|why| why);
                     let path = path.display();
-                    (None, Some(format!("{path} was damaged, the database tells instead; {kept}")))
+                    let text = format!(
+                        "{path} was damaged; which plugins are disabled or stopped is taken from \
+                         stockade.db; {kept}"
+                    );
+                    (None, Some(text))
                 }
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (is_first.then(HashMap::new), None)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match is_first {
+                true => (Some(HashMap::new()), None),
+                false => {
+                    let text = format!(
+                        "{} is missing; which plugins are disabled or stopped is taken from \
+                         stockade.db",
+                        path.display()
+                    );
+                    (None, Some(text))
+                }
+            },
             Err(error) => {
                 let path = path.display();
                 let text = format!(
-                    "{path} cannot be read: {error}; the database tells instead. Make it a file \
-                     that the daemon may read and write."
+                    "{path} cannot be read: {error}; which plugins are disabled or stopped is \
+                     taken from stockade.db. Make it a file that the daemon may read and write."
                 );
                 (None, Some(text))
             }
@@ -79,23 +93,21 @@ impl Wishes {
         Some(known.as_ref()?.get(plugin).copied().unwrap_or(Wanted::Run))
     }
 
-    /// Takes over what a database of before this file knows.
-    pub(super) fn adopt(&self, connection: &Connection) {
-        if !self.are_unknown() {
-            return;
+    /// Takes over what the database knows when this file does not; else the database does:
+    /// each must be able to tell without the other.
+    pub(super) fn reconcile(&self, connection: &Connection) {
+        let Ok(rows) = in_database(connection) else { return };
+        let known = self.known().clone();
+        let wishes = known.clone().unwrap_or_else(|| rows.clone());
+        if known.is_none() || !self.path.exists() {
+            let _ = write(&self.path, &wishes);
         }
-        let rows = || -> rusqlite::Result<HashMap<String, Wanted>> {
-            let mut select = connection.prepare("SELECT name, wanted FROM plugin")?;
-            let rows = select.query_map([], |row| {
-                let wanted: String = row.get(1)?;
-                Ok((row.get(0)?, read_word(&wanted)))
-            })?;
-            rows.collect()
-        };
-        let Ok(mut rows) = rows() else { return };
-        rows.retain(|_, wanted| *wanted != Wanted::Run);
-        let _ = write(&self.path, &rows);
-        *self.known() = Some(rows);
+        if wishes != rows
+            && let Err(error) = into_database(connection, &wishes)
+        {
+            tracing::warn!("what operators want cannot be written into the database: {error}");
+        }
+        *self.known() = Some(wishes);
     }
 
     /// Notes what has changed; false: not yet. Nobody but the thread of the store does, so
@@ -123,6 +135,31 @@ impl Wishes {
     fn known(&self) -> MutexGuard<'_, Option<HashMap<String, Wanted>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn in_database(connection: &Connection) -> rusqlite::Result<HashMap<String, Wanted>> {
+    let mut select = connection.prepare("SELECT name, wanted FROM plugin WHERE wanted <> 'run'")?;
+    let rows = select.query_map([], |row| {
+        let wanted: String = row.get(1)?;
+        Ok((row.get(0)?, read_word(&wanted)))
+    })?;
+    rows.collect()
+}
+
+fn into_database(
+    connection: &Connection,
+    wishes: &HashMap<String, Wanted>,
+) -> rusqlite::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    transaction.execute("UPDATE plugin SET wanted = 'run' WHERE wanted <> 'run'", [])?;
+    for (name, wanted) in wishes {
+        transaction.execute(
+            "INSERT INTO plugin (name, wanted) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET wanted = ?2",
+            [name.as_str(), word(*wanted)],
+        )?;
+    }
+    transaction.commit()
 }
 
 /// None when it is not what was written.

@@ -192,7 +192,7 @@ fn odd_files_are_refused_without_harm() {
     assert!(told(load(&directory).expect("found")).contains("is not a regular file"));
     fs::remove_file(&file).expect("remove");
     fs::write(&file, "x".repeat(70_000)).expect("large");
-    assert!(told(load(&directory).expect("found")).contains("65536 are allowed"));
+    assert!(told(load(&directory).expect("found")).contains("65536 bytes that are allowed"));
     fs::write(&file, b"name = \"\xff\"").expect("binary");
     assert!(told(load(&directory).expect("found")).contains("cannot be read"));
     fs::remove_file(&file).expect("remove");

@@ -165,6 +165,22 @@ async fn a_bad_configuration_on_reload_keeps_the_old_one() {
     daemon.stop().await;
 }
 
+/// A file at the socket's path is not the daemon's to remove.
+#[tokio::test]
+async fn a_file_in_the_place_of_the_socket_is_kept() {
+    let daemon = Options::new().start().await;
+    let (file, state) = (daemon.root.join("precious"), daemon.root.join("state2"));
+    std::fs::write(&file, "data").expect("file");
+    let [file, state, plugins] =
+        [file, state, daemon.root.join("plugins")].map(|path| path.display().to_string());
+    let args = ["serve", "--listen", "none", "--socket", &file, "--state-dir", &state];
+    let (code, _, text) = daemon.cli(&[&args[..], &["--plugins", &plugins]].concat()).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("which is no socket"), "{text}");
+    assert_eq!(std::fs::read_to_string(file).expect("kept"), "data");
+    daemon.stop().await;
+}
+
 /// What is laid over a plugin that does not exist is told: its name may be mistyped.
 #[tokio::test]
 async fn settings_for_a_plugin_that_does_not_exist_are_told() {

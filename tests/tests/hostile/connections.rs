@@ -70,6 +70,9 @@ async fn silent_connections_shut_nobody_out() {
     daemon.stop().await;
 }
 
+/// The beginning of a connection of HTTP/2.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
 /// Finding 6: a connection that says nothing is ended, as is one that does not
 /// come to the end of its request's head.
 #[tokio::test]
@@ -79,6 +82,16 @@ async fn silent_connections_are_ended() {
     let mut held = silent(4, async || Http::tcp(&address).await).await;
     held.extend(silent(4, async || Http::unix(&daemon.socket).await).await);
     assert_eq!(held.len(), 8);
+    // Over HTTP/2: a frame without its last byte, and headers that go on.
+    let unfinished = [&[0, 0, 100, 1, 4, 0, 0, 0, 1][..], &[0; 99]].concat();
+    let goes_on = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
+    for begun in [&unfinished[..], &goes_on] {
+        for _ in 0..2 {
+            let mut http = Http::tcp(&address).await.expect("connection");
+            http.write(&[HTTP2, begun].concat()).await.expect("write");
+            held.push(http);
+        }
+    }
     let ends = held.iter_mut().map(|http| async {
         // Until the end of the connection; an answer may come before it.
         while http.answer_head().await.is_ok() {}
@@ -106,10 +119,8 @@ async fn silent_connections_on_the_socket_shut_nobody_out() {
 /// the time was over first.
 async fn chatter(address: &str, end: Instant) -> bool {
     let Ok(mut http) = Http::tcp(address).await else { return false };
-    let settings =
-        [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
     let frames = [0, 0, 0, 0xfe, 0, 0, 0, 0, 0].repeat(1600);
-    let mut sent = http.write(&settings).await;
+    let mut sent = http.write(HTTP2).await;
     while sent.is_ok() && Instant::now() < end {
         // 700 KB a second.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -283,6 +294,40 @@ async fn watchers_share_one_picture() {
         let read = join_all(readers).await;
         assert!(read.iter().all(|read| *read >= 52), "everybody is told of every plugin");
         read.iter().sum()
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Bodies in parts whose heads have no end: what looks for it looks through all that has
+/// come, each time that a little more comes.
+#[tokio::test]
+async fn heads_of_parts_without_end_are_refused() {
+    let daemon = attacked(Options::new().port()).await;
+    let address = daemon.address().await;
+    under_attack(&daemon, 64 * MIB, async {
+        let attacks = ["-", "x: y\r\n"].map(|line| {
+            let address = address.clone();
+            tokio::spawn(async move {
+                let mut http = Http::tcp(&address).await.expect("connect");
+                let kind = "multipart/form-data; boundary=b";
+                let url = "/v1/plugins/good/tools/ping/run";
+                http.head("POST", url, kind, 48 << 20).await.expect("head");
+                let body = format!("--b\r\n{}", line.repeat((16 << 20) / line.len()));
+                // It may be refused while it is being sent.
+                let _ = http.write(body.as_bytes()).await;
+                for _ in 0..100 {
+                    let _ = http.write(line.as_bytes()).await;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                http.answer_head().await.is_ok()
+            })
+        });
+        let mut answered = 0;
+        for attack in attacks {
+            answered += u64::from(attack.await.expect("attack"));
+        }
+        answered
     })
     .await;
     daemon.stop().await;

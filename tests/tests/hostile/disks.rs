@@ -51,6 +51,67 @@ async fn an_emptied_file_of_wishes_starts_nothing_that_was_disabled() {
     daemon.stop().await;
 }
 
+/// What is disabled stays so when first the one file is lost and later the other one: each
+/// is filled again from the other.
+#[tokio::test]
+async fn what_is_disabled_survives_one_loss_after_the_other() {
+    let folder = disabled().await.kill().await;
+    let state = folder.path().join("state");
+    for side in ["stockade.db-wal", "stockade.db-shm"] {
+        let _ = std::fs::remove_file(state.join(side));
+    }
+    std::fs::write(state.join("stockade.db"), vec![0x5a; 5000]).expect("damage");
+    let daemon = with_x().start_in(folder).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    let wanted = |folder: &tempfile::TempDir| folder.path().join("state/wanted");
+    let folder = daemon.kill().await;
+    std::fs::remove_file(wanted(&folder)).expect("removed");
+    let daemon = still_disabled(folder, "wanted is missing").await;
+    let folder = daemon.kill().await;
+    // And one that can never be read to its end.
+    std::fs::remove_file(wanted(&folder)).expect("removed");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o666));
+    rustix::fs::mknodat(rustix::fs::CWD, wanted(&folder), kind, mode, 0).expect("fifo");
+    still_disabled(folder, "not a regular file").await.stop().await;
+}
+
+async fn still_disabled(folder: tempfile::TempDir, problem: &str) -> Daemon {
+    let daemon = with_x().start_in(folder).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    let said = problems(&daemon).await;
+    assert!(said.iter().any(|said| said.contains(problem)), "{said:?}");
+    daemon
+}
+
+async fn dies(daemon: &Daemon) {
+    daemon.call("x", "exit", serde_json::json!({"n": 3})).await;
+    daemon.serving("x").await;
+}
+
+/// A database that is removed while the daemon runs is told, and another one takes its
+/// place; of one that is locked nobody is told that nothing has happened.
+#[tokio::test]
+async fn deaths_are_known_while_the_database_is_locked_or_gone() {
+    let daemon = with_x().start().await;
+    daemon.serving("x").await;
+    let state = daemon.root.join("state");
+    let lock = rusqlite::Connection::open(state.join("stockade.db")).expect("open");
+    lock.execute_batch("BEGIN IMMEDIATE").expect("lock");
+    dies(&daemon).await;
+    assert_eq!(daemon.crashes("x").await.len(), 1);
+    lock.execute_batch("ROLLBACK").expect("unlock");
+    drop(lock);
+    for file in ["stockade.db", "stockade.db-wal", "stockade.db-shm"] {
+        std::fs::remove_file(state.join(file)).expect("removed");
+    }
+    dies(&daemon).await;
+    let said = problems(&daemon).await;
+    assert!(said.iter().any(|problem| problem.contains("was removed or replaced")), "{said:?}");
+    let daemon = with_x().start_in(daemon.kill().await).await;
+    assert!(!daemon.crashes("x").await.is_empty());
+    daemon.stop().await;
+}
+
 /// A disk that hangs: nobody is told that something is kept which is not, nobody waits for
 /// it, and it is kept when the disk answers again.
 #[tokio::test]

@@ -127,6 +127,32 @@ async fn sigterm_does_not_wait_for_clients() {
     drop((answers, silent));
 }
 
+/// An answer that is given while the daemon ends says that its connection ends, too: the
+/// next request would be lost in it.
+#[tokio::test]
+async fn connections_are_told_that_they_end() {
+    let stop = "args = [\"--hang-in-shutdown\"]\n[timeouts]\nstop = \"3s\"";
+    let daemon = Options::new().port().rogue("x", stop).start().await;
+    daemon.serving("x").await;
+    let address = daemon.address().await;
+    let ask = async |path: &str| {
+        let mut http = Http::tcp(&address).await.expect("connect");
+        let reply = http.get(path).await.expect("answer");
+        (reply.head.contains("connection: close"), http)
+    };
+    let (closes, mut kept) = ask("/healthz").await;
+    assert!(!closes);
+    daemon.signal(libc::SIGTERM);
+    eventually("answers say that their connection ends", || async {
+        ask("/v1/plugins").await.0.then_some(())
+    })
+    .await;
+    let last = kept.get("/healthz").await.expect("answer");
+    assert!(last.head.contains("connection: close"), "{}", last.head);
+    assert!(kept.get("/healthz").await.is_err());
+    ends(daemon).await;
+}
+
 /// Whoever reads an answer when the daemon ends gets all of it, and whoever waits for one
 /// gets an answer, too, though its plugin does not end in time.
 #[tokio::test]

@@ -547,7 +547,8 @@ class Plugin:
         assert!(stats.ok || stats.error_type == "RuntimeError", "{}", stats.error_type);
     }
     let large = daemon.call("big", "large", json!({"megabytes": 80})).await;
-    assert_eq!(large.error_type, "PayloadTooLarge", "{}", large.error);
+    assert_eq!(large.error_type, "InvalidResult", "{}", large.error);
+    assert!(large.error.contains("more than max_result allows (33554432)"), "{}", large.error);
     let raised = daemon.call("big", "raise_large", json!({})).await;
     assert_eq!(raised.error_type, "ValueError");
     assert!(raised.error.len() < 20_000 && raised.error.ends_with("(80000000 characters)"));

@@ -122,3 +122,21 @@ async fn a_hostile_environment_costs_its_plugin_alone() {
     assert!(health.last_exit.expect("exit").reason.starts_with("Exited 3 after"));
     daemon.stop().await;
 }
+
+/// What an environment says about itself is not waited for: a FIFO in the place of its
+/// configuration holds up its own plugin only.
+#[tokio::test]
+async fn an_environment_that_says_nothing_ends_its_own_start() {
+    let more = "venv = \".venv\"\n[timeouts]\nhandshake = \"1s\"\n[restart]\nmax_deaths = 0\n\
+                exhausted = \"hold\"";
+    let daemon = Options::new().bystander().python("silent", more, SOURCE).start().await;
+    unavailable(&daemon, "silent").await;
+    let venv = daemon.directory("silent").join(".venv");
+    std::fs::create_dir_all(venv.join("bin")).expect("folders");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o666));
+    rustix::fs::mknodat(rustix::fs::CWD, venv.join("pyvenv.cfg"), kind, mode, 0).expect("fifo");
+    std::os::unix::fs::symlink("/usr/bin/python3", venv.join("bin/python")).expect("python");
+    stockade_tests::give_to_test_user(&daemon.directory("silent"));
+    daemon.until("silent", |health| health.state() == PluginState::Failed).await;
+    daemon.stop().await;
+}

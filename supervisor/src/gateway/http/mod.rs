@@ -5,6 +5,7 @@ mod admin;
 mod bounded;
 mod data;
 mod extensions;
+mod parts;
 mod plugins;
 mod render;
 mod run;
@@ -129,6 +130,7 @@ pub(super) fn refused_body(status: &tonic::Status) -> Response {
             StatusCode::SERVICE_UNAVAILABLE
         }
         tonic::Code::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
+        tonic::Code::InvalidArgument => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::BAD_REQUEST,
     };
     let mut response = detail(code, status.message());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::{
     body::{Body as HttpBody, Bytes},
-    extract::{FromRequest as _, Multipart, Path, Query, Request, State},
+    extract::{FromRequest as _, Path, Query, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
@@ -13,9 +13,10 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Text, body_failed,
+    Text,
     bounded::{Name, PluginNames},
     detail,
+    parts::{self, Parts},
     render::{self, ESCAPES},
     stream,
 };
@@ -208,18 +209,13 @@ fn read_json(bytes: &Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response
 }
 
 async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall, Box<Response>> {
-    let refused = |error: axum::extract::multipart::MultipartError| {
-        Box::new(body_failed(&error).unwrap_or_else(|| detail(error.status(), &error.body_text())))
-    };
     let too_many = |what: &str, most: usize| {
         let text = format!("{what}; {most} are allowed");
         Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &text))
     };
-    let mut parts = Multipart::from_request(request, &())
-        .await
-        .map_err(|refused| Box::new(detail(refused.status(), &refused.body_text())))?;
+    let mut parts = Parts::of(request).await?;
     let mut loose = serde_json::Map::new();
-    while let Some(part) = parts.next_field().await.map_err(refused)? {
+    while let Some(part) = parts.next().await? {
         let name = part.name().unwrap_or_default().to_owned();
         let name = ESCAPES.iter().fold(name, |name, (c, text)| name.replace(text, &c.to_string()));
         let kind = part.content_type().unwrap_or_default().to_owned();
@@ -232,7 +228,7 @@ async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall
         if call.attachments.len() + loose.len() >= limits::ATTACHMENTS {
             return Err(too_many("the body has too many parts", limits::ATTACHMENTS));
         }
-        let data = part.bytes().await.map_err(refused)?;
+        let data = part.bytes().await.map_err(parts::refused)?;
         match name.as_str() {
             "args" if !named => call.args = data,
             _ if file => call.attachments.push(Attachment { name, content_type: kind, data }),

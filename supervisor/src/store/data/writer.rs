@@ -2,9 +2,8 @@
 //! each is answered when that commit is on the disk.
 
 use std::{
-    os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
@@ -16,7 +15,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{DataError, Workspaces, kv, open_or_put_aside, provenance::Pruner, usage::Ledger};
-use crate::capacity::limits;
+use crate::{capacity::limits, store::identity};
 
 /// Changes that may wait.
 const WAITING: usize = 4096;
@@ -196,11 +195,6 @@ fn savepoint<T>(
     }
     run("RELEASE one")?;
     result
-}
-
-/// Which file it is; None when there is none.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 struct Thread {
