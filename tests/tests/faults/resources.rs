@@ -208,7 +208,7 @@ async fn a_full_disk_is_said_and_survived() {
     daemon.call("good", "ping", json!({"text": "x"})).await.unwrap();
     let request = stockade_proto::v1::GetDaemonRequest {};
     let said = daemon.admin().get_daemon(request).await.expect("daemon").into_inner().problems;
-    assert!(said.iter().any(|problem| problem.contains("free its disk")), "{said:?}");
+    assert!(said.iter().any(|problem| problem.contains("Free its disk")), "{said:?}");
     daemon.signal(libc::SIGTERM);
     let mut daemon = daemon;
     assert_eq!(daemon.ended().await, Some(0));
