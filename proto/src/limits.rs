@@ -142,7 +142,7 @@ bounds! {
         bytes BODY_RATE = 1024, "Bytes a second of a body, at least, in each half minute", "fixed", "408 / DEADLINE_EXCEEDED, closed";
         time UNWANTED = 2_000, "Time for which the rest of a refused body is read and thrown away, so that its client can read the answer", "fixed", "its stream is reset, its connection closed";
         time WRITE_PAUSE = 180_000, "Wait for a client to take the next byte of an answer", "fixed", "closed";
-        time QUIET = 15_000, "Time without an event for a client that follows `/v1/events`", "fixed", "a comment is sent, which tells whether the client is still there";
+        time QUIET = 4_000, "Time without an event for a client that follows `/v1/events`", "fixed", "a comment is sent; the second one tells whether the client is still there";
         time PARTING = 1_000, "Wait for a client whose connection ends (also with the daemon) to take another 64 KiB of what it has been answered", "fixed", "closed";
         time SILENT = 60_000, "Time without a byte from an HTTP/2 client of a port, which is then sent a ping", "fixed", "a ping";
         time PONG = 20_000, "Wait for its answer to that ping", "fixed", "closed";

@@ -101,6 +101,32 @@ async fn silent_connections_are_ended() {
     daemon.stop().await;
 }
 
+/// Connections of the port whose clients have sent their last byte.
+fn half_closed(address: &str) -> usize {
+    let (_, port) = address.rsplit_once(':').expect("a port");
+    let port = format!(":{:04X}", port.parse::<u16>().expect("a port"));
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("sockets");
+    let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    columns.filter(|columns| columns[1].ends_with(&port) && columns[3] == "08").count()
+}
+
+/// Clients that follow events and have gone, behind bytes that nobody will ever read: they
+/// are found out though nothing happens that they could be told.
+#[tokio::test]
+async fn followers_that_cannot_be_heard_are_found_out() {
+    let daemon = Options::new().port().start().await;
+    let address = daemon.address().await;
+    for _ in 0..20 {
+        let mut http = Http::tcp(&address).await.expect("connect");
+        let head = b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        http.write(&[&head[..], &[0; 4096]].concat()).await.expect("write");
+        http.answer_head().await.expect("answer");
+    }
+    assert_eq!(half_closed(&address), 20);
+    eventually("they are found out", || async { (half_closed(&address) == 0).then_some(()) }).await;
+    daemon.stop().await;
+}
+
 /// Finding 6, on the unix socket: even there one more connection gets in.
 #[tokio::test]
 async fn silent_connections_on_the_socket_shut_nobody_out() {
