@@ -15,7 +15,8 @@ fn writer() -> Options {
         .alone()
         .rogue("w", &asking(&["kv:read", "kv:write", "log:emit"], ""))
         .config("log_lines = 100000\nprovenance_records = 100")
-        .config("[quota]\nwrites = 1000000")
+        // Enough for thousands of lives.
+        .config("[quota]\nwrites = 1000000\nkeys = 1000000\nbytes = \"1GiB\"")
 }
 
 /// The last number that the plugin was told is stored, per key.
