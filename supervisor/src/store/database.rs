@@ -163,9 +163,15 @@ impl Database {
             // Those that could not be written yet are the newest.
             let waiting = shared.waiting().crashes.clone();
             let of_it = |record: &CrashRecord| plugin.as_ref().is_none_or(|p| *p == record.plugin);
-            let mut page: Vec<CrashRecord> =
-                waiting.into_iter().rev().filter(of_it).take(limit).collect();
-            let (mut bytes, rest) = (0, limit - page.len());
+            let (mut page, mut bytes) = (Vec::new(), 0);
+            for record in waiting.into_iter().rev().filter(of_it).take(limit) {
+                bytes += serde_json::to_vec(&record).map_or(0, |json| json.len());
+                if bytes > limits::PAGE_BYTES && !page.is_empty() {
+                    return Ok(page);
+                }
+                page.push(record);
+            }
+            let rest = limit - page.len();
             for row in rows.take(rest) {
                 let (record, length): (CrashRecord, usize) = row?;
                 bytes += length;
