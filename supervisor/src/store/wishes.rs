@@ -187,7 +187,12 @@ fn write(path: &Path, wishes: &HashMap<String, Wanted>) -> io::Result<()> {
     lines.sort();
     lines.push(format!("{WHOLE} {}\n", digest(&lines.concat())));
     let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
+    // A pipe left there would be waited for, and a link be followed.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::File::create_new(&new)?;
     file.write_all(lines.concat().as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -225,6 +230,25 @@ mod tests {
         assert_eq!(wishes.of("b"), Some(Wanted::Run));
         wishes.note(&noted(&[("a", Wanted::Run)])).unwrap();
         assert_eq!(read(&path).of("a"), Some(Wanted::Run));
+    }
+
+    #[test]
+    fn whatever_lies_where_it_is_written_is_neither_waited_for_nor_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wanted");
+        let new = folder.path().join("wanted.new");
+        let wishes = read(&path);
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &new, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        wishes.note(&noted(&[("a", Wanted::Disabled)])).unwrap();
+        let other = folder.path().join("other");
+        fs::write(&other, "other").unwrap();
+        std::os::unix::fs::symlink(&other, &new).unwrap();
+        wishes.note(&noted(&[("b", Wanted::Stopped)])).unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "other");
+        let wishes = read(&path);
+        assert_eq!(wishes.of("a"), Some(Wanted::Disabled));
+        assert_eq!(wishes.of("b"), Some(Wanted::Stopped));
     }
 
     #[test]
