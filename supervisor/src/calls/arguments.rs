@@ -9,7 +9,7 @@ use stockade_proto::worker::invoke::Kind;
 
 use super::CallError;
 use crate::{
-    capacity::{Account, Charge, Weight, limits, weigh, why_unread},
+    capacity::{Account, Charge, Weight, is_quick as is_quick_text, limits, weigh, why_unread},
     plugin::{Attachment, Binary, Schema, Tool, Verdict},
 };
 
@@ -29,7 +29,7 @@ pub(super) type Prepared = (Bytes, Vec<Attachment>);
 
 /// The text may be read and checked on a thread that others need.
 pub(super) fn is_quick(schema: Option<&Schema>, text: &[u8]) -> bool {
-    text.len() <= limits::STEP && schema.is_none_or(|schema| schema.is_quick(weigh(text).values))
+    is_quick_text(text) && schema.is_none_or(|schema| schema.is_quick(weigh(text).values))
 }
 
 /// What a text becomes when it is read, if the account has room for it.

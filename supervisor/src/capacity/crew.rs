@@ -221,7 +221,11 @@ impl Crew {
         Self::start("reader", 8)
     }
 
-    fn start(name: &str, threads: usize) -> io::Result<Self> {
+    /// So many threads of this name.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn start(name: &str, threads: usize) -> io::Result<Self> {
         let of_one = (threads / 2).max(1);
         let shared = Arc::new(Shared { state: Mutex::default(), filled: Condvar::new(), of_one });
         for _ in 0..threads {

@@ -13,6 +13,8 @@ pub struct Weight {
     pub values: usize,
     /// Bytes of memory, about.
     pub bytes: usize,
+    /// Objects and arrays within each other.
+    pub depth: usize,
 }
 
 /// What an object costs besides its entries.
@@ -23,20 +25,32 @@ const VALUE: usize = size_of::<Value>() + 48;
 /// Weighs a text that need not be valid. One pass, no memory.
 pub fn weigh(text: &[u8]) -> Weight {
     let (mut values, mut objects) = (1, 0);
+    let (mut open, mut depth) = (0usize, 0);
     let mut index = 0;
     while let Some(byte) = text.get(index) {
         match byte {
-            b',' | b'[' => values += 1,
-            b'{' => {
+            b',' => values += 1,
+            b'[' | b'{' => {
                 values += 1;
-                objects += 1;
+                objects += usize::from(*byte == b'{');
+                open += 1;
+                depth = depth.max(open);
             }
+            b']' | b'}' => open = open.saturating_sub(1),
             b'"' => index = end_of_string(text, index),
             _ => {}
         }
         index += 1;
     }
-    Weight { values, bytes: text.len() + values * VALUE + objects * OBJECT }
+    Weight { values, bytes: text.len() + values * VALUE + objects * OBJECT, depth }
+}
+
+/// Values of a text that is read on a thread that others need.
+pub const QUICK_VALUES: usize = 2000;
+
+/// A text may be read on a thread that others need.
+pub fn is_quick(text: &[u8]) -> bool {
+    text.len() <= limits::STEP && weigh(text).values <= QUICK_VALUES
 }
 
 /// Where the string that begins at `start` ends: its closing quote, or the text's end.
@@ -88,6 +102,8 @@ mod tests {
             assert!(weight.values <= 2 * count(&value), "{text}: {weight:?}");
         }
         assert_eq!(weigh(b"\"never ends \\").values, 1);
+        assert_eq!(weigh(br#"[{"a":[1],"b":"[["},[[0]]]"#).depth, 3);
+        assert!(is_quick(&b"0,".repeat(900)) && !is_quick(&b"0,".repeat(2000)));
         assert_eq!(end_of_string(br#""a\"b\\",1"#, 0), 7);
         assert_eq!(end_of_string(br#""\"#, 0), 2);
     }

@@ -77,6 +77,19 @@ pub fn is_free() -> bool {
     taken.is_none_or(|(_, taken)| taken < FREE)
 }
 
+/// So many bytes are read or answered without standing in line.
+pub fn is_little(bytes: usize) -> bool {
+    bytes <= FREE
+}
+
+/// Goes through the line, as brief, for work on so many bytes: as many of those as there
+/// may be at once, everybody else is served between two of them.
+pub async fn turn_for(bytes: usize) {
+    if !is_little(bytes) {
+        Place::default().pass(true).await;
+    }
+}
+
 /// So many bytes of requests were taken.
 pub fn took(bytes: usize) {
     if let Some((since, taken)) = TAKEN.get() {

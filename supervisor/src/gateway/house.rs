@@ -189,7 +189,12 @@ fn size_of_head<B>(request: &Request<B>) -> usize {
 }
 
 fn is_call(path: &str) -> bool {
-    path.starts_with(TOOLS) || path.ends_with("/run")
+    let of_tool = || {
+        let mut parts = path.strip_prefix("/v1/plugins/")?.split('/').skip(1);
+        let parts = [parts.next()?, parts.next()?, parts.next()?, parts.next().unwrap_or("/")];
+        Some(parts[0] == "tools" && parts[2..] == ["run", "/"])
+    };
+    path.starts_with(TOOLS) || of_tool().unwrap_or(false)
 }
 
 /// What is answered when there is no room for anything else.

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use crate::{
     Supervisor,
-    capacity::{Lane, Overloaded, limits},
+    capacity::{Lane, Overloaded, is_quick},
 };
 
 tokio::task_local! {
@@ -48,12 +48,20 @@ pub(super) async fn read<T: Send + 'static>(
     text: Bytes,
     read: impl FnOnce(&Bytes) -> T + Send + 'static,
 ) -> Result<T, Overloaded> {
-    if text.len() <= limits::STEP {
+    if is_quick(&text) {
         return Ok(read(&text));
     }
+    aside(supervisor, move || read(&text)).await
+}
+
+/// Has work of a size that others chose done by the crew, in the connection's turn.
+pub(super) async fn aside<T: Send + 'static>(
+    supervisor: &Supervisor,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Overloaded> {
     let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
     let _turn = reader.one.lock().await;
-    supervisor.calls().crew().run(reader.lane.clone(), move || read(&text)).await
+    supervisor.calls().crew().run(reader.lane.clone(), work).await
 }
 
 /// The value, for gRPC; `what` is said of one that is none.

@@ -198,8 +198,12 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
         let this = &mut *self;
         let connection = &this.connection;
         let now = connection.now();
-        if connection.read.load(Ordering::Relaxed) == 0 {
-            connection.http2.store(came.starts_with(PREFACE), Ordering::Relaxed);
+        // It may come a byte at a time.
+        let read = connection.read.load(Ordering::Relaxed) as usize;
+        if let Some(rest) = PREFACE.get(read..).filter(|rest| !rest.is_empty()) {
+            let so_far = read == 0 || connection.http2.load(Ordering::Relaxed);
+            let fits = came.iter().zip(rest).all(|(one, wanted)| one == wanted);
+            connection.http2.store(so_far && fits, Ordering::Relaxed);
         }
         connection.read.fetch_add(came.len() as u64, Ordering::Relaxed);
         connection.last_in.store(now, Ordering::Relaxed);

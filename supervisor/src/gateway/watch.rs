@@ -15,8 +15,11 @@ use stockade_proto::v1::{PluginHealth, plugin_change::Kind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Status};
 
-use super::{door::Caller, report::health};
-use crate::{Supervisor, capacity::limits};
+use super::{body::Reservation, door::Caller, report::health};
+use crate::{
+    Supervisor,
+    capacity::{Charge, limits},
+};
 
 /// A watcher is told of a change this soon; what changes back in between is
 /// not told (RUNNING comes and goes with every call).
@@ -56,6 +59,8 @@ struct Seen {
 #[derive(Debug)]
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
+    /// For what is kept of its request.
+    _room: Option<Charge>,
 }
 
 impl Watch {
@@ -79,13 +84,26 @@ impl Watch {
         let is_operator = caller.is_some_and(|caller| caller.admin().is_some());
         let places = if is_operator { &self.operators } else { &self.places };
         let permit = places.clone().try_acquire_owned().ok()?;
-        Some(Place { _permit: permit })
+        Some(Place { _permit: permit, _room: None })
     }
 
     /// The same, or why not.
     pub(super) fn grpc_place<T>(&self, request: &Request<T>) -> Result<Place, Status> {
         let caller = request.extensions().get::<Caller>();
         self.place(caller).ok_or_else(|| Status::resource_exhausted(Self::FULL))
+    }
+
+    /// The same for one who follows plugins of these names, which are kept.
+    pub(super) fn grpc_place_for<T>(
+        &self,
+        request: &Request<T>,
+        names: &[String],
+    ) -> Result<Place, Status> {
+        let bytes = names.iter().map(|name| name.len() + size_of::<String>()).sum();
+        let account = request.extensions().get::<Reservation>().map(Reservation::account);
+        let room = account.map(|account| account.charge(bytes)).transpose();
+        let room = room.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        Ok(Place { _room: room, ..self.grpc_place(request)? })
     }
 
     /// Pictures from now on; the first one is of now.

@@ -405,6 +405,7 @@ impl Actor {
     // ── what operators want ─────────────────────────────────────────────────
 
     fn command(&mut self, command: Command) {
+        self.remember_hidden(&command);
         let event = match command {
             Command::Replace(found) => return self.replace(*found),
             Command::Start(who) => self.noted("start", &who, Event::Start),
@@ -438,6 +439,25 @@ impl Actor {
             Command::Remove(who) => Event::Remove(who),
         };
         self.step(event);
+    }
+
+    /// While the configuration forbids it, or it is going for good, the machine does not
+    /// take in what operators want; it holds afterwards all the same.
+    fn remember_hidden(&mut self, command: &Command) {
+        if !self.forbidden && self.machine.wanted() != Wanted::Removed {
+            return;
+        }
+        let wanted = match (command, self.remembered.wanted) {
+            (Command::Disable(_), _) => Wanted::Disabled,
+            (Command::Stop(_), Wanted::Run) => Wanted::Stopped,
+            (Command::Enable(_), _) => Wanted::Run,
+            (Command::Start(_) | Command::Restart(_), Wanted::Stopped) => Wanted::Run,
+            _ => return,
+        };
+        if self.remembered.wanted != wanted {
+            self.remembered.wanted = wanted;
+            self.context.store.database.remember(&self.name, self.remembered);
+        }
     }
 
     fn noted(&self, action: &str, who: &str, event: Event) -> Event {

@@ -67,7 +67,7 @@ pub enum MailboxError {
     #[error("the plugin has too many commands waiting; try again")]
     Busy,
     /// The plugin is gone.
-    #[error("the plugin was removed")]
+    #[error("the plugin is gone: it was removed, or the daemon is ending")]
     Gone,
 }
 

@@ -258,10 +258,11 @@ impl Metrics {
             return Err(Unrecorded::OtherKind(name.to_owned()));
         }
         match kind {
-            SeriesKind::Counter => own.value += value,
+            // What no number can hold stays at the largest.
+            SeriesKind::Counter => own.value = (own.value + value).min(f64::MAX),
             SeriesKind::Gauge => own.value = value,
             SeriesKind::Histogram => {
-                own.value += value;
+                own.value = (own.value + value).clamp(f64::MIN, f64::MAX);
                 own.count += 1;
                 for (bucket, bound) in own.buckets.iter_mut().zip(BOUNDS) {
                     *bucket += u64::from(value <= bound);

@@ -8,7 +8,7 @@ use stockade_proto::worker as wire;
 
 use super::schema::{Allowance, Schema, Verdict};
 use crate::{
-    capacity::{limits, weigh},
+    capacity::{is_quick, limits, weigh},
     manifest::{Permissions, known_permission},
 };
 
@@ -96,7 +96,7 @@ impl Provider {
 
     /// A text may be checked on a thread that others need.
     pub fn is_quick(&self, text: &[u8]) -> bool {
-        text.len() <= limits::STEP
+        is_quick(text)
             && [&self.request, &self.response].into_iter().flatten().all(|schema| {
                 // Only what was compiled is weighed.
                 schema.is_quick(weigh(text).values)

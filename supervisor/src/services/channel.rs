@@ -13,7 +13,7 @@ use super::{
     permits, providers,
 };
 use crate::{
-    capacity::limits,
+    capacity::{is_quick, limits, turn_for},
     manifest::known_permission,
     plugin::{CallScope, Caller, Chain, Rate, Stream as LogStream},
     store::{Author, DataError, check_workspace},
@@ -208,6 +208,7 @@ impl Channel {
             }
             DataError::Locked(_) => Status::aborted(text),
             DataError::Invalid(_) => Status::invalid_argument(text),
+            DataError::Room(_) => Status::resource_exhausted(text),
             DataError::Full(_) | DataError::Busy | DataError::Broken(_) => {
                 Status::unavailable(text)
             }
@@ -242,7 +243,7 @@ impl Channel {
 
     /// JSON text; what is large is read by the crew.
     pub(super) async fn valid_json(&self, text: bytes::Bytes) -> Result<bytes::Bytes, Status> {
-        if text.len() <= limits::STEP {
+        if is_quick(&text) {
             return check_json(text).map_err(Status::invalid_argument);
         }
         let checked =
@@ -286,14 +287,16 @@ impl Host for Channel {
     async fn get_self(&self, _: Request<wire::GetSelfRequest>) -> Reply<wire::GetSelfResponse> {
         let manifest = &self.caller.manifest;
         self.within(&self.requests, "requests")?;
+        // Everybody's providers are looked through.
+        turn_for(usize::MAX).await;
         let calls = manifest.permissions.granted.iter().any(|one| one.starts_with("plugin:call"));
         let open = CAPABILITIES.iter().filter(|(name, any)| {
             any.iter().any(|one| self.has(one)) || (*name == "plugin.call" && calls)
         });
         let mut capabilities: Vec<String> = open.map(|(name, _)| (*name).to_owned()).collect();
         let providers = providers::list(&self.host, &self.name).await;
-        let usable = providers.iter().filter(|one| self.has(&one.permission));
-        capabilities.extend(usable.map(|one| format!("provider.{}", one.name)));
+        let usable = providers.iter().filter(|(_, one)| self.has(&one.permission));
+        capabilities.extend(usable.map(|(name, _)| format!("provider.{name}")));
         Ok(Response::new(wire::GetSelfResponse {
             plugin: manifest.name.clone(),
             version: manifest.version.clone().unwrap_or_default(),
@@ -396,10 +399,17 @@ impl Host for Channel {
         _: Request<wire::ListProvidersRequest>,
     ) -> Reply<wire::ListProvidersResponse> {
         self.within(&self.requests, "requests")?;
-        let mut providers = providers::list(&self.host, &self.name).await;
-        for one in &mut providers {
-            one.granted = self.has(&one.permission);
-        }
+        turn_for(usize::MAX).await;
+        let list = providers::list(&self.host, &self.name).await;
+        let bytes = providers::described(&list);
+        let room = self.caller.account.charge(bytes);
+        let _room = room.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        let manifest = self.caller.manifest.clone();
+        let told =
+            move || providers::to_wire(list, |permission| manifest.permissions.has(permission));
+        let told = self.host.calls().await.crew().run(&self.name, told).await;
+        let providers = told.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        turn_for(bytes).await;
         Ok(Response::new(wire::ListProvidersResponse { providers }))
     }
 

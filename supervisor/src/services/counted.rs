@@ -1,8 +1,9 @@
 //! What the requests of one process hold, and what it is answered, charged to its plugin.
 
 use std::{
+    mem::take,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tonic::Status;
 use tower::Service;
 
-use crate::capacity::{Account, Charge};
+use crate::capacity::{Account, Charge, Place, is_little};
 
 /// A service whose requests are charged until they have been read, and whose answers until
 /// they have been taken.
@@ -39,8 +40,15 @@ where
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let account = self.account.clone();
         let payer = account.clone();
-        let request =
-            request.map(|inner| tonic::body::Body::new(Charged { inner, account, charge: None }));
+        let request = request.map(|inner| {
+            tonic::body::Body::new(Charged {
+                inner,
+                account,
+                charge: None,
+                bytes: 0,
+                place: Place::default(),
+            })
+        });
         let answered = self.service.call(request);
         Box::pin(async move {
             let answer = answered.await?;
@@ -108,6 +116,9 @@ struct Charged {
     inner: Incoming,
     account: Account,
     charge: Option<Charge>,
+    /// So many came and have not been in line.
+    bytes: usize,
+    place: Place,
 }
 
 impl Body for Charged {
@@ -118,12 +129,20 @@ impl Body for Charged {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        ready!(self.place.poll_called(context));
         let polled = Pin::new(&mut self.inner).poll_frame(context);
+        // The request is answered once its end is known: many that end together are
+        // answered one after the other.
+        if matches!(polled, Poll::Ready(None)) && !is_little(take(&mut self.bytes)) {
+            self.place.join(context, true);
+            ready!(self.place.poll_called(context));
+        }
         let Poll::Ready(Some(Ok(frame))) = polled else {
             return polled.map_err(|error| Status::cancelled(error.to_string()));
         };
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         let this = &mut *self;
+        this.bytes += bytes;
         let paid = match &mut this.charge {
             Some(charge) => charge.grow(bytes),
             None => this.account.charge(bytes).map(|charge| this.charge = Some(charge)),

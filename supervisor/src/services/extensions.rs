@@ -15,7 +15,7 @@ use stockade_proto::worker::invoke::Kind;
 use super::{HostServices, filter};
 use crate::{
     calls::{CallError, Calls, ToolCall},
-    capacity::{Lane, limits},
+    capacity::{Lane, QUICK_VALUES, is_quick, limits, weigh},
     manifest::Manifest,
     store::{check_workspace, enabled_plugins},
 };
@@ -114,14 +114,14 @@ impl HostServices {
         (!fine).then(|| format!("plugin '{plugin}' is not enabled here"))
     }
 
-    /// Done here when it is small, else by the crew in the turn of a lane.
+    /// Done here when it is quick, else by the crew in the turn of a lane.
     async fn aside<T: Send + 'static>(
         &self,
         lane: Lane,
-        size: usize,
+        quick: bool,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Why> {
-        if size <= limits::STEP {
+        if quick {
             return Ok(work());
         }
         let done = self.calls().await.crew().run(lane, work).await;
@@ -167,8 +167,8 @@ impl HostServices {
             error => failed(&error),
         })?;
         session.registered.condition(name).ok_or_else(unknown)?;
-        let (size, own) = (context.len(), name.to_owned());
-        let args = self.aside(Lane::Plugin(plugin.into()), size, move || {
+        let (quick, own) = (is_quick(&context), name.to_owned());
+        let args = self.aside(Lane::Plugin(plugin.into()), quick, move || {
             let context = object("context", &context)?;
             let condition = session.registered.condition(&own);
             let needed = condition.into_iter().flat_map(|condition| &condition.required_context);
@@ -226,8 +226,9 @@ impl HostServices {
             error => failed(&error),
         })?;
         session.registered.effect(name).ok_or_else(unknown)?;
-        let (size, own) = (context.len() + params.len(), name.to_owned());
-        let args = self.aside(Lane::Plugin(plugin.into()), size, move || {
+        let quick = is_quick(&context) && is_quick(&params);
+        let own = name.to_owned();
+        let args = self.aside(Lane::Plugin(plugin.into()), quick, move || {
             let context = context_for(&session.manifest, object("context", &context)?);
             let effect = session.registered.effect(&own);
             let mut all = effect.map(|effect| effect.default_params.clone()).unwrap_or_default();
@@ -262,9 +263,9 @@ impl HostServices {
             check_workspace(workspace).map_err(|error| error.to_string())?;
         }
         let known = self.data().workspaces.get(workspace);
-        let size = base.as_ref().map_or(limits::DOCUMENT, Bytes::len);
+        let quick = base.as_ref().is_some_and(|base| is_quick(base));
         // Written once, whoever is asked.
-        let read = self.aside(all_plugins(), size, move || {
+        let read = self.aside(all_plugins(), quick, move || {
             let base = match base {
                 Some(text) => object("base", &text).map_err(|(_, text)| text)?,
                 None => known.map(|one| one.behavior()).unwrap_or_default(),
@@ -303,11 +304,15 @@ impl HostServices {
             .collect();
         let answers: Vec<Result<Bytes, String>> =
             futures_util::stream::iter(asked).buffered(TOGETHER).collect().await;
-        let size = answers.iter().flatten().map(Bytes::len).sum::<usize>() + args.len();
+        let quick = {
+            let all = answers.iter().flatten().chain([&args]);
+            all.clone().map(Bytes::len).sum::<usize>() <= limits::STEP
+                && all.map(|text| weigh(text).values).sum::<usize>() <= QUICK_VALUES
+        };
         let names =
             providers.into_iter().map(|(_, plugin, name)| super::names::full(&plugin, &name));
         let names: Vec<String> = names.collect();
-        let built = self.aside(all_plugins(), size, move || {
+        let built = self.aside(all_plugins(), quick, move || {
             let mut config = Map::new();
             let mut built = Built::default();
             for (id, answer) in names.into_iter().zip(answers) {

@@ -1,6 +1,6 @@
 //! A plugin's log lines and its own metrics, by its channel.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use stockade_proto::host::{self as wire, OnDenied, record_request::Kind};
 use tonic::{Response, Status};
@@ -28,9 +28,7 @@ impl Channel {
             _ => "info",
         };
         let fields: BTreeMap<String, String> = fields.into_iter().collect();
-        let fields: String =
-            fields.iter().map(|(key, value)| format!(" {key}={value:?}")).collect();
-        let text = limits::cut(&format!("{message}{fields}"), LONGEST);
+        let text = limits::cut(&with_fields(&message, &fields), LONGEST);
         let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         self.caller.logs.push(self.caller.generation, Stream::Log, Some(level), &text);
         Ok(Response::new(wire::LogResponse { denied: false }))
@@ -74,6 +72,20 @@ impl Channel {
         })?;
         Ok(Response::new(wire::RecordResponse {}))
     }
+}
+
+/// A line's text. Quoting makes a value several times longer, so no more is quoted than a
+/// line can have: what would be cut out of its middle is left out before.
+fn with_fields(message: &str, fields: &BTreeMap<String, String>) -> String {
+    let mut text = message.to_owned();
+    for (key, value) in fields {
+        if text.len() > message.len() + 2 * LONGEST {
+            text.push_str(" …");
+            break;
+        }
+        let _ = write!(text, " {}={:?}", limits::cut(key, LONGEST), limits::cut(value, LONGEST));
+    }
+    text
 }
 
 /// A name of a metric or a label.

@@ -7,7 +7,10 @@ use super::{
     channel::{Channel, Reply},
     names,
 };
-use crate::store::{Entry, Expectation};
+use crate::{
+    capacity::turn_for,
+    store::{Entry, Expectation},
+};
 
 const READ: [&str; 2] = ["kv:read", "redis:read"];
 const WRITE: [&str; 2] = ["kv:write", "redis:write"];
@@ -44,9 +47,10 @@ impl Channel {
             return Ok(Response::new(wire::KvGetResponse { value: None, denied: true }));
         }
         let key = self.key(&request.key)?;
-        let entry = self.host.data().get(&self.name, key).await;
+        let entry = self.host.data().get(&self.name, &self.name, key).await;
         let entry = entry.map_err(|error| self.data_error(error))?;
         let value = entry.map(to_wire);
+        turn_for(value.as_ref().map_or(0, |value| value.data.len())).await;
         Ok(Response::new(wire::KvGetResponse { value, denied: false }))
     }
 
@@ -99,6 +103,7 @@ impl Channel {
             .host
             .data()
             .rows(
+                &self.name,
                 Some(self.name.to_string()),
                 prefix,
                 (self.name.to_string(), after),
@@ -107,6 +112,7 @@ impl Channel {
             )
             .await;
         let (rows, more) = rows.map_err(|error| self.data_error(error))?;
+        turn_for(rows.iter().map(|row| row.key.len()).sum()).await;
         let keys = rows.into_iter().take(limit as usize).map(|row| row.key).collect();
         Ok(Response::new(wire::KvListResponse { keys, more, denied: false }))
     }
@@ -140,10 +146,11 @@ impl Channel {
             .await;
         let answer = match swap.map_err(|error| self.data_error(error))? {
             Ok(()) => wire::KvCompareAndSetResponse { swapped: true, ..Default::default() },
-            Err(current) => wire::KvCompareAndSetResponse {
-                current: current.filter(|_| reads).map(to_wire),
-                ..Default::default()
-            },
+            Err(current) => {
+                let current = current.filter(|_| reads).map(to_wire);
+                turn_for(current.as_ref().map_or(0, |value| value.data.len())).await;
+                wire::KvCompareAndSetResponse { current, ..Default::default() }
+            }
         };
         Ok(Response::new(answer))
     }

@@ -22,7 +22,7 @@ use tonic::Status;
 use super::{HostServices, names};
 use crate::{
     calls::{CallError, ToolCall},
-    capacity::{Held, Lane, Overloaded},
+    capacity::{Held, Lane, Overloaded, limits},
     plugin::{Allowance, Chain, Provider},
 };
 
@@ -202,35 +202,60 @@ pub(super) async fn permission(
     session.registered.provider(name).map(|provider| provider.permission.clone())
 }
 
-/// Every provider but the plugin's own.
-pub(super) async fn list(services: &HostServices, asking: &str) -> Vec<wire::Provider> {
-    let to_wire = |provider: &Provider, name: String| wire::Provider {
-        name,
-        permission: provider.permission.clone(),
-        description: provider.description.clone(),
-        request_schema: provider.request_schema.clone(),
-        response_schema: provider.response_schema.clone(),
-        granted: false,
-    };
-    let mut list: Vec<wire::Provider> = services
-        .server_providers()
-        .iter()
-        .map(|provider| to_wire(provider, provider.name.clone()))
-        .collect();
+/// Everything but one's own, by its full name.
+pub(super) async fn list(services: &HostServices, asking: &str) -> Vec<(String, Arc<Provider>)> {
+    let of_servers = services.server_providers().into_iter();
+    let mut list: Vec<_> = of_servers.map(|one| (one.name.clone(), one)).collect();
     for (plugin, handle) in &services.calls().await.registry().plugins {
         let snapshot = handle.snapshot();
         let Some(session) = snapshot.session.as_ref().filter(|_| **plugin != *asking) else {
             continue;
         };
-        list.extend(
-            session
-                .registered
-                .providers
-                .iter()
-                .map(|provider| to_wire(provider, names::full(plugin, &provider.name))),
-        );
+        let of_plugin = session.registered.providers.iter();
+        list.extend(of_plugin.map(|one| (names::full(plugin, &one.name), one.clone())));
     }
     list
+}
+
+/// Bytes of descriptions and schemas in one list.
+const DESCRIBED: usize = limits::HOST_MESSAGE / 2;
+
+/// What descriptions and schemas take, in the list.
+pub(super) fn described(list: &[(String, Arc<Provider>)]) -> usize {
+    let each = list.iter().map(|(_, one)| {
+        one.description.len() + one.request_schema.len() + one.response_schema.len()
+    });
+    each.sum::<usize>().min(DESCRIBED)
+}
+
+/// The list as it is told. When not all that is described fits, what may be asked comes
+/// first.
+pub(super) fn to_wire(
+    list: Vec<(String, Arc<Provider>)>,
+    granted: impl Fn(&str) -> bool,
+) -> Vec<wire::Provider> {
+    let mut told: Vec<wire::Provider> = list
+        .iter()
+        .map(|(name, one)| wire::Provider {
+            name: name.clone(),
+            permission: one.permission.clone(),
+            granted: granted(&one.permission),
+            ..wire::Provider::default()
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..told.len()).collect();
+    order.sort_by_key(|index| !told[*index].granted);
+    let mut left = DESCRIBED;
+    for index in order {
+        let (one, of) = (&mut told[index], &list[index].1);
+        let bytes = of.description.len() + of.request_schema.len() + of.response_schema.len();
+        let Some(rest) = left.checked_sub(bytes) else { continue };
+        left = rest;
+        one.description.clone_from(&of.description);
+        one.request_schema.clone_from(&of.request_schema);
+        one.response_schema.clone_from(&of.response_schema);
+    }
+    told
 }
 
 /// Asks a provider and checks both directions.

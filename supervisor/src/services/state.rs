@@ -11,7 +11,7 @@ use super::{
     names::{self, EntityKind, NameError},
 };
 use crate::{
-    capacity::limits,
+    capacity::{Account, Charge, limits, turn_for, weigh, why_unread},
     store::{Change, DataError, Document},
 };
 
@@ -48,10 +48,12 @@ impl Channel {
         }
         // Read, searched and written again where the document is read.
         let name = self.name.clone();
-        let value = self.host.data().in_document(&workspace, &entity, move |document| {
+        let asks = (&self.name, self.caller.account.clone());
+        let value = self.host.data().in_document(asks, &workspace, &entity, move |document| {
             walk(&Value::Object(document), &path, &name).map(to_text)
         });
         let value = value.await.map_err(|error| self.data_error(error))?.flatten();
+        turn_for(value.as_ref().map_or(0, Bytes::len)).await;
         Ok(Response::new(wire::GetEntityResponse { value, denied: false }))
     }
 
@@ -87,20 +89,20 @@ impl Channel {
         part: String,
         apply: Change,
     ) -> Reply<wire::ChangeResponse> {
-        let quota = self.caller.manifest.quota;
+        let account = self.caller.account.clone();
+        let room = (self.caller.manifest.quota, account);
         let data = self.host.data();
         let changed =
-            data.change_document(granted.author, entity, (operation, part), quota, apply).await;
+            data.change_document(granted.author, entity, (operation, part), room, apply).await;
         let value = changed.map_err(|error| self.data_error(error))?;
-        Ok(Response::new(wire::ChangeResponse {
-            changed: value.is_some(),
-            value: to_text(value.as_ref().unwrap_or(&Value::Null)),
-            denied: false,
-        }))
+        let changed = value.is_some();
+        let value = value.unwrap_or_else(|| Bytes::from_static(b"null"));
+        turn_for(value.len()).await;
+        Ok(Response::new(wire::ChangeResponse { changed, value, denied: false }))
     }
 
-    /// JSON that is no larger than a value may be; what is large is read by the crew.
-    async fn value(&self, text: &Bytes) -> Result<Value, Status> {
+    /// JSON text that is no larger than a value may be.
+    fn part(&self, text: Bytes) -> Result<Part, Status> {
         let most = self.caller.manifest.quota.value;
         let size = text.len();
         if size as u64 > most {
@@ -108,23 +110,9 @@ impl Channel {
                 "the value has {size} bytes; {most} are allowed (quota.value)"
             )));
         }
-        let text = text.clone();
-        let read = move || serde_json::from_slice(&text);
-        let value = match size <= limits::STEP {
-            true => read(),
-            false => {
-                let read = self.host.calls().await.crew().run(&self.name, read).await;
-                read.map_err(|why| Status::unavailable(why.to_string()))?
-            }
-        };
-        value.map_err(|error| Status::invalid_argument(format!("the value is not JSON: {error}")))
-    }
-
-    async fn object(&self, text: &Bytes) -> Result<Map<String, Value>, Status> {
-        match self.value(text).await? {
-            Value::Object(object) => Ok(object),
-            _ => Err(Status::invalid_argument("the value must be a JSON object")),
-        }
+        let account = self.caller.account.clone();
+        let waits = account.charge(size).map_err(|why| Status::resource_exhausted(why.to_string()));
+        Ok(Part { text, account, _waits: waits? })
     }
 
     pub(super) async fn write_flag(
@@ -137,11 +125,13 @@ impl Channel {
             Err(empty) => return Ok(empty),
         };
         let own = names::own(&self.name, &key).map_err(|error| self.name_error(error))?;
-        let (key, value) = (names::full(&self.name, own), self.value(&value).await?);
+        let (key, value) = (names::full(&self.name, own), self.part(value)?);
         let part = format!("flags.{key}");
         let apply = move |document: &mut Document| {
-            section(document, "flags")?.insert(key, value.clone());
-            Ok(Some(value))
+            let (value, _room) = value.read()?;
+            let text = to_text(&value);
+            section(document, "flags")?.insert(key, value);
+            Ok(Some(text))
         };
         self.change(granted, &entity, "entity.set_flag", part, Box::new(apply)).await
     }
@@ -156,13 +146,14 @@ impl Channel {
             Err(empty) => return Ok(empty),
         };
         names::of_host(&with).map_err(|error| self.name_error(error))?;
-        let patch = self.object(&patch).await?;
+        let patch = self.part(patch)?;
         let part = format!("relationships.{with}");
         let apply = move |document: &mut Document| {
+            let (patch, _room) = patch.object()?;
             let relationships = section(document, "relationships")?;
             let relationship = relationships.entry(with).or_insert_with(|| json!({}));
             merge(relationship, patch);
-            Ok(Some(relationship.clone()))
+            Ok(Some(to_text(relationship)))
         };
         self.change(granted, &entity, "entity.update_relationship", part, Box::new(apply)).await
     }
@@ -189,26 +180,58 @@ impl Channel {
         let part = format!("components.{key}");
         let apply: Change = match kind {
             Kind::Update => {
-                let patch = self.object(&value).await?;
+                let patch = self.part(value)?;
                 Box::new(move |document| {
+                    let (patch, _room) = patch.object()?;
                     let component =
                         section(document, "components")?.entry(key).or_insert_with(|| json!({}));
                     merge(component, patch);
-                    Ok(Some(component.clone()))
+                    Ok(Some(to_text(component)))
                 })
             }
             Kind::Delete => Box::new(move |document| {
-                Ok(section(document, "components")?.shift_remove(&key).map(|_| Value::Null))
+                Ok(section(document, "components")?
+                    .shift_remove(&key)
+                    .map(|_| to_text(&Value::Null)))
             }),
             Kind::Set | Kind::Unspecified => {
-                let value = self.value(&value).await?;
+                let value = self.part(value)?;
                 Box::new(move |document| {
-                    section(document, "components")?.insert(key, value.clone());
-                    Ok(Some(value))
+                    let (value, _room) = value.read()?;
+                    let text = to_text(&value);
+                    section(document, "components")?.insert(key, value);
+                    Ok(Some(text))
                 })
             }
         };
         self.change(granted, &entity, operation, part, apply).await
+    }
+}
+
+/// JSON text that waits to become a part of a document. It is read where the document is
+/// changed: until then it is no larger than it came.
+struct Part {
+    text: Bytes,
+    account: Account,
+    _waits: Charge,
+}
+
+impl Part {
+    /// What it is, and the room that this takes.
+    fn read(self) -> Result<(Value, Charge), DataError> {
+        let room = self.account.charge(weigh(&self.text).bytes);
+        let room = room.map_err(|why| DataError::Room(why.to_string()))?;
+        let value = serde_json::from_slice(&self.text).map_err(|error| {
+            DataError::Invalid(format!("the value is not JSON: {}", why_unread(&error)))
+        })?;
+        Ok((value, room))
+    }
+
+    fn object(self) -> Result<(Map<String, Value>, Charge), DataError> {
+        match self.read()? {
+            (Value::Object(object), room) => Ok((object, room)),
+            _ => Err(DataError::Invalid("the value must be a JSON object".to_owned())),
+        }
     }
 }
 

@@ -25,8 +25,8 @@ use std::{
 pub use counters::Counters;
 pub use crash::{CrashRecord, InFlight};
 pub use data::{
-    Author, Change, Data, DataError, Document, Entry, Expectation, MAX_DOCUMENT, Provenance,
-    ProvenanceQuery, Row, Swap, Usage, Workspace, Workspaces, check_workspace, enabled_plugins,
+    Author, Change, Data, DataError, Document, Entry, Expectation, Provenance, ProvenanceQuery,
+    Row, Swap, Usage, Workspace, Workspaces, check_workspace, enabled_plugins, operators_turn,
     time_text,
 };
 pub use database::{Database, Remembered};

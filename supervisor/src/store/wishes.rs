@@ -188,11 +188,11 @@ fn write(path: &Path, wishes: &HashMap<String, Wanted>) -> io::Result<()> {
     lines.push(format!("{WHOLE} {}\n", digest(&lines.concat())));
     let new = path.with_extension("new");
     // A pipe left there would be waited for, and a link be followed.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    if fs::symlink_metadata(&new).is_ok_and(|there| !there.is_file()) {
+        let text = format!("{} is no regular file; remove it", new.display());
+        return Err(io::Error::other(text));
     }
-    let mut file = fs::File::create_new(&new)?;
+    let mut file = fs::File::create(&new)?;
     file.write_all(lines.concat().as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -240,15 +240,17 @@ mod tests {
         let wishes = read(&path);
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &new, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        wishes.note(&noted(&[("a", Wanted::Disabled)])).unwrap();
+        let disabled = noted(&[("a", Wanted::Disabled)]);
+        assert!(wishes.note(&disabled).unwrap_err().to_string().contains("remove it"));
+        fs::remove_file(&new).unwrap();
         let other = folder.path().join("other");
         fs::write(&other, "other").unwrap();
         std::os::unix::fs::symlink(&other, &new).unwrap();
-        wishes.note(&noted(&[("b", Wanted::Stopped)])).unwrap();
+        assert!(wishes.note(&disabled).unwrap_err().to_string().contains("remove it"));
+        fs::remove_file(&new).unwrap();
+        wishes.note(&disabled).unwrap();
         assert_eq!(fs::read_to_string(&other).unwrap(), "other");
-        let wishes = read(&path);
-        assert_eq!(wishes.of("a"), Some(Wanted::Disabled));
-        assert_eq!(wishes.of("b"), Some(Wanted::Stopped));
+        assert_eq!(read(&path).of("a"), Some(Wanted::Disabled));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use stockade_plugin_sdk::prelude::*;
 
 use crate::tools::Rogue;
@@ -15,6 +15,15 @@ use crate::tools::Rogue;
 struct Long {
     /// Which request to the host.
     kind: String,
+    n: u64,
+    bytes: usize,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Flood {
+    /// Which request to the host, and what its value is made of.
+    kind: String,
+    of: String,
     n: u64,
     bytes: usize,
 }
@@ -43,6 +52,20 @@ pub fn add(tools: &mut Tools<Rogue>) {
                     return Err(Error::new("ValueError", "x".repeat(args.bytes)));
                 }
                 Ok((0..args.n).filter(|n| long_name(&args, *n, ctx).is_ok()).count())
+            },
+        )
+        .add(
+            "flood",
+            "Asks the host n things at once; how many were done",
+            |_, args: Flood, ctx| {
+                let value = &*value_of(&args.of, args.bytes)?;
+                let kind = args.kind.as_str();
+                Ok(thread::scope(|scope| {
+                    let asked: Vec<_> = (0..args.n)
+                        .map(|n| scope.spawn(move || one_of(kind, n, value, ctx).is_ok()))
+                        .collect();
+                    asked.into_iter().filter_map(|one| one.join().ok()).filter(|done| *done).count()
+                }))
             },
         )
         .add("deep_path", "Reads a document by a path of n parts", |_, args: Amount, ctx| {
@@ -87,6 +110,44 @@ fn long_name(args: &Long, n: u64, ctx: &Context) -> Result<()> {
         "metric" => ctx.metrics().counter(&name, 1.0, &[]).or_raise().wait(),
         "permission" => ctx.host().has_permission(&name).wait().map(drop),
         "log" => ctx.host().log(Level::Warn, &name, &[]).wait(),
+        other => Err(Error::new("NoSuchKind", other)),
+    }
+}
+
+/// JSON of about so many bytes; of `deep`, so many arrays within each other.
+fn value_of(of: &str, bytes: usize) -> Result<Box<RawValue>> {
+    let many = |one: &str| format!("[{}{one}]", format!("{one},").repeat(bytes / (one.len() + 1)));
+    let text = match of {
+        "deep" => format!("{}{}", "[".repeat(bytes), "]".repeat(bytes)),
+        "nests" => many("[0]"),
+        "objects" => many("{}"),
+        "text" => format!("\"{}\"", "x".repeat(bytes)),
+        other => return Err(Error::new("NoSuchValue", other)),
+    };
+    Ok(RawValue::from_string(text)?)
+}
+
+fn one_of(kind: &str, n: u64, value: &RawValue, ctx: &Context) -> Result<()> {
+    let key = format!("k{n}");
+    match kind {
+        "flag" => ctx.entity("session/1").set_flag(&key, value).or_raise().wait().map(drop),
+        "flag_of_own" => {
+            ctx.entity(&format!("session/{n}")).set_flag("a", value).or_raise().wait().map(drop)
+        }
+        "entity" => ctx.entity("session/1").get::<Value>("").or_raise().wait().map(drop),
+        "emit" => ctx.events().emit("x", value).or_raise().wait().map(drop),
+        "set" => ctx.kv().set(&key, value).or_raise().wait(),
+        "get" => ctx.kv().get::<Value>("k0").or_raise().wait().map(drop),
+        "swap" => ctx.kv().compare_and_set("k0", Some(value), Some(&1)).or_raise().wait().map(drop),
+        "list" => ctx.kv().list("zzz", "").or_raise().wait().map(drop),
+        "log" => {
+            let text = "\u{300}".repeat(2000);
+            let fields: Vec<(String, String)> =
+                (0..64).map(|n| (format!("f{n}"), text.clone())).collect();
+            let fields: Vec<(&str, &str)> =
+                fields.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
+            ctx.host().log(Level::Warn, "x", &fields).wait()
+        }
         other => Err(Error::new("NoSuchKind", other)),
     }
 }

@@ -112,6 +112,50 @@ async fn deaths_are_known_while_the_database_is_locked_or_gone() {
     daemon.stop().await;
 }
 
+/// A file that can be opened only once this one is dropped, or after the kernel's patience
+/// of 45 s.
+fn lease(path: &Path) -> std::fs::File {
+    use std::os::fd::AsRawFd as _;
+    let file = std::fs::File::create(path).expect("file");
+    // Whoever wants it is told of by a signal that nobody minds.
+    // Of the kernel's fcntl.h; libc has no name for it.
+    const F_SETSIG: libc::c_int = 10;
+    for (command, value) in [(F_SETSIG, libc::SIGURG), (libc::F_SETLEASE, libc::F_WRLCK as i32)] {
+        let done = unsafe { libc::fcntl(file.as_raw_fd(), command, value) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
+    file
+}
+
+/// What operators want while the daemon ends, or while the configuration forbids it anyway,
+/// holds afterwards.
+#[tokio::test]
+async fn what_is_disabled_while_it_cannot_matter_stays_so() {
+    let daemon = with_x().start().await;
+    daemon.serving("x").await;
+    let client = daemon.client();
+    let call =
+        tokio::spawn(
+            async move { client.call("x", "sleep", serde_json::json!({"n": 3000})).await },
+        );
+    daemon.until("x", |health| health.in_flight > 0).await;
+    daemon.signal(libc::SIGTERM);
+    daemon.until("x", |health| health.substate == "DRAINING").await;
+    daemon.admin().disable_plugin(daemon.action_now("x")).await.expect("disable");
+    drop(call);
+    let daemon = with_x().start_in(daemon.kill().await).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    daemon.admin().enable_plugin(daemon.action("x")).await.expect("enable");
+    daemon.serving("x").await;
+    let forbidding = with_x().config("[plugin.x]\nenabled = false");
+    let daemon = forbidding.start_in(daemon.kill().await).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    daemon.admin().disable_plugin(daemon.action("x")).await.expect("disable");
+    let daemon = with_x().start_in(daemon.kill().await).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    daemon.stop().await;
+}
+
 /// A disk that hangs: nobody is told that something is kept which is not, nobody waits for
 /// it, and it is kept when the disk answers again.
 #[tokio::test]
@@ -119,10 +163,9 @@ async fn what_a_hanging_disk_has_not_taken_is_not_acknowledged() {
     let daemon = with_x().start().await;
     daemon.serving("x").await;
     let state = daemon.root.join("state");
-    // Whoever opens it to write waits for a reader.
+    // Whoever opens it to write waits for who has a lease of it.
     let hanging = state.join("wanted.new");
-    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o666));
-    rustix::fs::mknodat(rustix::fs::CWD, &hanging, kind, mode, 0).expect("fifo");
+    let lease = lease(&hanging);
     stockade_tests::give_to_test_user(&state);
     let refused = daemon.admin().disable_plugin(daemon.action("x")).await.expect_err("not kept");
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
@@ -134,10 +177,8 @@ async fn what_a_hanging_disk_has_not_taken_is_not_acknowledged() {
     daemon.call("good", "pid", serde_json::json!({})).await.unwrap();
     let (code, text, error) = daemon.cli(&["reload"]).await;
     assert_eq!(code, 0, "{text}{error}");
-    // It answers again: with an error for what was begun, then as it should.
-    let reader = std::fs::File::open(&hanging).expect("reader");
-    std::fs::remove_file(&hanging).expect("fifo");
-    drop(reader);
+    // It answers again.
+    drop(lease);
     eventually("it is kept", || async {
         let kept = std::fs::read_to_string(state.join("wanted")).unwrap_or_default();
         kept.starts_with("disabled x\n").then_some(())

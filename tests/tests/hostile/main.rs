@@ -7,6 +7,7 @@ mod connections;
 mod disks;
 mod ending;
 mod frames;
+mod host;
 mod machine;
 mod results;
 mod scene;

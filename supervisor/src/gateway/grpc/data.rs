@@ -18,11 +18,13 @@ use tonic::{Request, Response, Status};
 use super::{plugins::not_found, who};
 use crate::{
     Supervisor,
-    gateway::{report, texts},
+    gateway::{body::Reservation, report, texts},
     manifest::Quota,
     plugin::Handle,
     services::HostServices,
-    store::{Author, Data, DataError, Entry, ProvenanceQuery, Row, check_workspace},
+    store::{
+        Author, Data, DataError, Entry, ProvenanceQuery, Row, check_workspace, operators_turn,
+    },
 };
 
 /// Rows that are read at once.
@@ -48,7 +50,7 @@ impl DataService {
 pub(crate) fn data_error(error: DataError) -> Status {
     let text = error.to_string();
     match error {
-        DataError::Full(_) | DataError::Busy | DataError::Quota(_) => {
+        DataError::Full(_) | DataError::Busy | DataError::Room(_) | DataError::Quota(_) => {
             Status::resource_exhausted(text)
         }
         DataError::Locked(_) => Status::aborted(text),
@@ -95,8 +97,10 @@ impl Pages {
             return Ok(Vec::new());
         }
         let (plugin, prefix) = (self.plugin.clone(), self.prefix.clone());
-        let (rows, more) =
-            self.data.rows(plugin, prefix, self.after.clone(), PAGE, self.values).await?;
+        let (rows, more) = self
+            .data
+            .rows(operators_turn(), plugin, prefix, self.after.clone(), PAGE, self.values)
+            .await?;
         self.over = !more;
         if let Some(last) = rows.last() {
             self.after = (last.plugin.clone(), last.key.clone());
@@ -145,7 +149,7 @@ impl data_server::Data for DataService {
         who(&request)?;
         let GetValueRequest { plugin, key } = request.into_inner();
         let key = key_of(&plugin, &key);
-        let entry = self.data().get(&plugin, key).await.map_err(data_error)?;
+        let entry = self.data().get(operators_turn(), &plugin, key).await.map_err(data_error)?;
         let row = entry.map(|entry| Row { plugin: plugin.clone(), key: key.to_owned(), entry });
         Ok(Response::new(GetValueResponse { value: row.map(report::data::value) }))
     }
@@ -186,9 +190,10 @@ impl data_server::Data for DataService {
         request: Request<ListValuesRequest>,
     ) -> Result<Response<Self::ListValuesStream>, Status> {
         who(&request)?;
+        let account = request.extensions().get::<Reservation>().map(Reservation::account);
         let ListValuesRequest { plugin, prefix, values } = request.into_inner();
         let mut pages = Pages::new(self.data(), plugin, prefix, values);
-        let (sender, receiver) = mpsc::channel(16);
+        let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             loop {
                 let page = match pages.next().await {
@@ -198,6 +203,16 @@ impl data_server::Data for DataService {
                         let _ = sender.send(Err(data_error(error))).await;
                         return;
                     }
+                };
+                // Its client may take its time.
+                let bytes = page.iter().map(|row| row.entry.data.len()).sum();
+                let _room = match account.as_ref().map(|account| account.charge(bytes)) {
+                    Some(Err(why)) => {
+                        let status = Status::resource_exhausted(why.to_string());
+                        let _ = sender.send(Err(status)).await;
+                        return;
+                    }
+                    room => room,
                 };
                 for row in page {
                     if sender.send(Ok(report::data::value(row))).await.is_err() {

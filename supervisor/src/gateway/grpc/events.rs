@@ -47,7 +47,7 @@ impl Events for EventsService {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let place = self.watch.grpc_place(&request)?;
+        let place = self.watch.grpc_place_for(&request, &request.get_ref().plugins)?;
         let request = request.into_inner();
         let wish = Wish { last: request.last as usize, new: request.follow };
         let events = follow(self.supervisor.journal(), wish, place);

@@ -13,6 +13,7 @@ use tonic_health::pb::{
 
 use crate::{
     Supervisor,
+    capacity::limits,
     gateway::{report::health, watch::Watch},
 };
 
@@ -43,6 +44,17 @@ fn check(supervisor: &Supervisor, service: &str) -> Option<ServingStatus> {
     Some(status(health::serving(&handle.snapshot())))
 }
 
+/// What is asked for, which no gate has bounded: the message is not ours.
+fn name(request: HealthCheckRequest) -> Result<String, Status> {
+    let (has, most) = (request.service.len(), limits::NAME);
+    match has <= most {
+        true => Ok(request.service),
+        false => Err(Status::invalid_argument(format!(
+            "service has {has} bytes; a plugin's name has at most {most}"
+        ))),
+    }
+}
+
 fn response(status: ServingStatus) -> HealthCheckResponse {
     HealthCheckResponse { status: status as i32 }
 }
@@ -55,7 +67,7 @@ impl Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        let service = request.into_inner().service;
+        let service = name(request.into_inner())?;
         let status = check(&self.supervisor, &service)
             .ok_or_else(|| Status::not_found(format!("Plugin '{service}' not found")))?;
         Ok(Response::new(response(status)))
@@ -66,7 +78,7 @@ impl Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let place = self.watch.grpc_place(&request)?;
-        let service = request.into_inner().service;
+        let service = name(request.into_inner())?;
         let supervisor = self.supervisor.clone();
         let mut registry = supervisor.registry().watch();
         let mut pictures = self.watch.pictures();

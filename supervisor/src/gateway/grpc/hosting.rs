@@ -132,7 +132,7 @@ impl Hosting for HostingService {
         request: Request<WatchPluginEventsRequest>,
     ) -> Result<Response<Self::WatchPluginEventsStream>, Status> {
         who(&request)?;
-        let place = self.watch.grpc_place(&request)?;
+        let place = self.watch.grpc_place_for(&request, &request.get_ref().patterns)?;
         let watch = self.supervisor.services().watch(request.into_inner().patterns);
         let watch = watch.map_err(Status::invalid_argument)?;
         let (sender, receiver) = mpsc::channel(1);

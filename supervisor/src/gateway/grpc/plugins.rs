@@ -70,7 +70,7 @@ impl Plugins for PluginsService {
         &self,
         request: Request<WatchPluginsRequest>,
     ) -> Result<Response<Self::WatchPluginsStream>, Status> {
-        let place = self.watch.grpc_place(&request)?;
+        let place = self.watch.grpc_place_for(&request, &request.get_ref().names)?;
         let names = request.into_inner().names;
         let (sender, receiver) = mpsc::channel(1);
         let mut pictures = self.watch.pictures();

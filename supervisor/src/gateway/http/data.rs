@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -11,11 +11,12 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Operator, Text, detail, parse, plugin_not_found, read};
+use super::{Operator, Text, detail, plugin_not_found, read};
 use crate::{
     Supervisor,
-    capacity::limits,
+    capacity::{Overloaded, limits},
     gateway::{
+        body::Reservation,
         grpc::{
             data::{Pages, actor, handles, key_of, operators},
             workspaces::author,
@@ -23,14 +24,14 @@ use crate::{
         report, texts,
     },
     services::HostServices,
-    store::{DataError, Entry, ProvenanceQuery, Row},
+    store::{DataError, Entry, ProvenanceQuery, Row, operators_turn},
 };
 
 fn refused(error: &DataError) -> Response {
     let status = match error {
         DataError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         DataError::Full(_) | DataError::Quota(_) => StatusCode::INSUFFICIENT_STORAGE,
-        DataError::Locked(_) | DataError::Busy | DataError::Broken(_) => {
+        DataError::Locked(_) | DataError::Busy | DataError::Room(_) | DataError::Broken(_) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
     };
@@ -75,15 +76,24 @@ pub(super) struct Listing {
     values: bool,
 }
 
+/// What a list of values may take while it is made: two pages, and their text.
+const LISTED: usize = 4 * limits::PAGE_BYTES;
+
 pub(super) async fn keys(
     _: Operator,
     State(supervisor): State<Supervisor>,
     Path(plugin): Path<String>,
     Query(listing): Query<Listing>,
+    Extension(reservation): Extension<Reservation>,
 ) -> Response {
     let Listing { prefix, values } = listing;
+    let room = if values { LISTED } else { 0 };
+    let _room = match reservation.account().charge(room) {
+        Ok(room) => room,
+        Err(why) => return detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),
+    };
     let mut pages = Pages::new(supervisor.services().data(), plugin.clone(), prefix, values);
-    let mut list: Vec<Value> = Vec::new();
+    let mut list: Vec<Row> = Vec::new();
     let mut bytes = 0;
     let more = loop {
         match pages.next().await {
@@ -91,16 +101,37 @@ pub(super) async fn keys(
             Ok(_) if list.len() >= limits::PAGE_ROWS || bytes >= limits::PAGE_BYTES => break true,
             Ok(page) => {
                 bytes += page.iter().map(|row| row.entry.data.len()).sum::<usize>();
-                list.extend(
-                    page.into_iter()
-                        .map(|row| report::data::value_json(&report::data::value(row), values)),
-                );
+                list.extend(page);
             }
             Err(error) => return refused(&error),
         }
     };
-    Json(json!({ "plugin": plugin, "total": list.len(), "more": more, "values": list }))
-        .into_response()
+    let text = move || {
+        let head = json!({ "plugin": plugin, "total": list.len(), "more": more }).to_string();
+        let rows = list.into_iter().map(report::data::value).map(|one| match values {
+            true => report::data::value_text(&one),
+            false => report::data::value_json(&one, false).to_string().into_bytes(),
+        });
+        let mut text = head.trim_end_matches('}').to_owned().into_bytes();
+        text.extend_from_slice(b",\"values\":[");
+        for (index, row) in rows.enumerate() {
+            if index > 0 {
+                text.push(b',');
+            }
+            text.extend_from_slice(&row);
+        }
+        text.extend_from_slice(b"]}");
+        text
+    };
+    json_text(texts::aside(&supervisor, text).await)
+}
+
+/// JSON that has been written by the crew.
+fn json_text(text: Result<Vec<u8>, Overloaded>) -> Response {
+    match text {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(why) => detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),
+    }
 }
 
 pub(super) async fn get_value(
@@ -109,10 +140,11 @@ pub(super) async fn get_value(
     Path((plugin, key)): Path<(String, String)>,
 ) -> Response {
     let key = key_of(&plugin, &key);
-    match supervisor.services().data().get(&plugin, key).await {
+    match supervisor.services().data().get(operators_turn(), &plugin, key).await {
         Ok(Some(entry)) => {
             let row = Row { plugin: plugin.clone(), key: key.to_owned(), entry };
-            Json(report::data::value_json(&report::data::value(row), true)).into_response()
+            let text = move || report::data::value_text(&report::data::value(row));
+            json_text(texts::aside(&supervisor, text).await)
         }
         Ok(None) => detail(StatusCode::NOT_FOUND, &format!("Plugin '{plugin}' has no key '{key}'")),
         Err(error) => refused(&error),
@@ -287,7 +319,10 @@ pub(super) async fn switch_in_workspace(
     Path((name, action)): Path<(String, String)>,
     Text(text): Text,
 ) -> Response {
-    let Enabling { plugins, only } = match parse(&text) {
+    if !matches!(action.as_str(), "enable" | "disable") {
+        return detail(StatusCode::NOT_FOUND, "Not Found");
+    }
+    let Enabling { plugins, only } = match read(&supervisor, text).await {
         Ok(enabling) => enabling,
         Err(response) => return *response,
     };

@@ -96,6 +96,21 @@ struct Options {
 impl Options {
     fn of(headers: &HeaderMap) -> Result<Self, &'static str> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        for name in ["stockade-timeout-ms", "stockade-workspace"] {
+            if headers.get_all(name).iter().count() > 1 {
+                return Err(
+                    "stockade-timeout-ms and stockade-workspace are headers to be sent once",
+                );
+            }
+        }
+        // A name that cannot be read is not no name: that would run without a workspace.
+        let workspace = match headers.get("stockade-workspace") {
+            None => None,
+            Some(_) => {
+                let name = text("stockade-workspace").filter(|name| !name.is_empty());
+                Some(name.ok_or("the header stockade-workspace must be a workspace's name")?)
+            }
+        };
         let timeout: Option<u64> = match headers.get("stockade-timeout-ms") {
             None => None,
             Some(_) => {
@@ -105,7 +120,7 @@ impl Options {
         };
         Ok(Options {
             timeout: timeout.filter(|ms| *ms > 0).map(Duration::from_millis),
-            workspace: text("stockade-workspace").map(str::to_owned),
+            workspace: workspace.map(str::to_owned),
         })
     }
 }
@@ -214,9 +229,15 @@ async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall
         Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &text))
     };
     let mut parts = Parts::of(request).await?;
+    let refuse = |text: String| Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &text));
     let mut loose = serde_json::Map::new();
+    let mut has_args = false;
     while let Some(part) = parts.next().await? {
-        let name = part.name().unwrap_or_default().to_owned();
+        let Some(name) = part.name().map(str::to_owned) else {
+            let text = "a part of the body has no name that can be read: each needs a \
+                        content-disposition with name=, in UTF-8";
+            return Err(refuse(text.to_owned()));
+        };
         let name = ESCAPES.iter().fold(name, |name, (c, text)| name.replace(text, &c.to_string()));
         let kind = part.content_type().unwrap_or_default().to_owned();
         // A file of that name is an argument called `args`.
@@ -230,17 +251,29 @@ async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall
         }
         let data = part.bytes().await.map_err(parts::refused)?;
         match name.as_str() {
-            "args" if !named => call.args = data,
+            "args" if !named && has_args => {
+                return Err(refuse("the body has more than one part `args`".to_owned()));
+            }
+            "args" if !named => {
+                has_args = true;
+                call.args = data;
+            }
             _ if file => call.attachments.push(Attachment { name, content_type: kind, data }),
             // A plain form field: an argument as text.
             _ => {
-                let text = String::from_utf8_lossy(&data).into_owned();
-                loose.insert(name, Value::String(text));
+                let Ok(text) = String::from_utf8(data.into()) else {
+                    return Err(refuse(format!(
+                        "the field {name:?} is not UTF-8: send bytes as a file, with a content type"
+                    )));
+                };
+                if loose.insert(name.clone(), Value::String(text)).is_some() {
+                    return Err(refuse(format!("the field {name:?} is there more than once")));
+                }
             }
         }
     }
     if !loose.is_empty() {
-        if !call.args.is_empty() {
+        if has_args {
             return Err(invalid(
                 "send the arguments as the part `args` or as fields, not both".into(),
                 &call,

@@ -35,6 +35,20 @@ pub fn value_json(of: &v1::Value, with_data: bool) -> Value {
     value
 }
 
+/// The same as text, with the data, which is not read for it: it is JSON, and large.
+pub fn value_text(of: &v1::Value) -> Vec<u8> {
+    let mut text = value_json(of, false).to_string().into_bytes();
+    // Its closing brace.
+    text.pop();
+    text.extend_from_slice(b",\"value\":");
+    match of.binary {
+        true => text.extend_from_slice(format!("\"{}\"", STANDARD.encode(&of.data)).as_bytes()),
+        false => text.extend_from_slice(&of.data),
+    }
+    text.push(b'}');
+    text
+}
+
 /// A workspace; one that nobody has configured is empty.
 pub fn workspace(name: &str, of: Option<&Workspace>) -> v1::Workspace {
     let document = of.map(|workspace| workspace.document.clone()).unwrap_or_default();

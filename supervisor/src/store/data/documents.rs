@@ -4,23 +4,24 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Author, Data, DataError, now_ms, provenance, time_text, usage::Room,
+    Author, Data, DataError, now_ms, operators_turn, provenance, time_text, usage::Room,
     writer::Change as StoreChange,
 };
-use crate::{capacity::limits, manifest::Quota};
-
-/// Bytes of one document.
-pub const MAX_DOCUMENT: usize = limits::DOCUMENT;
+use crate::{
+    capacity::{Account, Charge, Weight, limits, weigh},
+    manifest::Quota,
+};
 
 /// The document of one entity.
 pub type Document = Map<String, Value>;
 
-/// One change of a document, and what is there after it; None = nothing to do.
-pub type Change = Box<dyn FnOnce(&mut Document) -> Result<Option<Value>, DataError> + Send>;
+/// One change of a document, and the text of what is there after it; None = nothing to do.
+pub type Change = Box<dyn FnOnce(&mut Document) -> Result<Option<Bytes>, DataError> + Send>;
 
 impl Data {
     /// The document of an entity.
@@ -33,22 +34,32 @@ impl Data {
         entity: &str,
     ) -> Result<Option<Document>, DataError> {
         let (workspace, entity) = (workspace.to_owned(), entity.to_owned());
-        let found = self.read(move |connection| find(connection, &workspace, &entity)).await?;
-        Ok(found)
+        self.read(operators_turn(), move |connection| {
+            let found = text(connection, &workspace, &entity)?;
+            found.map(|text| read(&entity, &text)).transpose()
+        })
+        .await
     }
 
-    /// What `look` finds in the document of an entity, where it is read.
+    /// What `look` finds in the document of an entity, where it is read and in the turn of
+    /// the plugin that asks, whose account has room for it.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store cannot be read, or there is no room.
     pub async fn in_document<T: Send + 'static>(
         self: &Arc<Self>,
+        (plugin, account): (&Arc<str>, Account),
         workspace: &str,
         entity: &str,
         look: impl FnOnce(Document) -> T + Send + 'static,
     ) -> Result<Option<T>, DataError> {
         let (workspace, entity) = (workspace.to_owned(), entity.to_owned());
-        self.read(move |connection| Ok(find(connection, &workspace, &entity)?.map(look))).await
+        self.read(plugin, move |connection| {
+            let Some(text) = text(connection, &workspace, &entity)? else { return Ok(None) };
+            let _room = room(&text, &account)?;
+            read(&entity, &text).map(look).map(Some)
+        })
+        .await
     }
 
     /// The entities of a workspace.
@@ -57,17 +68,19 @@ impl Data {
     /// The store cannot be read.
     pub async fn entities(self: &Arc<Self>, workspace: &str) -> Result<Vec<String>, DataError> {
         let workspace = workspace.to_owned();
-        self.read(move |connection| {
+        self.read(operators_turn(), move |connection| {
             let mut select = connection.prepare_cached(
                 "SELECT entity FROM document WHERE workspace = ?1 ORDER BY entity",
             )?;
-            select.query_map(params![workspace], |row| row.get(0))?.collect()
+            let rows = select.query_map(params![workspace], |row| row.get(0))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
         .await
     }
 
-    /// Changes a document, making it when it is new. `part` names what is changed,
-    /// for the record.
+    /// Changes a document, making it when it is new, and tells what is there afterwards.
+    /// `part` names what is changed, for the record; `account` has room for the document
+    /// meanwhile.
     ///
     /// # Errors
     /// There is no room for it, the change refuses, or the store cannot be written.
@@ -76,23 +89,22 @@ impl Data {
         author: Author,
         entity: &str,
         (operation, part): (&'static str, String),
-        quota: Quota,
+        (quota, account): (Quota, Account),
         apply: Change,
-    ) -> Result<Option<Value>, DataError> {
+    ) -> Result<Option<Bytes>, DataError> {
         let entity = entity.to_owned();
-        self.write(move |change| {
-            let found = find(change.connection, &author.workspace, &entity)?;
-            let before = found.as_ref().map_or(0, |document| text_of(document).len());
+        self.write(&author.actor.clone(), move |change| {
+            let found = text(change.connection, &author.workspace, &entity)?;
+            let before = found.as_ref().map_or(0, String::len);
+            let _room = found.as_ref().map(|text| room(text, &account)).transpose()?;
+            let found = found.map(|text| read(&entity, &text)).transpose()?;
             let mut document = found.unwrap_or_default();
             let Some(value) = apply(&mut document)? else { return Ok(None) };
             sign(&mut document, &author);
             let text = text_of(&document);
-            if text.len() > MAX_DOCUMENT {
-                return Err(DataError::Invalid(format!(
-                    "the document of {entity} would have {} bytes; {MAX_DOCUMENT} are allowed",
-                    text.len()
-                )));
-            }
+            check(&text).map_err(|why| {
+                DataError::Invalid(format!("the document of {entity} would have {why}"))
+            })?;
             put(change.connection, &author.workspace, &entity, &text)?;
             let grown = text.len() as i64 - before as i64;
             share(change, &author, &entity, grown, quota)?;
@@ -114,12 +126,11 @@ impl Data {
         document: Option<Document>,
     ) -> Result<(), DataError> {
         let entity = entity.to_owned();
-        let size = document.as_ref().map_or(0, |document| text_of(document).len());
-        if size > MAX_DOCUMENT {
-            let text = format!("the document has {size} bytes; {MAX_DOCUMENT} are allowed");
-            return Err(DataError::Invalid(text));
+        if let Some(document) = &document {
+            check(&text_of(document))
+                .map_err(|why| DataError::Invalid(format!("the document has {why}")))?;
         }
-        self.write(move |change| {
+        self.write(&author.actor.clone(), move |change| {
             change.ledger.forget();
             let workspace = &author.workspace;
             match document {
@@ -160,18 +171,39 @@ fn text_of(document: &Document) -> String {
     serde_json::to_string(document).unwrap_or_default()
 }
 
-fn find(
+/// What a document has too much of.
+fn check(text: &str) -> Result<(), String> {
+    let Weight { values, depth, .. } = weigh(text.as_bytes());
+    let bounds = [
+        (text.len(), limits::DOCUMENT, "bytes"),
+        (values, limits::DOCUMENT_VALUES, "values"),
+        // What cannot be read again must not be written.
+        (depth, limits::JSON_DEPTH, "objects and arrays within each other"),
+    ];
+    let over = bounds.into_iter().find(|(has, most, _)| has > most);
+    over.map_or(Ok(()), |(has, most, what)| Err(format!("{has} {what}; {most} are allowed")))
+}
+
+fn text(
     connection: &Connection,
     workspace: &str,
     entity: &str,
-) -> rusqlite::Result<Option<Document>> {
+) -> rusqlite::Result<Option<String>> {
     let mut select = connection
         .prepare_cached("SELECT text FROM document WHERE workspace = ?1 AND entity = ?2")?;
-    let row = select.query_row(params![workspace, entity], |row| {
-        let text: String = row.get(0)?;
-        Ok(serde_json::from_str(&text).unwrap_or_default())
-    });
-    row.optional()
+    select.query_row(params![workspace, entity], |row| row.get(0)).optional()
+}
+
+/// A document that cannot be read is not an empty one: it stays as it is.
+fn read(entity: &str, text: &str) -> Result<Document, DataError> {
+    serde_json::from_str(text)
+        .map_err(|error| DataError::Broken(format!("the document of {entity} is damaged: {error}")))
+}
+
+/// What a text becomes when it is read.
+fn room(text: &str, account: &Account) -> Result<Charge, DataError> {
+    let weight = weigh(text.as_bytes());
+    account.charge(weight.bytes).map_err(|why| DataError::Room(why.to_string()))
 }
 
 fn put(connection: &Connection, workspace: &str, entity: &str, text: &str) -> rusqlite::Result<()> {

@@ -5,8 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Author, Data, DataError, Usage, now_ms, provenance, usage::Room, writer::Change};
-use crate::{capacity::limits, manifest::Quota};
+use super::{
+    Author, Data, DataError, Usage, now_ms, operators_turn, provenance, usage::Room, writer::Change,
+};
+use crate::{
+    capacity::{Lane, limits},
+    manifest::Quota,
+};
 
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +70,7 @@ impl Data {
     /// The store cannot be read.
     pub async fn get(
         self: &Arc<Self>,
+        lane: impl Into<Lane>,
         plugin: &str,
         key: &str,
     ) -> Result<Option<Entry>, DataError> {
@@ -73,7 +79,7 @@ impl Data {
         }
         let changes = self.cache.changes();
         let (of, which) = (plugin.to_owned(), key.to_owned());
-        let entry = self.read(move |connection| find(connection, &of, &which)).await?;
+        let entry = self.read(lane, move |connection| Ok(find(connection, &of, &which)?)).await?;
         self.cache.keep(plugin, key, entry.clone(), changes);
         Ok(entry)
     }
@@ -91,7 +97,7 @@ impl Data {
         quota: Quota,
     ) -> Result<(), DataError> {
         let (of, which, cache) = (plugin.to_owned(), key.to_owned(), self.cache.clone());
-        self.write(move |change| {
+        self.write(&author.actor.clone(), move |change| {
             put(change, &of, &which, &entry, quota)?;
             provenance::record(change, &author, "kv.set", &format!("plugin:{of}:{which}"))?;
             change.after_commit(move || cache.changed(&of, &which, Some(entry)));
@@ -111,7 +117,7 @@ impl Data {
         key: &str,
     ) -> Result<bool, DataError> {
         let (of, which, cache) = (plugin.to_owned(), key.to_owned(), self.cache.clone());
-        self.write(move |change| {
+        self.write(&author.actor.clone(), move |change| {
             let there = remove(change, &of, &which)?;
             if there {
                 let key = format!("plugin:{of}:{which}");
@@ -137,7 +143,7 @@ impl Data {
         quota: Quota,
     ) -> Result<Swap, DataError> {
         let (of, which, cache) = (plugin.to_owned(), key.to_owned(), self.cache.clone());
-        self.write(move |change| {
+        self.write(&author.actor.clone(), move |change| {
             let current = find(change.connection, &of, &which)?;
             let fits = match (&expected, &current) {
                 // Nothing that large can be there; it is not read.
@@ -170,24 +176,28 @@ impl Data {
     /// The store cannot be read.
     pub async fn rows(
         self: &Arc<Self>,
+        lane: impl Into<Lane>,
         plugin: Option<String>,
         prefix: String,
         after: (String, String),
         limit: u32,
         values: bool,
     ) -> Result<(Vec<Row>, bool), DataError> {
-        self.read(move |connection| {
-            let mut select = connection.prepare_cached(
-                "SELECT plugin, key, CASE WHEN ?5 THEN value ELSE zeroblob(0) END, binary, expires, \
-                 modified FROM kv WHERE (?1 IS NULL OR plugin = ?1) AND (plugin, key) > (?2, ?3) \
-                 AND substr(key, 1, length(?4)) = ?4 AND (expires = 0 OR expires > ?6) \
-                 ORDER BY plugin, key LIMIT ?7",
-            )?;
+        self.read(lane, move |connection| {
+            // Bounds that the index is asked with: it ends where the keys do.
+            let first = (plugin.clone().unwrap_or_default(), prefix.clone());
+            let (from, comes) = if after < first { (first, ">=") } else { (after, ">") };
+            let below = end_of(&plugin, &prefix);
+            let mut select = connection.prepare_cached(&format!(
+                "SELECT plugin, key, CASE WHEN ?1 THEN value ELSE zeroblob(0) END, binary, expires, \
+                 modified FROM kv WHERE (plugin, key) {comes} (?2, ?3) AND (plugin, key) < (?4, ?5) \
+                 AND substr(key, 1, length(?6)) = ?6 AND (expires = 0 OR expires > ?7) \
+                 ORDER BY plugin, key LIMIT ?8",
+            ))?;
             let limit = limit.min(limits::PAGE_ROWS as u32);
-            let (after_plugin, after_key) = &after;
             let now = now_ms();
             let rows = select.query_map(
-                params![plugin, after_plugin, after_key, prefix, values, now, limit],
+                params![values, from.0, from.1, below.0, below.1, prefix, now, limit],
                 |row| {
                     Ok(Row { plugin: row.get(0)?, key: row.get(1)?, entry: read_entry(row, 2)? })
                 },
@@ -215,7 +225,15 @@ impl Data {
     /// The store cannot be read.
     pub async fn usage(self: &Arc<Self>, plugin: &str) -> Result<Usage, DataError> {
         let plugin = plugin.to_owned();
-        self.read(move |connection| Usage::of(connection, &plugin)).await
+        self.read(operators_turn(), move |connection| Ok(Usage::of(connection, &plugin)?)).await
+    }
+}
+
+/// Before this the last row stands.
+fn end_of(plugin: &Option<String>, prefix: &str) -> (String, String) {
+    match plugin {
+        None => ("\u{10ffff}".to_owned(), String::new()),
+        Some(plugin) => (plugin.clone(), format!("{prefix}\u{10ffff}")),
     }
 }
 

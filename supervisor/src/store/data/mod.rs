@@ -1,13 +1,15 @@
 //! What plugins have stored and who changed it: `data.db`, SQLite in WAL mode.
 //! What was acknowledged is on the disk (`synchronous = FULL`).
 //!
-//! One thread writes; changes that wait together are committed together. Reads
-//! have connections of their own, and the last values read are kept in memory.
+//! One thread writes; changes that wait together are committed together, and those who
+//! make them come in turn. So do those who read, on connections of their own; the last
+//! values read are kept in memory.
 
 mod cache;
 mod documents;
 mod kv;
 mod provenance;
+mod queue;
 mod usage;
 mod workspaces;
 mod writer;
@@ -19,15 +21,15 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::Semaphore;
 
-pub use documents::{Change, Document, MAX_DOCUMENT};
+pub use documents::{Change, Document};
 pub use kv::{Entry, Expectation, Row, Swap};
 pub use provenance::{Author, Provenance, ProvenanceQuery};
 pub use usage::Usage;
 pub use workspaces::{Workspace, Workspaces, check_workspace, enabled_plugins};
 
 use super::{damage, is_damage, note, put_aside_database};
+use crate::capacity::{Crew, Lane};
 use cache::Cache;
 use writer::Writer;
 
@@ -40,9 +42,12 @@ pub enum DataError {
     /// Another process holds the file.
     #[error("the store is locked by another process ({0}); nothing was changed, try again")]
     Locked(String),
-    /// Too many changes wait.
-    #[error("too many changes wait for the disk; nothing was changed, try again")]
+    /// Too much waits.
+    #[error("too much waits for the store; nothing was changed, try again")]
     Busy,
+    /// What is stored is larger than what may be held now.
+    #[error("there is no room to read it: {0}; nothing was changed, try again")]
+    Room(String),
     /// The plugin has used up what it may store.
     #[error("{0}")]
     Quota(String),
@@ -116,10 +121,9 @@ const SCHEMA: &str = "
 
 /// Another process that holds the file is waited for this long.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Reading connections that are kept.
+/// Reads at once, and their connections: a disk that does not answer holds no more
+/// threads, and one plugin no more than half of them.
 const READERS: usize = 4;
-/// Reads at once: a disk that does not answer holds no more threads.
-const READING: usize = 16;
 
 /// The open store.
 #[derive(Debug)]
@@ -127,7 +131,8 @@ pub struct Data {
     path: PathBuf,
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
-    reading: Arc<Semaphore>,
+    /// None: the system gave no thread.
+    reading: Option<Crew>,
     cache: Arc<Cache>,
     /// Which plugins are enabled where.
     pub workspaces: Arc<Workspaces>,
@@ -147,32 +152,36 @@ impl Data {
             path: path.to_owned(),
             writer,
             readers: Mutex::default(),
-            reading: Arc::new(Semaphore::new(READING)),
+            reading: Crew::start("data-reader", READERS)
+                .inspect_err(|error| tracing::error!("no thread to read data.db: {error}"))
+                .ok(),
             cache: Arc::default(),
             workspaces,
         }
     }
 
-    /// Makes a change; answers once it is on the disk.
+    /// Makes a change in its author's turn; answers once it is on the disk.
     async fn write<T: Send + 'static>(
         &self,
+        author: &Arc<str>,
         work: impl FnOnce(&mut writer::Change<'_>) -> Result<T, DataError> + Send + 'static,
     ) -> Result<T, DataError> {
-        self.writer.write(work).await
+        self.writer.write(author, work).await
     }
 
-    /// Asks on a connection of its own, on a thread that may block.
+    /// Asks in the turn of `lane`, on a connection of its own and a thread that may block.
     async fn read<T: Send + 'static>(
         self: &Arc<Self>,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        lane: impl Into<Lane>,
+        query: impl FnOnce(&Connection) -> Result<T, DataError> + Send + 'static,
     ) -> Result<T, DataError> {
         if let Some(why) = self.writer.closed() {
             return Err(DataError::Broken(why));
         }
+        let ended = || DataError::Broken("there is no thread to read it".to_owned());
+        let crew = self.reading.as_ref().ok_or_else(ended)?;
         let data = self.clone();
-        let turn = self.reading.clone().acquire_owned().await;
-        let asked = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+        let asked = crew.run(lane, move || {
             let free = data.readers().pop();
             let connection = match free {
                 Some(connection) => connection,
@@ -185,7 +194,7 @@ impl Data {
             }
             Ok(result)
         });
-        asked.await.map_err(|_| DataError::Broken("the reading thread ended".to_owned()))?
+        asked.await.map_err(|_| DataError::Busy)?
     }
 
     fn readers(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
@@ -197,6 +206,11 @@ impl Data {
     pub fn problem(&self) -> Option<String> {
         self.writer.problem().or_else(|| self.workspaces.problem())
     }
+}
+
+/// The turn of all who read and are no plugin.
+pub fn operators_turn() -> Lane {
+    Lane::Client("operators".into())
 }
 
 /// Opens the file and reads the workspaces, putting a damaged file aside.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, params};
 
-use super::{Data, DataError, now_ms, writer::Change};
+use super::{Data, DataError, now_ms, operators_turn, writer::Change};
 use crate::capacity::limits;
 
 /// Who makes a change.
@@ -104,7 +104,7 @@ impl Data {
         self: &Arc<Self>,
         query: ProvenanceQuery,
     ) -> Result<Vec<Provenance>, DataError> {
-        self.read(move |connection| select(connection, &query)).await
+        self.read(operators_turn(), move |connection| Ok(select(connection, &query)?)).await
     }
 }
 

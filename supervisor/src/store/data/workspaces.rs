@@ -320,7 +320,7 @@ impl Data {
     ) -> Result<Arc<Workspace>, DataError> {
         check_workspace(name)?;
         let (place, data) = (name.to_owned(), self.clone());
-        self.write(move |change| {
+        self.write(&author.actor.clone(), move |change| {
             let workspace = Arc::new(apply(find(change.connection, &place)?)?);
             let mut upsert = change.connection.prepare_cached(
                 "INSERT INTO workspace (name, text, modified) VALUES (?1, ?2, ?3) \
@@ -343,7 +343,7 @@ impl Data {
     /// The store cannot be written.
     pub async fn reopen_workspaces(self: &Arc<Self>, author: Author) -> Result<bool, DataError> {
         let data = self.clone();
-        self.write(move |change| {
+        self.write(&author.actor.clone(), move |change| {
             let forget = "DELETE FROM note WHERE name = 'workspaces'";
             if change.connection.execute(forget, [])? == 0 {
                 return Ok(false);
@@ -365,7 +365,7 @@ impl Data {
         name: &str,
     ) -> Result<bool, DataError> {
         let (place, data) = (name.to_owned(), self.clone());
-        self.write(move |change| {
+        self.write(&author.actor.clone(), move |change| {
             let mut delete =
                 change.connection.prepare_cached("DELETE FROM workspace WHERE name = ?1")?;
             let deleted = delete.execute(params![place])? > 0;

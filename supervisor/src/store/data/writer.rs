@@ -4,23 +4,24 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{DataError, Workspaces, kv, open_or_put_aside, provenance::Pruner, usage::Ledger};
+use super::{
+    DataError, Workspaces, kv, open_or_put_aside,
+    provenance::Pruner,
+    queue::{Queue, Untaken},
+    usage::Ledger,
+};
 use crate::{capacity::limits, store::identity};
 
-/// Changes that may wait.
-const WAITING: usize = 4096;
-/// Changes of one commit.
+/// Changes of one commit, and how long they may have taken before one more is made.
 const TOGETHER: usize = 256;
+const LONGEST: Duration = Duration::from_millis(20);
 /// Between two tries of a file that cannot be opened.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Between looks for what has expired.
@@ -55,7 +56,7 @@ type Job = Box<dyn FnOnce(Result<&mut Change<'_>, DataError>) -> Answer + Send>;
 /// Handle of the thread.
 #[derive(Debug)]
 pub(super) struct Writer {
-    jobs: Option<SyncSender<Job>>,
+    jobs: Arc<Queue<Job>>,
     thread: Option<std::thread::JoinHandle<()>>,
     problem: Arc<Mutex<Option<String>>>,
     /// Why the file is not open.
@@ -69,13 +70,15 @@ impl Writer {
         keep: usize,
         workspaces: Arc<Workspaces>,
     ) -> Self {
-        let (jobs, inbox) = sync_channel(WAITING);
+        let jobs: Arc<Queue<Job>> = Arc::default();
+        let inbox = jobs.clone();
         let problem: Arc<Mutex<Option<String>>> = Arc::default();
         let closed: Arc<Mutex<Option<String>>> = Arc::default();
         let opening = Opening { path, closed: closed.clone(), workspaces };
         let connection = opened.map_err(|error| opening.tell(&error)).ok();
         let told = problem.clone();
         let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
+            let _ended = Ended(inbox.clone());
             let Some(connection) = connection.or_else(|| opening.wait(&inbox)) else { return };
             let (path, file) = (opening.path.clone(), identity(&opening.path));
             let pruner = Pruner::new(&connection, keep);
@@ -83,7 +86,7 @@ impl Writer {
             Thread { connection, path, file, ledger, pruner, problem: told, swept }.run(&inbox);
         });
         let thread = thread.map_err(|error| tracing::error!("no thread for data.db: {error}")).ok();
-        Writer { jobs: thread.is_some().then_some(jobs), thread, problem, closed }
+        Writer { jobs, thread, problem, closed }
     }
 
     /// Why the file is not open.
@@ -97,8 +100,10 @@ impl Writer {
         problem.or_else(closed)
     }
 
+    /// In the turn of its author.
     pub(super) async fn write<T: Send + 'static>(
         &self,
+        author: &Arc<str>,
         work: impl FnOnce(&mut Change<'_>) -> Result<T, DataError> + Send + 'static,
     ) -> Result<T, DataError> {
         let (reply, answer) = oneshot::channel();
@@ -112,18 +117,30 @@ impl Writer {
             return Err(DataError::Broken(why));
         }
         let ended = || DataError::Broken("the writing thread has ended".to_owned());
-        match self.jobs.as_ref().ok_or_else(ended)?.try_send(job) {
-            Ok(()) => answer.await.map_err(|_| ended())?,
-            Err(TrySendError::Full(_)) => Err(DataError::Busy),
-            Err(TrySendError::Disconnected(_)) => Err(ended()),
+        if self.thread.as_ref().is_none_or(|thread| thread.is_finished()) {
+            return Err(ended());
         }
+        match self.jobs.push(author, job) {
+            true => answer.await.map_err(|_| ended())?,
+            false => Err(DataError::Busy),
+        }
+    }
+}
+
+/// Nobody waits for a thread that has ended, however it has.
+struct Ended(Arc<Queue<Job>>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.end();
+        while self.0.take().is_some() {}
     }
 }
 
 /// Everything that was taken is committed before the file is closed.
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.jobs.end();
         if let Some(thread) = self.thread.take() {
             crate::store::join_within(thread, limits::FLUSH);
         }
@@ -153,17 +170,17 @@ impl Opening {
     }
 
     /// Tries again until it opens; None when the daemon ends before.
-    fn wait(&self, inbox: &Receiver<Job>) -> Option<Connection> {
+    fn wait(&self, inbox: &Queue<Job>) -> Option<Connection> {
         loop {
-            match inbox.recv_timeout(AGAIN) {
+            match inbox.wait(AGAIN) {
                 Ok(job) => {
                     let why = self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     let error = DataError::Broken(why.unwrap_or_default());
                     job(Err(error.clone()))(Err(error));
                     continue;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(Untaken::Nothing) => {}
+                Err(Untaken::Over) => return None,
             }
             let mut told = Vec::new();
             match open_or_put_aside(&self.path, &self.workspaces, &mut told) {
@@ -208,12 +225,12 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(&mut self, inbox: &Receiver<Job>) {
+    fn run(&mut self, inbox: &Queue<Job>) {
         loop {
-            let first = match inbox.recv_timeout(SWEEP) {
+            let first = match inbox.wait(SWEEP) {
                 Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(Untaken::Nothing) => None,
+                Err(Untaken::Over) => return,
             };
             if let Some(first) = first {
                 self.commit(first, inbox);
@@ -228,7 +245,8 @@ impl Thread {
         }
     }
 
-    fn commit(&mut self, first: Job, inbox: &Receiver<Job>) {
+    fn commit(&mut self, first: Job, inbox: &Queue<Job>) {
+        let since = Instant::now();
         let begun = || self.execute("BEGIN IMMEDIATE").map_err(DataError::from);
         let mut begun = self.is_in_place().and_then(|()| begun());
         let mut answers: Vec<Answer> = Vec::new();
@@ -250,8 +268,8 @@ impl Thread {
                     break;
                 }
             }
-            if begun.is_ok() && answers.len() < TOGETHER {
-                next = inbox.try_recv().ok();
+            if begun.is_ok() && answers.len() < TOGETHER && since.elapsed() < LONGEST {
+                next = inbox.take();
             }
         }
         let committed = begun.and_then(|()| self.execute("COMMIT").map_err(DataError::from));
