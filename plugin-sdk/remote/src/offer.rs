@@ -147,6 +147,10 @@ pub(crate) fn there<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 
 /// The result of an answer, or the error that it tells.
 pub(crate) fn read_answer(text: &[u8]) -> Result<Parts, Error> {
+    // An array would be taken for the fields of an object, in their order.
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        return Err(invalid("it is no JSON object"));
+    }
     let answer: Answer = serde_json::from_slice(text)
         .map_err(|error| invalid(format!("it is not a JSON object with \"result\": {error}")))?;
     if let Some(error) = answer.error.filter(|error| !error.is_null()) {

@@ -23,9 +23,10 @@ pub(super) fn of_head(headers: &HeaderMap, is_grpc: bool) -> Option<Response<Bod
 /// How a body is compressed, if it is.
 fn encoded(headers: &HeaderMap, is_grpc: bool) -> Option<String> {
     let name = if is_grpc { "grpc-encoding" } else { "content-encoding" };
-    let encoding = headers.get(name)?;
-    let encoding = String::from_utf8_lossy(encoding.as_bytes());
-    (!encoding.eq_ignore_ascii_case("identity")).then(|| limits::cut(&encoding, limits::NAME))
+    let all = headers.get_all(name).iter();
+    let mut all = all.map(|encoding| String::from_utf8_lossy(encoding.as_bytes()));
+    let encoding = all.find(|encoding| !encoding.eq_ignore_ascii_case("identity"))?;
+    Some(limits::cut(&encoding, limits::NAME))
 }
 
 /// Nothing is unpacked here: a few bytes can become any number.

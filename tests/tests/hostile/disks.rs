@@ -120,7 +120,7 @@ fn lease(path: &Path) -> std::fs::File {
     // Whoever wants it is told of by a signal that nobody minds.
     // Of the kernel's fcntl.h; libc has no name for it.
     const F_SETSIG: libc::c_int = 10;
-    for (command, value) in [(F_SETSIG, libc::SIGURG), (libc::F_SETLEASE, libc::F_WRLCK as i32)] {
+    for (command, value) in [(F_SETSIG, libc::SIGURG), (libc::F_SETLEASE, libc::F_WRLCK)] {
         let done = unsafe { libc::fcntl(file.as_raw_fd(), command, value) };
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     }

@@ -5,6 +5,7 @@
 mod calls;
 mod connections;
 mod disks;
+mod doors;
 mod ending;
 mod frames;
 mod host;

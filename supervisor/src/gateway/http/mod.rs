@@ -144,10 +144,19 @@ pub(super) fn refused_body(status: &tonic::Status) -> Response {
 /// A body of JSON; no body is `{}`.
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Box<Response>> {
     let text = if text.is_empty() { b"{}" } else { text };
-    serde_json::from_slice(text).map_err(|error| {
-        let why = format!("the body is not as it should be: {error}");
+    let read = match is_object(text) {
+        true => serde_json::from_slice(text).map_err(|error| error.to_string()),
+        false => Err("it is no JSON object".to_owned()),
+    };
+    read.map_err(|why| {
+        let why = format!("the body is not as it should be: {why}");
         Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &why))
     })
+}
+
+/// An array would be taken for the fields of an object, in their order.
+fn is_object(text: &[u8]) -> bool {
+    text.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// The same, by the crew when it is large.

@@ -15,7 +15,7 @@ use serde_json::{Value, value::RawValue};
 use super::{
     Text,
     bounded::{Name, PluginNames},
-    detail,
+    detail, is_object,
     parts::{self, Parts},
     render::{self, ESCAPES},
     stream,
@@ -207,11 +207,12 @@ fn read_json(bytes: &Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response
         );
         return Err(Box::new(detail(StatusCode::PAYLOAD_TOO_LARGE, &text)));
     }
-    let body: Body<'_> = serde_json::from_slice(bytes).map_err(|error| {
-        invalid(
-            format!("the body is not JSON of the form {{\"args\": {{…}}}}: {}", why_unread(&error)),
-            &call,
-        )
+    let read = match is_object(bytes) {
+        true => serde_json::from_slice(bytes).map_err(|error| why_unread(&error)),
+        false => Err("it is no object".to_owned()),
+    };
+    let body: Body<'_> = read.map_err(|why| {
+        invalid(format!("the body is not JSON of the form {{\"args\": {{…}}}}: {why}"), &call)
     })?;
     if let Some(args) = body.args {
         call.args = bytes.slice_ref(args.get().as_bytes());

@@ -13,6 +13,9 @@ use crate::{
     manifest::Quota,
 };
 
+/// The end of the year 9999, in milliseconds since 1970.
+const LAST: i64 = 253_402_300_799_999;
+
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -32,6 +35,8 @@ impl Entry {
         let modified = now_ms();
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
         let expires = if ttl == 0 { 0 } else { modified.saturating_add(ttl) };
+        // A time that cannot be written down does not come.
+        let expires = if expires > LAST { 0 } else { expires };
         Entry { data, binary, expires, modified }
     }
 

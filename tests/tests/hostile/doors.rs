@@ -1,0 +1,181 @@
+//! Requests that look small, or like something else than they are.
+
+use std::time::Duration;
+
+use serde_json::json;
+use stockade_proto::v1::{WatchPluginsRequest, plugins_client::PluginsClient};
+use stockade_tests::{Http, Options};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::scene::{BUFFERED, MIB, attacked, under_attack};
+
+const RUN: &str = "/v1/plugins/other/tools/nothing/run";
+
+/// Names of plugins that clients follow are refused when they can be none, and else paid
+/// for.
+#[tokio::test]
+async fn names_that_are_followed_are_bounded() {
+    let daemon = attacked(Options::new().config(BUFFERED)).await;
+    let mut health = HealthClient::new(daemon.channel());
+    for bytes in [200, 100_000, 4_000_000] {
+        let request = HealthCheckRequest { service: "x".repeat(bytes) };
+        let refused = health.check(request.clone()).await.expect_err("no name");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        assert!(refused.message().len() < 200, "{refused}");
+        let refused = health.watch(request).await.expect_err("no name");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    }
+    under_attack(&daemon, 160 * MIB, async {
+        let mut held = Vec::new();
+        for _ in 0..1000 {
+            let names = (0..1000).map(|n| format!("{n}{}", "x".repeat(120))).collect();
+            let request = WatchPluginsRequest { names };
+            let mut client = PluginsClient::new(daemon.channel());
+            match client.watch_plugins(request).await {
+                Ok(stream) => held.push(stream),
+                Err(refused) => {
+                    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+                    break;
+                }
+            }
+        }
+        held.len() as u64
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Values that operators list are not read for it, however much they would become.
+#[tokio::test]
+async fn values_are_listed_as_they_are() {
+    let more = "[permissions]\nrequest = [\"kv:write\"]";
+    let daemon = attacked(Options::new().config(BUFFERED).rogue("x", more)).await;
+    daemon.serving("x").await;
+    let args = json!({"kind": "set", "of": "nests", "n": 8, "bytes": 900_000});
+    assert_eq!(daemon.call("x", "flood", args).await.unwrap(), 8);
+    under_attack(&daemon, 320 * MIB, async {
+        let ask = async || {
+            let mut http = Http::unix(&daemon.socket).await.expect("connect");
+            let reply = http.get("/v1/kv/x?values=true").await.expect("reply");
+            match reply.status {
+                200 => {
+                    let list = reply.json();
+                    let values = list["values"].as_array().expect("values");
+                    assert_eq!((list["plugin"].as_str(), values.len()), (Some("x"), 8));
+                    assert_eq!(values[7]["key"], "k7");
+                    assert_eq!(values[7]["value"][0], json!([0]));
+                    1
+                }
+                status => {
+                    assert_eq!(status, 503);
+                    0
+                }
+            }
+        };
+        futures_util::future::join_all((0..6).map(|_| ask())).await.into_iter().sum()
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Only the run of a tool takes what a call may bring.
+#[tokio::test]
+async fn what_ends_like_a_call_is_none() {
+    let daemon = attacked(Options::new()).await;
+    for (method, path) in [
+        ("POST", "/v1/workspaces/w/run"),
+        ("PUT", "/v1/kv/other/key/run"),
+        ("POST", "/v1/plugins/other/tools/x/y/run"),
+        ("POST", "/run"),
+    ] {
+        let mut http = Http::unix(&daemon.socket).await.expect("connect");
+        http.head(method, path, "application/json", 3 << 20).await.expect("head");
+        assert_eq!(http.reply().await.expect("reply").status, 413, "{path}");
+    }
+    let mut http = Http::unix(&daemon.socket).await.expect("connect");
+    let body = json!({"args": {"text": "x".repeat(3 << 20)}}).to_string();
+    let reply = http.post(RUN, body.as_bytes()).await.expect("reply");
+    assert_ne!(reply.status, 413);
+    daemon.stop().await;
+}
+
+/// A body that comes together with its head is read as one that comes after it.
+#[tokio::test]
+async fn a_small_multipart_body_in_one_piece_is_read() {
+    let daemon = attacked(Options::new()).await;
+    let part = |name: &str, text: &str| {
+        format!("--b\r\ncontent-disposition: form-data; name={name}\r\n\r\n{text}\r\n")
+    };
+    let ask = async |parts: &[String]| {
+        let body = format!("{}--b--\r\n", parts.concat());
+        let mut http = Http::unix(&daemon.socket).await.expect("connect");
+        let head = format!(
+            "POST {RUN} HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        http.write(format!("{head}{body}").as_bytes()).await.expect("write");
+        let reply = http.reply().await.expect("reply");
+        (reply.status, String::from_utf8_lossy(&reply.body).into_owned())
+    };
+    for _ in 0..20 {
+        let (status, text) = ask(&[part("args", "{}")]).await;
+        // It came as far as the plugin, which has no such tool.
+        assert!(text.contains("nothing") && status == 404, "{status} {text}");
+    }
+    for refused in [
+        vec![part("args", "{}"), part("args", "{}")],
+        vec![part("a", "1"), part("a", "2")],
+        vec!["--b\r\ncontent-disposition: form-data\r\n\r\nx\r\n".to_owned()],
+    ] {
+        let (status, text) = ask(&refused).await;
+        assert_eq!(status, 422, "{text}");
+    }
+    daemon.stop().await;
+}
+
+/// A workspace's name that cannot be read is not no workspace.
+#[tokio::test]
+async fn a_workspace_that_cannot_be_read_is_refused() {
+    let daemon = attacked(Options::new()).await;
+    for lines in [
+        &b"stockade-workspace: bl\xfce\r\n"[..],
+        b"stockade-workspace:\r\n",
+        b"stockade-workspace: a\r\nstockade-workspace: b\r\n",
+    ] {
+        let mut http = Http::unix(&daemon.socket).await.expect("connect");
+        let head = format!("POST {RUN} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n");
+        let rest = b"content-length: 2\r\n\r\n{}";
+        http.write(&[head.as_bytes(), lines, rest].concat()).await.expect("write");
+        assert_eq!(http.reply().await.expect("reply").status, 422, "{lines:?}");
+    }
+    daemon.stop().await;
+}
+
+/// HTTP/2 is known by its first bytes, however they come; floods of frames end it.
+#[tokio::test]
+async fn a_preface_in_pieces_is_no_way_around() {
+    let daemon = attacked(Options::new()).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [0u8, 0, 0, 4, 0, 0, 0, 0, 0];
+    let ping = [0u8, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let pings = ping.repeat(4000);
+    for first in [1, 2, 3, 24] {
+        let mut http = Http::unix(&daemon.socket).await.expect("connect");
+        http.write(&preface[..first]).await.expect("write");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        http.write(&[&preface[first..], &settings].concat()).await.expect("write");
+        let mut sent = 0;
+        while sent < 60 * MIB {
+            // Its answers are taken, so that it is the daemon who ends it.
+            http.drain(Duration::from_millis(1)).await;
+            let write = http.write(&pings);
+            match tokio::time::timeout(Duration::from_secs(5), write).await {
+                Ok(Ok(())) => sent += pings.len() as u64,
+                _ => break,
+            }
+        }
+        assert!(sent < 60 * MIB, "{first}: {sent} bytes of pings were taken");
+    }
+    daemon.stop().await;
+}
