@@ -20,6 +20,7 @@ mod texts;
 mod tls;
 mod traffic;
 mod unread;
+mod wanted;
 mod watch;
 
 pub use server::{Doors, Within, open};

@@ -15,7 +15,7 @@ use stockade_proto::v1::{PluginHealth, plugin_change::Kind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Status};
 
-use super::{body::Reservation, door::Caller, report::health};
+use super::{body::Reservation, door::Caller, report::health, wanted::Wanted};
 use crate::{
     Supervisor,
     capacity::{Charge, limits},
@@ -177,11 +177,10 @@ pub(super) struct Told(HashMap<Arc<str>, Seen>);
 
 impl Told {
     /// What is new since the last picture.
-    pub(super) fn changes(&mut self, picture: &Picture, names: &[String]) -> Vec<Change> {
+    pub(super) fn changes(&mut self, picture: &Picture, wanted: &Wanted) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut tell = |kind: Kind, seen: &Seen| changes.push((kind, seen.health.clone()));
-        let wanted = |name: &str| names.is_empty() || names.iter().any(|known| known == name);
-        for (name, seen) in picture.plugins.iter().filter(|(name, _)| wanted(name)) {
+        for (name, seen) in picture.plugins.iter().filter(|(name, _)| wanted.has(name)) {
             match self.0.get(name) {
                 None => tell(Kind::Present, seen),
                 Some(before) if before.change != seen.change => tell(Kind::Changed, seen),

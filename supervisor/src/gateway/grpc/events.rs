@@ -15,6 +15,7 @@ use crate::{
     Supervisor,
     gateway::{
         follow::{Wish, follow},
+        wanted::Wanted,
         watch::Watch,
     },
     plugin, store,
@@ -51,9 +52,9 @@ impl Events for EventsService {
         let request = request.into_inner();
         let wish = Wish { last: request.last as usize, new: request.follow };
         let events = follow(self.supervisor.journal(), wish, place);
-        let names = request.plugins;
+        let names = Wanted::new(request.plugins);
         let wanted = events.filter_map(move |one| {
-            let wanted = names.is_empty() || names.iter().any(|name| **name == *one.plugin);
+            let wanted = names.has(&one.plugin);
             std::future::ready(wanted.then(|| Ok(event(one))))
         });
         Ok(Response::new(Box::pin(wanted)))

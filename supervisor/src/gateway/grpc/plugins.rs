@@ -15,6 +15,7 @@ use crate::{
     Supervisor,
     gateway::{
         report::{health, sandbox},
+        wanted::Wanted,
         watch::{Told, Watch},
     },
     plugin::Handle,
@@ -71,7 +72,7 @@ impl Plugins for PluginsService {
         request: Request<WatchPluginsRequest>,
     ) -> Result<Response<Self::WatchPluginsStream>, Status> {
         let place = self.watch.grpc_place_for(&request, &request.get_ref().names)?;
-        let names = request.into_inner().names;
+        let wanted = Wanted::new(request.into_inner().names);
         let (sender, receiver) = mpsc::channel(1);
         let mut pictures = self.watch.pictures();
         tokio::spawn(async move {
@@ -79,7 +80,7 @@ impl Plugins for PluginsService {
             let mut told = Told::default();
             loop {
                 let picture = pictures.borrow_and_update().clone();
-                for (kind, health) in told.changes(&picture, &names) {
+                for (kind, health) in told.changes(&picture, &wanted) {
                     let health = Some(PluginHealth::clone(&health));
                     let change = PluginChange { kind: kind as i32, health };
                     if sender.send(Ok(change)).await.is_err() {
