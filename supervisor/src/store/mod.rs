@@ -153,10 +153,12 @@ fn put_aside_database(path: &Path) -> Result<String, String> {
     Ok(kept)
 }
 
-/// Which file it is; None when there is none.
+/// Which file it is; None when there is none, or nothing in it.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+    let file = std::fs::metadata(path).ok()?;
+    // An open database is never empty.
+    (file.len() > 0).then(|| (file.dev(), file.ino()))
 }
 
 /// Says at once what was found at the opening, and keeps it.

@@ -291,7 +291,7 @@ impl Thread {
             return Ok(());
         }
         Err(DataError::Broken(format!(
-            "{} was removed or replaced while the daemon runs, and nothing is stored. Put it back, \
+            "{} was removed, emptied or replaced while the daemon runs, and nothing is stored. Put it back, \
              or restart the daemon.",
             self.path.display()
         )))
