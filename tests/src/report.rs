@@ -114,9 +114,11 @@ impl Bounds {
         reload: Duration::from_secs(5),
     };
 
-    /// Whatever anybody does to the daemon.
+    /// Whatever anybody does to the daemon. The bar of 20 ms is one of a release build
+    /// (`make bench` has its row): without optimisation a request costs several times as
+    /// much, and so do those that are before it.
     pub const STRICT: Bounds = Bounds {
-        health_p99: Duration::from_millis(20),
+        health_p99: Duration::from_millis(if cfg!(debug_assertions) { 40 } else { 20 }),
         health: Duration::from_millis(100),
         admin: Duration::from_millis(100),
         call: Duration::from_millis(150),

@@ -51,8 +51,7 @@ pub const QUICK_VALUES: usize = 2000;
 /// A text may be read on a thread that others need.
 pub fn is_quick(text: &[u8]) -> bool {
     // No text has more values than bytes.
-    text.len() <= QUICK_VALUES
-        || (text.len() <= limits::STEP && weigh(text).values <= QUICK_VALUES)
+    text.len() <= QUICK_VALUES || (text.len() <= limits::STEP && weigh(text).values <= QUICK_VALUES)
 }
 
 /// Where the string that begins at `start` ends: its closing quote, or the text's end.
