@@ -196,8 +196,11 @@ fn text(
 
 /// A document that cannot be read is not an empty one: it stays as it is.
 fn read(entity: &str, text: &str) -> Result<Document, DataError> {
-    serde_json::from_str(text)
-        .map_err(|error| DataError::Broken(format!("the document of {entity} is damaged: {error}")))
+    serde_json::from_str(text).map_err(|error| {
+        DataError::Broken(format!(
+            "the document of {entity} is damaged ({error}); an operator can replace it (stockade.v1.Data/SetDocument)"
+        ))
+    })
 }
 
 /// What a text becomes when it is read.
