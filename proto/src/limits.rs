@@ -128,6 +128,7 @@ bounds! {
         bytes HTTP2_FRAME = 32 << 10, "One frame of HTTP/2; nothing of it is known, or paid for, before all of it has come", "fixed", "GOAWAY";
         bytes WINDOW = 1 << 20, "Bytes on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
         count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
+        count PROVIDERS = 1024, "Providers that servers have registered, all together; what is kept of each, its compiled schemas as the most they may take, is a matter of `max_buffered`", "fixed", "not registered, told; RESOURCE_EXHAUSTED";
         count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
         count CALLS = 256, "Calls of one `Tools/Calls` stream that are under way at once", "fixed", "further calls wait";
         count CALLS_WAITING = 4096, "Calls of such a stream that wait", "fixed", "refused, `QueueFull`";

@@ -3,6 +3,7 @@
 
 mod budget;
 mod crew;
+pub mod frames;
 mod json;
 mod line;
 mod sweeper;
@@ -16,3 +17,4 @@ pub use line::{Place, is_free, is_little, took, turn_for};
 pub use stockade_proto::limits;
 pub use sweeper::swept;
 pub use turns::Turns;
+pub(crate) use turns::read_at_most;

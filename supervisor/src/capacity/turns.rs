@@ -10,10 +10,14 @@ use std::{
 use stockade_proto::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Place;
+use super::{Place, frames::Frames};
 
 /// Read at once of a stream that is read one by one with others.
 const SIP: usize = 4096;
+/// Read at once of a stream of small frames: a hundred of them.
+const CRUMBS: usize = 1024;
+/// A frame of HTTP/2 is as dear as so many bytes of one that is large.
+const FRAME: usize = 256;
 
 /// A stream that is shared fairly.
 #[derive(Debug)]
@@ -27,13 +31,24 @@ pub struct Turns<I> {
     /// What has come is handed on in turn, however little it is.
     one_by_one: bool,
     came: Vec<u8>,
+    /// Of HTTP/2, where the peer chooses how large they are.
+    frames: Option<Frames>,
+    /// Bytes that may be read at once: fewer when the frames are small.
+    most: usize,
 }
 
 impl<I> Turns<I> {
     /// Of this stream.
     pub fn new(io: I) -> Self {
-        let (place, came) = Default::default();
-        Turns { io, moved: 0, brief: false, place, one_by_one: false, came }
+        let (place, came, frames) = Default::default();
+        let most = usize::MAX;
+        Turns { io, moved: 0, brief: false, place, one_by_one: false, came, frames, most }
+    }
+
+    /// Of one that brings frames of HTTP/2: many small ones are as dear as a few large
+    /// ones, however few bytes they are.
+    pub fn of_frames(io: I, frames: Frames) -> Self {
+        Turns { frames: Some(frames), ..Turns::new(io) }
     }
 
     /// Of one whose first bytes ask for dear work: of all such streams one is read at a
@@ -92,11 +107,38 @@ impl<I: AsyncRead + Unpin> AsyncRead for Turns<I> {
         if !self.may_move(context) {
             return Poll::Pending;
         }
+        let this = &mut *self;
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
-        self.count(&polled, buffer.filled().len() - before);
+        let polled = read_at_most(&mut this.io, context, buffer, this.most);
+        let came = &buffer.filled()[before..];
+        let frames = this.frames.as_mut().map_or(0, |frames| {
+            let begun = frames.begun();
+            frames.read(came);
+            (frames.begun() - begun) as usize
+        });
+        if frames > 0 {
+            this.most = if came.len() < frames * FRAME { CRUMBS } else { usize::MAX };
+        }
+        this.count(&polled, came.len() + frames * FRAME);
         polled
     }
+}
+
+/// Reads at most so much, whatever there is room for.
+pub(crate) fn read_at_most<I: AsyncRead + Unpin>(
+    io: &mut I,
+    context: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+    most: usize,
+) -> Poll<io::Result<()>> {
+    if buffer.remaining() <= most {
+        return Pin::new(io).poll_read(context, buffer);
+    }
+    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+    let polled = Pin::new(io).poll_read(context, &mut part);
+    let came = part.filled().len();
+    buffer.advance(came);
+    polled
 }
 
 impl<I: AsyncRead + Unpin> Turns<I> {
@@ -236,6 +278,26 @@ mod tests {
             one.await.unwrap();
         }
         assert!(turns.load(Ordering::Relaxed) >= 8 * 60);
+    }
+
+    /// As many small frames as fill a step are read in many turns.
+    #[tokio::test]
+    async fn small_frames_let_others_have_their_turn() {
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counting = turns.clone();
+        tokio::spawn(std::future::poll_fn(move |context| {
+            counting.fetch_add(1, Ordering::Relaxed);
+            context.waker().wake_by_ref();
+            Poll::<()>::Pending
+        }));
+        let frame = [0, 0, 1, 0, 0, 0, 0, 0, 1, b'x'];
+        let bytes = frame.repeat(limits::STEP / frame.len());
+        let mut source = Turns::of_frames(&bytes[..], Frames::of_server());
+        let mut read = Vec::new();
+        source.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, bytes);
+        let turns = turns.load(Ordering::Relaxed);
+        assert!(turns >= 20, "{turns}");
     }
 
     #[test]

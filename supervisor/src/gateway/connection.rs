@@ -14,8 +14,7 @@ use futures_util::task::AtomicWaker;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
-use super::frames::Open;
-use crate::capacity::limits;
+use crate::capacity::{frames::Open, limits};
 
 /// Of so many bytes that were written one may come back to say that they were taken.
 const TAKEN: i64 = 16;

@@ -8,7 +8,6 @@ mod body;
 mod connection;
 mod door;
 mod follow;
-mod frames;
 mod grpc;
 mod house;
 mod http;

@@ -9,8 +9,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{connection::Connection, frames::Frames};
-use crate::capacity::{Turns, is_free, limits, took};
+use super::connection::Connection;
+use crate::capacity::{Turns, frames::Frames, is_free, limits, read_at_most, took};
 
 /// The head of a frame of HTTP/2.
 const FRAME_HEAD: i64 = 9;
@@ -100,7 +100,7 @@ impl<I> Counted<I> {
         let looked = connection.now();
         let (chatter, flood) = Default::default();
         let pieces = Pieces { size: FIRST, left: 0, full: false, is_free: false, requests: 0 };
-        let (io, frames) = (Turns::new(io), Frames::new());
+        let (io, frames) = (Turns::new(io), Frames::of_client());
         Counted { io, connection, looked, chatter, flood, pieces, frames }
     }
 
@@ -122,11 +122,9 @@ impl<I: AsyncRead + Unpin> Counted<I> {
     /// A byte of frames that carry nothing costs a hundred times what one of a body
     /// does: few of them are a turn.
     fn sip(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut bytes = [0; SIP];
-        let mut part = ReadBuf::new(&mut bytes[..buffer.remaining().min(SIP)]);
-        let polled = Pin::new(&mut self.io).poll_read(context, &mut part);
-        if !part.filled().is_empty() {
-            buffer.put_slice(part.filled());
+        let before = buffer.filled().len();
+        let polled = read_at_most(&mut self.io, context, buffer, SIP);
+        if buffer.filled().len() > before {
             self.io.end_turn();
         }
         polled
@@ -150,16 +148,7 @@ impl<I: AsyncRead + Unpin> Counted<I> {
             self.pieces.next(self.connection.requests.load(Ordering::Relaxed));
         }
         let (before, most) = (buffer.filled().len(), self.pieces.left.min(buffer.remaining()));
-        let polled = match most == buffer.remaining() {
-            true => Pin::new(&mut self.io).poll_read(context, buffer),
-            false => {
-                let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
-                let polled = Pin::new(&mut self.io).poll_read(context, &mut part);
-                let came = part.filled().len();
-                buffer.advance(came);
-                polled
-            }
-        };
+        let polled = read_at_most(&mut self.io, context, buffer, most);
         let came = buffer.filled().len() - before;
         // Pending: nothing more is there, unless it stands in line.
         if polled.is_ready() || !self.io.stands() {

@@ -40,7 +40,7 @@ use super::{
     tool::Tools,
 };
 use crate::{
-    capacity::{Account, Crew, Turns, limits},
+    capacity::{Account, Crew, Turns, frames, limits},
     lifecycle::{Cause, CauseCode},
     manifest::{Manifest, Profile},
     preflight::{Absent, LaunchPlan, Refusal},
@@ -310,8 +310,9 @@ async fn compile(
 async fn connect(data: &Runtime, calls: StdStream) -> Result<Channel, String> {
     let connected = data.spawn(async move {
         let io = Socket::new(calls).map_err(|error| error.to_string())?;
+        let io = Turns::of_frames(io, frames::Frames::of_server());
         let (channel, connection) =
-            Channel::connect(Turns::new(io)).await.map_err(|error| error.to_string())?;
+            Channel::connect(io).await.map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         Ok::<_, String>(channel)
     });

@@ -42,6 +42,17 @@ impl Default for Allowance {
     }
 }
 
+/// A schema's text becomes so many times as much, at most.
+const COMPILED: usize = 64;
+
+impl Allowance {
+    /// Bytes of memory that what was compiled may take.
+    pub fn compiled(&self) -> usize {
+        let (bytes, patterns) = (limits::SCHEMAS - self.bytes, limits::PATTERNS - self.patterns);
+        COMPILED * bytes + limits::PATTERN_SIZE * patterns
+    }
+}
+
 /// A compiled schema.
 pub struct Schema {
     validator: Validator,

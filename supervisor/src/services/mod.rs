@@ -43,7 +43,7 @@ pub use providers::{Ask, Registration, ServerProvider};
 
 use crate::{
     calls::Calls,
-    capacity::{Account, Turns, limits, weigh},
+    capacity::{Account, Turns, frames::Frames, limits, weigh},
     plugin::{Caller, EventKind, HostChannel, HostHandler, Journal, Refused, Session, Stream},
     store::{Data, check_workspace},
 };
@@ -269,10 +269,9 @@ impl HostHandler for HostServices {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let service = counted::Counted { service, account };
+        let channel = Turns::of_frames(channel, Frames::of_client());
         Box::pin(async move {
-            let _ =
-                inherited::serve_some(Turns::new(channel), service, limits::HOST_STREAMS as u32)
-                    .await;
+            let _ = inherited::serve_some(channel, service, limits::HOST_STREAMS as u32).await;
         })
     }
 

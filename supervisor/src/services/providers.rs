@@ -22,12 +22,14 @@ use tonic::Status;
 use super::{HostServices, names};
 use crate::{
     calls::{CallError, ToolCall},
-    capacity::{Held, Lane, Overloaded, limits},
+    capacity::{Account, Charge, Held, Lane, limits},
     plugin::{Allowance, Chain, Provider},
 };
 
 /// A request that has no deadline gets this one.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes that a provider takes besides its texts, or the reason why it was refused.
+const ENTRY: usize = 1 << 10;
 /// Requests that may wait for a server.
 const WAITING: usize = 256;
 
@@ -75,6 +77,8 @@ pub struct Registration {
     pub names: Vec<String>,
     /// What was not, and why.
     pub refused: Vec<String>,
+    /// For what is kept of them.
+    _paid: Option<Charge>,
 }
 
 impl Drop for Registration {
@@ -90,25 +94,33 @@ impl Providers {
 }
 
 impl HostServices {
-    /// A server provides these from now on; the first of a name stays.
+    /// A server provides these from now on, and pays for them; the first of a name stays.
     ///
     /// # Errors
-    /// The daemon has too much to do to compile their schemas.
+    /// The daemon has too much to do to compile their schemas, or no room for them.
     pub async fn provide(
         &self,
         offered: Vec<ServerProvider>,
-    ) -> Result<(Registration, mpsc::Receiver<Ask>), Overloaded> {
+        payer: Option<&Account>,
+    ) -> Result<(Registration, mpsc::Receiver<Ask>), String> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (asks, receiver) = mpsc::channel(WAITING);
         // Whoever writes a schema chooses what it costs.
         let crew = self.calls().await.crew().clone();
         let lane = Lane::Client(format!("registration {id}").into());
-        let compiled = crew.run(lane, move || compile(offered)).await?;
+        let compiled = crew.run(lane, move || compile(offered)).await;
+        let (compiled, bytes) = compiled.map_err(|why| why.to_string())?;
+        let paid = payer.map(|payer| payer.charge(bytes)).transpose();
+        let paid = paid.map_err(|why| why.to_string())?;
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
         let mut list = self.inner.providers.lock();
         for (name, provider) in compiled {
+            let is_full = list.len() >= limits::PROVIDERS;
             let entered = provider.and_then(|provider| match list.entry(name.clone()) {
+                _ if is_full => {
+                    Err(format!("servers may provide {} things together", limits::PROVIDERS))
+                }
                 Entry::Occupied(_) => Err("there is one of this name; the first stays".to_owned()),
                 Entry::Vacant(place) => {
                     let (provider, asks) = (Arc::new(provider), asks.clone());
@@ -122,7 +134,8 @@ impl HostServices {
             }
         }
         drop(list);
-        let registration = Registration { services: self.clone(), id, names: taken, refused };
+        let (names, services) = (taken, self.clone());
+        let registration = Registration { services, id, names, refused, _paid: paid };
         Ok((registration, receiver))
     }
 
@@ -132,14 +145,19 @@ impl HostServices {
     }
 }
 
-fn compile(offered: Vec<ServerProvider>) -> Vec<(String, Result<Provider, String>)> {
+/// Each by its name, and bytes that all of them take.
+fn compile(offered: Vec<ServerProvider>) -> (Vec<(String, Result<Provider, String>)>, usize) {
     let mut allowance = Allowance::default();
+    let mut bytes = 0;
     let compiled = offered.into_iter().map(|one| {
         let name = one.name.clone();
+        let texts = one.description.len() + one.request_schema.len() + one.response_schema.len();
+        bytes += ENTRY + texts.min(limits::DESCRIPTION + limits::SCHEMAS);
         let provider = names::of_host(&name).map_err(super::name_text);
         (name, provider.and_then(|()| Provider::new(one, &mut allowance)))
     });
-    compiled.collect()
+    let compiled = compiled.collect();
+    (compiled, bytes + allowance.compiled())
 }
 
 /// What a plugin asks.

@@ -140,6 +140,7 @@ fn one_of(kind: &str, n: u64, value: &RawValue, ctx: &Context) -> Result<()> {
         "get" => ctx.kv().get::<Value>("k0").or_raise().wait().map(drop),
         "swap" => ctx.kv().compare_and_set("k0", Some(value), Some(&1)).or_raise().wait().map(drop),
         "list" => ctx.kv().list("zzz", "").or_raise().wait().map(drop),
+        "providers" => ctx.host().providers().wait().map(drop),
         "log" => {
             let text = "\u{300}".repeat(2000);
             let fields: Vec<(String, String)> =

@@ -80,7 +80,7 @@ fn claiming<T>(header: &'static str, message: T) -> Request<T> {
 }
 
 /// The host channel, and its connection, which somebody has to poll.
-async fn connect() -> (Channel, impl Future<Output = ()> + Send + 'static) {
+pub async fn connect() -> (Channel, impl Future<Output = ()> + Send + 'static) {
     // SAFETY: in these modes nothing else uses the host channel.
     let socket = unsafe { StdStream::from_raw_fd(stockade_proto::fds::HOST) };
     socket.set_nonblocking(true).expect("nonblocking");

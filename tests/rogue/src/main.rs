@@ -4,6 +4,7 @@
 
 mod attack;
 mod bombs;
+mod crumbs;
 mod floods;
 mod forge;
 mod hosting;

@@ -206,6 +206,11 @@ async fn answer(
             crate::forge::asks_and_reads_nothing().await;
             say(done(call_id, b"42"));
         }
+        "crumbs-to-host" => {
+            crate::crumbs::ask().await;
+            say(done(call_id, b"42"));
+        }
+        "crumbs" => crate::crumbs::answer().await,
         "no-answer" => {}
         "early-pong" => drop(unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) }),
         "tracebacks" => tracebacks(say, waiting).await,

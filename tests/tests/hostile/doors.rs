@@ -135,20 +135,22 @@ async fn a_small_multipart_body_in_one_piece_is_read() {
     daemon.stop().await;
 }
 
-/// A workspace's name that cannot be read is not no workspace.
+/// A workspace's name that cannot be read is not no workspace, and what is packed twice is
+/// not what it is packed in.
 #[tokio::test]
-async fn a_workspace_that_cannot_be_read_is_refused() {
+async fn headers_that_cannot_be_read_are_refused() {
     let daemon = attacked(Options::new()).await;
-    for lines in [
-        &b"stockade-workspace: bl\xfce\r\n"[..],
-        b"stockade-workspace:\r\n",
-        b"stockade-workspace: a\r\nstockade-workspace: b\r\n",
+    for (lines, status) in [
+        (&b"stockade-workspace: bl\xfce\r\n"[..], 422),
+        (b"stockade-workspace:\r\n", 422),
+        (b"stockade-workspace: a\r\nstockade-workspace: b\r\n", 422),
+        (b"content-encoding: identity\r\ncontent-encoding: gzip\r\n", 415),
     ] {
         let mut http = Http::unix(&daemon.socket).await.expect("connect");
         let head = format!("POST {RUN} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n");
         let rest = b"content-length: 2\r\n\r\n{}";
         http.write(&[head.as_bytes(), lines, rest].concat()).await.expect("write");
-        assert_eq!(http.reply().await.expect("reply").status, 422, "{lines:?}");
+        assert_eq!(http.reply().await.expect("reply").status, status, "{lines:?}");
     }
     daemon.stop().await;
 }

@@ -22,6 +22,28 @@ async fn tracebacks_of_no_call_are_not_queued() {
     daemon.stop().await;
 }
 
+/// Messages that come in frames of one byte, as fast as a process can write them, are
+/// nobody else's matter.
+#[tokio::test]
+async fn frames_of_one_byte_slow_nobody_down() {
+    for (mode, ends) in [("crumbs", None), ("crumbs-to-host", Some(json!(42)))] {
+        let more = raw(mode, &format!("[timeouts]\nping = \"60s\"\n{QUICK}"));
+        let daemon = attacked(Options::new().rogue("x", &more)).await;
+        daemon.serving("x").await;
+        under_attack(&daemon, 64 * MIB, async {
+            let outcome = daemon.call_with("x", "t", json!({}), &[], 4000).await;
+            match ends {
+                Some(result) => assert_eq!(outcome.unwrap(), result),
+                // A message that had broken something would have ended the process.
+                None => assert_eq!(outcome.failed().0, "TimeoutError", "{outcome:?}"),
+            }
+            1
+        })
+        .await;
+        daemon.stop().await;
+    }
+}
+
 /// Finding 16: lines of one byte, as fast as four plugins can write them.
 #[tokio::test]
 async fn lines_of_one_byte_slow_nobody_down() {

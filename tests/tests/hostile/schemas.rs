@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use stockade_proto::v1::{
-    FromServer, PluginState, ProviderSpec, RegisterProviders, from_server,
+    FromServer, PluginState, ProviderSpec, RegisterProviders, ToServer, from_server,
     hosting_client::HostingClient, to_server,
 };
 use stockade_tests::{Daemon, Options, eventually, manifest};
 
-use crate::scene::{MIB, ONCE, attacked, raw, timed, under_attack};
+use crate::scene::{BUFFERED, MIB, ONCE, attacked, raw, timed, under_attack};
 
 /// Writes a plugin with this bomb and waits until it is refused; the reason.
 async fn refused(daemon: &Daemon, name: &str, bomb: &str) -> String {
@@ -96,6 +96,73 @@ async fn references_without_end_are_refused() {
     daemon.stop().await;
 }
 
+/// Registers these on a stream of its own; what was registered, and what was not.
+async fn provide(
+    daemon: &Daemon,
+    providers: Vec<ProviderSpec>,
+) -> Result<(Providing, usize, usize), tonic::Status> {
+    let register =
+        FromServer { frame: Some(from_server::Frame::Register(RegisterProviders { providers })) };
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    sender.send(register).await.expect("room");
+    let mut client = HostingClient::new(daemon.channel());
+    let stream = client.serve_providers(tokio_stream::wrappers::ReceiverStream::new(receiver));
+    let mut stream = stream.await?.into_inner();
+    let first = stream.message().await?.expect("a frame").frame;
+    let Some(to_server::Frame::Registered(told)) = first else { panic!("{first:?}") };
+    Ok(((sender, stream), told.names.len(), told.refused.len()))
+}
+
+type Providing = (tokio::sync::mpsc::Sender<FromServer>, tonic::Streaming<ToServer>);
+
+/// What servers provide is kept as long as they are there: it is paid for, and there is
+/// only so much of it; to list it for many at once is nobody else's matter.
+#[tokio::test]
+async fn what_servers_provide_is_bounded() {
+    let asking = "concurrency = 4\n[permissions]\nrequest = [\"world:read\"]";
+    let daemon = attacked(Options::new().config(BUFFERED).rogue("x", asking)).await;
+    daemon.serving("x").await;
+    let some = |n: usize, description: usize, patterns: usize| -> Vec<ProviderSpec> {
+        let spec = |m| ProviderSpec {
+            name: format!("p{n}-{m}"),
+            permission: "world:read".into(),
+            description: "d".repeat(description),
+            request_schema: match patterns {
+                0 => String::new(),
+                _ => json!({"pattern": format!("\\p{{L}}{{20}}{n}-{m}")}).to_string(),
+            },
+            ..ProviderSpec::default()
+        };
+        (0..if patterns > 0 { patterns } else { 256 }).map(spec).collect()
+    };
+    under_attack(&daemon, 256 * MIB, async {
+        let (mut streams, mut all, mut refused, mut not_read) = (Vec::new(), 0, 0, 0);
+        for n in 0..12 {
+            match provide(&daemon, some(n, 10_000, 0)).await {
+                Ok((stream, registered, others)) => {
+                    streams.push(stream);
+                    all += registered;
+                    refused += others;
+                }
+                Err(_) => not_read += 256,
+            }
+        }
+        assert_eq!(all, 1024, "{refused} refused, {not_read} not read");
+        let flood = json!({"kind": "providers", "of": "text", "n": 60, "bytes": 1});
+        let listed = daemon.call("x", "flood", flood).await.unwrap();
+        drop(streams);
+        let mut streams = Vec::new();
+        for n in 0..40 {
+            streams.push(provide(&daemon, some(n, 1, 64)).await);
+        }
+        let refused = streams.iter().filter(|one| one.is_err()).count() as u64;
+        assert!((1..40).contains(&refused), "{refused} of 40 were refused");
+        refused + listed.as_u64().expect("a number")
+    })
+    .await;
+    daemon.stop().await;
+}
+
 /// A provider whose schema is permitted and dear, asked for much, holds up only those
 /// who ask.
 #[tokio::test]
@@ -110,19 +177,8 @@ async fn a_dear_provider_holds_up_nobody_else() {
         request_schema: json!({"items": {"anyOf": any}}).to_string(),
         ..ProviderSpec::default()
     };
-    let register = FromServer {
-        frame: Some(from_server::Frame::Register(RegisterProviders { providers: vec![dear] })),
-    };
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    sender.send(register).await.expect("room");
-    let stream = HostingClient::new(daemon.channel())
-        .serve_providers(tokio_stream::wrappers::ReceiverStream::new(receiver))
-        .await;
-    let mut stream = stream.expect("stream").into_inner();
-    let first = stream.message().await.expect("frame").expect("registered");
-    assert!(
-        matches!(first.frame, Some(to_server::Frame::Registered(told)) if told.names == ["dear"])
-    );
+    let (stream, registered, _) = provide(&daemon, vec![dear]).await.expect("registered");
+    assert_eq!(registered, 1);
     under_attack(&daemon, 256 * MIB, async {
         let many = vec![1; 300_000];
         let ask = json!({"op": "provider", "key": "dear", "value": many, "mode": "raise"});
@@ -137,6 +193,6 @@ async fn a_dear_provider_holds_up_nobody_else() {
         refused
     })
     .await;
-    drop(sender);
+    drop(stream);
     daemon.stop().await;
 }

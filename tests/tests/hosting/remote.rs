@@ -317,6 +317,7 @@ async fn a_slow_service_is_over_within_its_time_and_a_lying_one_is_checked() {
                         "/evaluate-condition" => "{\"result\": \"yes\"}",
                         "/apply-effect" => "[1, 2",
                         "/run-tool" if text.contains("\"slow\"") => return park(),
+                        "/run-tool" if text.contains("\"list\"") => "[1]",
                         _ => "{\"nothing\": 1}",
                     };
                     let length = reply.len();
@@ -329,7 +330,7 @@ async fn a_slow_service_is_over_within_its_time_and_a_lying_one_is_checked() {
             });
         }
     });
-    let names = "conditions = [\"slow\", \"odd\"]\neffects = [\"e\"]\ntools = [\"slow\", \"t\"]\ntimeout_ms = 300";
+    let names = "conditions = [\"slow\", \"odd\"]\neffects = [\"e\"]\ntools = [\"slow\", \"t\", \"list\"]\ntimeout_ms = 300";
     let daemon = with(&[("r", manifest("r", "http", port, names))], ALLOWED).await;
     daemon.serving("r").await;
     let (result, kind, why) = evaluate(&daemon, "plugin:r:slow", json!({})).await;
@@ -346,8 +347,10 @@ async fn a_slow_service_is_over_within_its_time_and_a_lying_one_is_checked() {
         (&applied.result[..], applied.error_type.as_str()),
         (&b"null"[..], "InvalidResponse")
     );
-    let outcome = daemon.call("r", "t", json!({})).await;
-    assert_eq!(outcome.failed().0, "InvalidResponse", "{}", outcome.error);
+    for tool in ["t", "list"] {
+        let outcome = daemon.call("r", tool, json!({})).await;
+        assert_eq!(outcome.failed().0, "InvalidResponse", "{tool}: {}", outcome.error);
+    }
     daemon.stop().await;
 }
 

@@ -68,9 +68,9 @@ impl Hosting for HostingService {
             request_schema: one.request_schema,
             response_schema: one.response_schema,
         });
-        let provided = self.supervisor.services().provide(offered.collect());
-        let (registration, mut asks) =
-            provided.await.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        let payer = reservation.as_ref().map(Reservation::account);
+        let provided = self.supervisor.services().provide(offered.collect(), payer.as_ref());
+        let (registration, mut asks) = provided.await.map_err(Status::resource_exhausted)?;
         drop(paid);
         let (sender, receiver) = mpsc::channel(WAITING);
         let registered = ProvidersRegistered {

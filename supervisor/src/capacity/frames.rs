@@ -1,5 +1,5 @@
-//! Where the frames of an HTTP/2 client end: of one that has not come to its end nobody
-//! else knows yet.
+//! Where the frames of an HTTP/2 peer begin and end: of one that has not come to its end
+//! nobody else knows yet, and many small ones are dear.
 
 /// The bytes before the first frame.
 const PREFACE: usize = 24;
@@ -12,7 +12,7 @@ const END_HEADERS: u8 = 4;
 
 /// What has begun and not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Open {
+pub enum Open {
     /// A frame of a body.
     Body,
     /// Another frame, or headers of which more frames must follow.
@@ -21,7 +21,7 @@ pub(super) enum Open {
 
 /// The place in the stream of frames.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub struct Frames {
     preface: usize,
     head: [u8; HEAD],
     head_read: usize,
@@ -29,15 +29,27 @@ pub(super) struct Frames {
     left: usize,
     /// Its headers go on with the next frame.
     goes_on: bool,
+    begun: u64,
 }
 
 impl Frames {
-    pub(super) fn new() -> Self {
-        Frames { preface: PREFACE, head: [0; HEAD], head_read: 0, left: 0, goes_on: false }
+    /// Of a client, before its preface.
+    pub fn of_client() -> Self {
+        Frames { preface: PREFACE, ..Frames::of_server() }
+    }
+
+    /// Of a server.
+    pub fn of_server() -> Self {
+        Frames { preface: 0, head: [0; HEAD], head_read: 0, left: 0, goes_on: false, begun: 0 }
+    }
+
+    /// So many have begun.
+    pub fn begun(&self) -> u64 {
+        self.begun
     }
 
     /// These bytes have come.
-    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+    pub fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let room = match (self.preface, self.left) {
                 (0, 0) => HEAD - self.head_read,
@@ -63,14 +75,15 @@ impl Frames {
     fn begin(&mut self) {
         let [high, middle, low, kind, flags, ..] = self.head;
         self.head_read = 0;
+        self.begun += 1;
         self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
         if [HEADERS, PUSH_PROMISE, CONTINUATION].contains(&kind) {
             self.goes_on = flags & END_HEADERS == 0;
         }
     }
 
-    /// What the client has begun and not ended.
-    pub(super) fn open(&self) -> Option<Open> {
+    /// What the peer has begun and not ended.
+    pub fn open(&self) -> Option<Open> {
         if self.goes_on || self.head_read > 0 {
             return Some(Open::Head);
         }
@@ -94,10 +107,10 @@ mod tests {
         let settings = frame(4, 0, 0);
         let whole = [frame(HEADERS, END_HEADERS, 20), frame(DATA, 1, 30), frame(6, 0, 8)].concat();
         for piece in [1, 2, 8, 9, 10, 1000] {
-            let mut frames = Frames::new();
+            let mut frames = Frames::of_client();
             let bytes = [&[b'P'; PREFACE][..], &settings, &whole].concat();
             bytes.chunks(piece).for_each(|bytes| frames.read(bytes));
-            assert_eq!(frames.open(), None, "{piece}");
+            assert_eq!((frames.open(), frames.begun()), (None, 4), "{piece}");
             frames.read(&frame(DATA, 0, 30)[..38]);
             assert_eq!(frames.open(), Some(Open::Body));
             frames.read(&[7]);
