@@ -167,6 +167,9 @@ bounds! {
         count SCHEMA_DEPTH = 32, "`$ref`s and combinations within each other at one place of a value", "fixed", "FAILED, `init_error`";
         count SCHEMA_STEPS = 200_000_000, "Schema nodes visited while one value is checked", "fixed", "422; of a result 502 `InvalidResult`";
         count TOOLS = 256, "Tools, or registrations of one kind", "fixed", "killed, `protocol_error`";
+        bytes PARAMETERS = 64 << 10, "Default parameters of an effect, and at most 2000 values of them", "fixed", "not registered, told";
+        count CONFIGURATION_VALUES = 200_000, "Values of a simulation's configuration, of all plugins together", "fixed", "without what is beyond, told";
+        bytes CONFIGURATION_BYTES = 2 << 20, "Bytes of what plugins answer for one simulation's configuration", "fixed", "without what is beyond, told";
         count HANDLERS = 16, "Event handlers", "fixed", "not registered, told";
         count EVENT_PATTERNS = 64, "Patterns of one subscription", "fixed", "not registered, told";
         count MISSING = 64, "Names of what is missing", "fixed", "the rest is counted";

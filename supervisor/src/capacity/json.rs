@@ -1,8 +1,9 @@
 //! How much a JSON text becomes in memory, told from the text alone.
 
-use std::{collections::BTreeMap, mem::size_of};
+use std::{collections::BTreeMap, fmt, mem::size_of};
 
 use memchr::memchr2;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use stockade_proto::limits;
 
@@ -68,6 +69,66 @@ pub(crate) fn end_of_string(text: &[u8], start: usize) -> usize {
     text.len()
 }
 
+/// A text that can be read as a [`Value`]; it is not kept.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_through(text: &[u8]) -> Result<(), serde_json::Error> {
+    serde_json::from_slice::<Passed>(text).map(drop)
+}
+
+/// A value that was read with all that is in it, as a [`Value`] is: what is too deep or no
+/// number is an error, which [`serde::de::IgnoredAny`] does not find.
+struct Passed;
+
+impl<'de> Deserialize<'de> for Passed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Passed)
+    }
+}
+
+impl<'de> Visitor<'de> for Passed {
+    type Value = Passed;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Passed>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self, A::Error> {
+        while fields.next_entry::<Passed, Passed>()?.is_some() {}
+        Ok(self)
+    }
+}
+
 /// What is wrong with a text that could not be read, for "… is not JSON: …".
 pub fn why_unread(error: &serde_json::Error) -> String {
     let text = error.to_string();
@@ -90,6 +151,29 @@ mod tests {
             Value::Object(fields) => fields.values().map(count).sum(),
             _ => 0,
         }
+    }
+
+    #[test]
+    fn what_is_read_through_can_be_read() {
+        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        let texts = [
+            r#"{"a":[1,-2,3.5e3,true,null,"x\n\u00e4"],"a":{}}"#.to_owned(),
+            deep(127),
+            deep(128),
+            "1e999".to_owned(),
+            "18446744073709551616".to_owned(),
+            "\"\\ud800\"".to_owned(),
+            "[1,]".to_owned(),
+            "{1:2}".to_owned(),
+            "1 2".to_owned(),
+            String::new(),
+        ];
+        for text in &texts {
+            let whole = serde_json::from_str::<Value>(text).map(drop).map_err(|e| e.to_string());
+            let passed = read_through(text.as_bytes()).map_err(|e| e.to_string());
+            assert_eq!(passed, whole, "{text:.40}");
+        }
+        assert!(read_through(&[b'"', 0xff, b'"']).is_err());
     }
 
     #[test]

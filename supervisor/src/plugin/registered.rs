@@ -8,7 +8,7 @@ use stockade_proto::worker as wire;
 
 use super::schema::{Allowance, Schema, Verdict};
 use crate::{
-    capacity::{is_quick, limits, weigh},
+    capacity::{QUICK_VALUES, is_quick, limits, weigh},
     manifest::{Permissions, known_permission},
 };
 
@@ -210,6 +210,15 @@ fn described(mut text: String) -> String {
 }
 
 fn effect(wire: wire::Effect) -> Result<Effect, String> {
+    // They are read and written at each application.
+    let (size, values) = (wire.default_params.len(), weigh(&wire.default_params).values);
+    if size > limits::PARAMETERS || values > QUICK_VALUES {
+        return Err(format!(
+            "its default parameters have {size} bytes and {values} values; {} and {QUICK_VALUES} \
+             are allowed",
+            limits::PARAMETERS
+        ));
+    }
     let default_params = match wire.default_params.is_empty() {
         true => Map::new(),
         false => serde_json::from_slice::<Map<String, Value>>(&wire.default_params)

@@ -156,6 +156,11 @@ impl Bus {
             wanting.iter().for_each(|subscriber| subscriber.lost(1, 0));
             return (sequence, wanted);
         };
+        // A small one may be a part of a message that is larger by much.
+        let payload = match payload.len() <= limits::STEP {
+            true => Bytes::copy_from_slice(&payload),
+            false => payload,
+        };
         let event = Arc::new(Event {
             sequence,
             name: name.into(),

@@ -302,8 +302,17 @@ impl HostServices {
                 self.simulation_config(&calls, (plugin, name), args.clone(), place, &enabled)
             })
             .collect();
-        let answers: Vec<Result<Bytes, String>> =
-            futures_util::stream::iter(asked).buffered(TOGETHER).collect().await;
+        let mut bytes = 0;
+        let answers = futures_util::stream::iter(asked).buffered(TOGETHER).map(|answer| {
+            let text: Bytes = answer?;
+            let with = bytes + text.len();
+            if with > limits::CONFIGURATION_BYTES {
+                return Err(too_much(limits::CONFIGURATION_BYTES, "bytes"));
+            }
+            bytes = with;
+            Ok(text)
+        });
+        let answers: Vec<Result<Bytes, String>> = answers.collect().await;
         let quick = {
             let all = answers.iter().flatten().chain([&args]);
             all.clone().map(Bytes::len).sum::<usize>() <= limits::STEP
@@ -315,8 +324,14 @@ impl HostServices {
         let built = self.aside(all_plugins(), quick, move || {
             let mut config = Map::new();
             let mut built = Built::default();
+            let mut values = 0;
             for (id, answer) in names.into_iter().zip(answers) {
                 let read = answer.and_then(|text| {
+                    let with = values + weigh(&text).values;
+                    if with > limits::CONFIGURATION_VALUES {
+                        return Err(too_much(limits::CONFIGURATION_VALUES, "values"));
+                    }
+                    values = with;
                     serde_json::from_slice::<Map<String, Value>>(&text)
                         .map_err(|_| "it did not return an object".to_owned())
                 });
@@ -354,6 +369,11 @@ impl HostServices {
             false => Ok(success.result),
         }
     }
+}
+
+/// Why a plugin's part of a configuration is not in it.
+fn too_much(most: usize, what: &str) -> String {
+    format!("with it the answers of all plugins would have more than {most} {what}")
 }
 
 /// A JSON object from its text; nothing is an empty one.

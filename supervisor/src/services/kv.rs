@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     capacity::turn_for,
-    store::{Entry, Expectation},
+    store::{Entry, Expectation, Payer},
 };
 
 const READ: [&str; 2] = ["kv:read", "redis:read"];
@@ -20,6 +20,12 @@ const PAGE: u32 = 1000;
 impl Channel {
     fn key<'k>(&self, key: &'k str) -> Result<&'k str, Status> {
         names::own(&self.name, key).map_err(|error| self.name_error(error))
+    }
+
+    /// On whose account it is stored.
+    pub(super) fn payer(&self) -> Payer {
+        let quota = self.caller.manifest.quota;
+        Payer { quota, account: Some(self.caller.account.clone()) }
     }
 
     /// A value that is no larger than allowed, and JSON unless it is binary.
@@ -64,8 +70,7 @@ impl Channel {
         self.may_write()?;
         let key = self.key(&request.key)?;
         let entry = self.entry(request.value, request.ttl_ms).await?;
-        let quota = self.caller.manifest.quota;
-        let set = self.host.data().set(granted.author, &self.name, key, entry, quota).await;
+        let set = self.host.data().set(granted.author, &self.name, key, entry, self.payer()).await;
         set.map_err(|error| self.data_error(error))?;
         Ok(Response::new(wire::KvSetResponse { denied: false }))
     }
@@ -138,13 +143,10 @@ impl Channel {
             None => None,
             value => Some(self.entry(value, request.ttl_ms).await?),
         };
-        let quota = self.caller.manifest.quota;
-        let swap = self
-            .host
-            .data()
-            .compare_and_set(granted.author, &self.name, key, expected, entry, quota)
-            .await;
-        let answer = match swap.map_err(|error| self.data_error(error))? {
+        let data = self.host.data();
+        let change = (expected, entry);
+        let swap = data.compare_and_set(granted.author, &self.name, key, change, self.payer());
+        let answer = match swap.await.map_err(|error| self.data_error(error))? {
             Ok(()) => wire::KvCompareAndSetResponse { swapped: true, ..Default::default() },
             Err(current) => {
                 let current = current.filter(|_| reads).map(to_wire);

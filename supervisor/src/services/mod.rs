@@ -43,7 +43,7 @@ pub use providers::{Ask, Registration, ServerProvider};
 
 use crate::{
     calls::Calls,
-    capacity::{Account, Turns, frames::Frames, limits, weigh},
+    capacity::{Account, Turns, frames::Frames, limits, read_through, weigh},
     plugin::{Caller, EventKind, HostChannel, HostHandler, Journal, Refused, Session, Stream},
     store::{Data, check_workspace},
 };
@@ -255,9 +255,9 @@ fn check_json(text: bytes::Bytes) -> Result<bytes::Bytes, String> {
     if values > limits::JSON_VALUES {
         return Err(format!("the value has {values} parts; {} are allowed", limits::JSON_VALUES));
     }
-    // As a value: what nobody could read again is refused here.
-    match serde_json::from_slice::<serde_json::Value>(&text) {
-        Ok(_) => Ok(text),
+    // What nobody could read again is refused here.
+    match read_through(&text) {
+        Ok(()) => Ok(text),
         Err(error) => Err(format!("the value is not JSON: {error}")),
     }
 }

@@ -11,8 +11,8 @@ use super::{
     names::{self, EntityKind, NameError},
 };
 use crate::{
-    capacity::{Account, Charge, limits, turn_for, weigh, why_unread},
-    store::{Change, DataError, Document},
+    capacity::{Account, Charge, is_quick, limits, turn_for, weigh, why_unread},
+    store::{DataError, Document, Edit},
 };
 
 impl Channel {
@@ -48,10 +48,10 @@ impl Channel {
         }
         // Read, searched and written again where the document is read.
         let name = self.name.clone();
-        let asks = (&self.name, self.caller.account.clone());
-        let value = self.host.data().in_document(asks, &workspace, &entity, move |document| {
-            walk(&Value::Object(document), &path, &name).map(to_text)
-        });
+        let look =
+            move |document: Document| walk(&Value::Object(document), &path, &name).map(to_text);
+        let data = self.host.data();
+        let value = data.in_document(&self.name, self.payer(), &workspace, &entity, look);
         let value = value.await.map_err(|error| self.data_error(error))?.flatten();
         turn_for(value.as_ref().map_or(0, Bytes::len)).await;
         Ok(Response::new(wire::GetEntityResponse { value, denied: false }))
@@ -85,15 +85,10 @@ impl Channel {
         &self,
         granted: Granted,
         entity: &str,
-        operation: &'static str,
-        part: String,
-        apply: Change,
+        edit: Edit,
     ) -> Reply<wire::ChangeResponse> {
-        let account = self.caller.account.clone();
-        let room = (self.caller.manifest.quota, account);
         let data = self.host.data();
-        let changed =
-            data.change_document(granted.author, entity, (operation, part), room, apply).await;
+        let changed = data.change_document(granted.author, entity, self.payer(), edit).await;
         let value = changed.map_err(|error| self.data_error(error))?;
         let changed = value.is_some();
         let value = value.unwrap_or_else(|| Bytes::from_static(b"null"));
@@ -127,13 +122,16 @@ impl Channel {
         let own = names::own(&self.name, &key).map_err(|error| self.name_error(error))?;
         let (key, value) = (names::full(&self.name, own), self.part(value)?);
         let part = format!("flags.{key}");
+        let is_quick = value.is_quick();
         let apply = move |document: &mut Document| {
             let (value, _room) = value.read()?;
             let text = to_text(&value);
-            section(document, "flags")?.insert(key, value);
+            section(document, "flags")?.insert(key.clone(), value);
             Ok(Some(text))
         };
-        self.change(granted, &entity, "entity.set_flag", part, Box::new(apply)).await
+        let operation = "entity.set_flag";
+        let edit = Edit { operation, part, apply: Box::new(apply), is_quick };
+        self.change(granted, &entity, edit).await
     }
 
     pub(super) async fn write_relationship(
@@ -148,14 +146,17 @@ impl Channel {
         names::of_host(&with).map_err(|error| self.name_error(error))?;
         let patch = self.part(patch)?;
         let part = format!("relationships.{with}");
+        let is_quick = patch.is_quick();
         let apply = move |document: &mut Document| {
             let (patch, _room) = patch.object()?;
             let relationships = section(document, "relationships")?;
-            let relationship = relationships.entry(with).or_insert_with(|| json!({}));
+            let relationship = relationships.entry(&*with).or_insert_with(|| json!({}));
             merge(relationship, patch);
             Ok(Some(to_text(relationship)))
         };
-        self.change(granted, &entity, "entity.update_relationship", part, Box::new(apply)).await
+        let operation = "entity.update_relationship";
+        let edit = Edit { operation, part, apply: Box::new(apply), is_quick };
+        self.change(granted, &entity, edit).await
     }
 
     pub(super) async fn write_component(
@@ -178,33 +179,31 @@ impl Channel {
         let key =
             names::own_component(&self.name, &name).map_err(|error| self.name_error(error))?;
         let part = format!("components.{key}");
-        let apply: Change = match kind {
-            Kind::Update => {
-                let patch = self.part(value)?;
-                Box::new(move |document| {
-                    let (patch, _room) = patch.object()?;
-                    let component =
-                        section(document, "components")?.entry(key).or_insert_with(|| json!({}));
-                    merge(component, patch);
-                    Ok(Some(to_text(component)))
-                })
+        if kind == Kind::Delete {
+            let apply = move |document: &mut Document| {
+                let there = section(document, "components")?.shift_remove(&key);
+                Ok(there.map(|_| to_text(&Value::Null)))
+            };
+            let edit = Edit { operation, part, apply: Box::new(apply), is_quick: true };
+            return self.change(granted, &entity, edit).await;
+        }
+        let value = self.part(value)?;
+        let is_quick = value.is_quick();
+        let apply = move |document: &mut Document| {
+            if kind == Kind::Update {
+                let (patch, _room) = value.object()?;
+                let components = section(document, "components")?;
+                let component = components.entry(&*key).or_insert_with(|| json!({}));
+                merge(component, patch);
+                return Ok(Some(to_text(component)));
             }
-            Kind::Delete => Box::new(move |document| {
-                Ok(section(document, "components")?
-                    .shift_remove(&key)
-                    .map(|_| to_text(&Value::Null)))
-            }),
-            Kind::Set | Kind::Unspecified => {
-                let value = self.part(value)?;
-                Box::new(move |document| {
-                    let (value, _room) = value.read()?;
-                    let text = to_text(&value);
-                    section(document, "components")?.insert(key, value);
-                    Ok(Some(text))
-                })
-            }
+            let (value, _room) = value.read()?;
+            let text = to_text(&value);
+            section(document, "components")?.insert(key.clone(), value);
+            Ok(Some(text))
         };
-        self.change(granted, &entity, operation, part, apply).await
+        let edit = Edit { operation, part, apply: Box::new(apply), is_quick };
+        self.change(granted, &entity, edit).await
     }
 }
 
@@ -217,8 +216,13 @@ struct Part {
 }
 
 impl Part {
+    /// It takes little time to read it.
+    fn is_quick(&self) -> bool {
+        is_quick(&self.text)
+    }
+
     /// What it is, and the room that this takes.
-    fn read(self) -> Result<(Value, Charge), DataError> {
+    fn read(&self) -> Result<(Value, Charge), DataError> {
         let room = self.account.charge(weigh(&self.text).bytes);
         let room = room.map_err(|why| DataError::Room(why.to_string()))?;
         let value = serde_json::from_slice(&self.text).map_err(|error| {
@@ -227,7 +231,7 @@ impl Part {
         Ok((value, room))
     }
 
-    fn object(self) -> Result<(Map<String, Value>, Charge), DataError> {
+    fn object(&self) -> Result<(Map<String, Value>, Charge), DataError> {
         match self.read()? {
             (Value::Object(object), room) => Ok((object, room)),
             _ => Err(DataError::Invalid("the value must be a JSON object".to_owned())),

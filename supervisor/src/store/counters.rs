@@ -16,7 +16,7 @@ use std::{
 use memmap2::{MmapMut, MmapOptions};
 use rustix::fs::FallocateFlags;
 
-use super::{note, put_aside};
+use super::{made::Made, note, put_aside};
 
 const MAGIC: &[u8; 8] = b"stkcnt01";
 /// Header, then one slot per plugin: 64 bytes of name, 8 numbers.
@@ -100,8 +100,8 @@ pub(super) struct CounterFile {
 }
 
 impl CounterFile {
-    pub(super) fn open(path: &Path, problems: &mut Vec<String>) -> Self {
-        let map = match open_map(path, problems) {
+    pub(super) fn open(path: &Path, made: &Made, problems: &mut Vec<String>) -> Self {
+        let map = match open_map(path, made, problems) {
             Ok(map) => Some(Arc::new(map)),
             Err(error) => {
                 let text = format!(
@@ -165,7 +165,7 @@ fn write_name(map: &Arc<MmapMut>, slot: usize, name: &str) {
 }
 
 /// Opens or makes the file. One of the wrong kind or length is put aside.
-fn open_map(path: &Path, problems: &mut Vec<String>) -> io::Result<MmapMut> {
+fn open_map(path: &Path, made: &Made, problems: &mut Vec<String>) -> io::Result<MmapMut> {
     let length = HEADER + SLOTS * SLOT;
     let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let mut file = open()?;
@@ -174,6 +174,9 @@ fn open_map(path: &Path, problems: &mut Vec<String>) -> io::Result<MmapMut> {
         let kept = put_aside(path).unwrap_or_else(|why| why);
         note(problems, format!("the counters file was damaged and starts at 0; {kept}"));
         file = open()?;
+    } else if found == 0 && made.has(path) {
+        let path = path.display();
+        note(problems, format!("{path} was missing or empty: the counts start at 0"));
     }
     // Space is taken now, so that a full disk is an error here and not a
     // SIGBUS at a later count.
@@ -184,6 +187,7 @@ fn open_map(path: &Path, problems: &mut Vec<String>) -> io::Result<MmapMut> {
     if map[..8] != MAGIC[..] {
         map[..8].copy_from_slice(MAGIC);
     }
+    made.note(path);
     Ok(map)
 }
 
@@ -202,13 +206,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("counters");
         let mut problems = Vec::new();
-        let file = CounterFile::open(&path, &mut problems);
+        let file =
+            CounterFile::open(&path, &Made::read(&path.with_file_name("made")), &mut problems);
         file.of("a").count_success();
         file.of("b").count_error();
         file.of("a").count_success();
         file.of("a").touch(7);
         drop(file);
-        let file = CounterFile::open(&path, &mut problems);
+        let file =
+            CounterFile::open(&path, &Made::read(&path.with_file_name("made")), &mut problems);
         let a = file.of("a");
         assert_eq!((a.successes(), a.errors(), a.last_used()), (2, 0, Some(7)));
         assert_eq!(file.of("b").errors(), 1);
@@ -217,7 +223,8 @@ mod tests {
         for damage in [&b"short"[..], &vec![7; HEADER + SLOTS * SLOT]] {
             std::fs::write(&path, damage).unwrap();
             let mut problems = Vec::new();
-            let file = CounterFile::open(&path, &mut problems);
+            let file =
+                CounterFile::open(&path, &Made::read(&path.with_file_name("made")), &mut problems);
             assert_eq!(file.of("a").successes(), 0);
             assert!(problems[0].contains("damaged"), "{problems:?}");
         }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::{
     crash::CrashRecord,
+    made::Made,
     note,
     wishes::Wishes,
     writer::{HELD, Job, Query, Shared, Writer},
@@ -51,8 +52,14 @@ const HANGS: Duration = Duration::from_secs(3);
 const QUESTIONS: usize = 256;
 
 impl Database {
-    pub(super) fn open(path: &Path, keep: usize, problems: &mut Vec<String>) -> Self {
-        let (wishes, problem) = Wishes::read(&path.with_file_name("wanted"), !path.exists());
+    pub(super) fn open(
+        path: &Path,
+        keep: usize,
+        made: Arc<Made>,
+        problems: &mut Vec<String>,
+    ) -> Self {
+        let is_first = !path.exists() && !made.has(path);
+        let (wishes, problem) = Wishes::read(&path.with_file_name("wanted"), is_first);
         if let Some(problem) = problem {
             note(problems, problem);
         }
@@ -73,6 +80,7 @@ impl Database {
             tried: Instant::now(),
             held: None,
             file: None,
+            made,
             damaged: damaged.clone(),
         };
         // Once before anybody asks: most often it opens.
@@ -255,12 +263,17 @@ impl Drop for Database {
 mod tests {
     use super::*;
 
+    fn open(path: &Path, problems: &mut Vec<String>) -> Database {
+        let made = Arc::new(Made::read(&path.with_file_name("made")));
+        Database::open(path, 3, made, problems)
+    }
+
     #[test]
     fn records_survive_are_bounded_and_a_damaged_file_is_put_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stockade.db");
         let mut problems = Vec::new();
-        let database = Database::open(&path, 3, &mut problems);
+        let database = open(&path, &mut problems);
         for n in 1..=5 {
             let record = CrashRecord { plugin: "a".into(), generation: n, ..Default::default() };
             database.record_crash(record);
@@ -270,7 +283,7 @@ mod tests {
         database.remember("a", remembered);
         database.flush();
         drop(database);
-        let database = Database::open(&path, 3, &mut problems);
+        let database = open(&path, &mut problems);
         let generations: Vec<u64> =
             database.crashes(Some("a".into()), 10).unwrap().iter().map(|c| c.generation).collect();
         assert_eq!(generations, [5, 4, 3]);
@@ -281,7 +294,7 @@ mod tests {
         drop(database);
         assert_eq!(problems, Vec::<String>::new());
         std::fs::write(&path, vec![0x55; 8192]).unwrap();
-        let database = Database::open(&path, 3, &mut problems);
+        let database = open(&path, &mut problems);
         assert!(database.damaged()[0].contains("starts empty"), "{problems:?}");
         assert_eq!(database.crashes(None, 10).unwrap(), []);
         // What the operator wanted is known all the same.
@@ -293,14 +306,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stockade.db");
         let mut problems = Vec::new();
-        let database = Database::open(&path, 3, &mut problems);
+        let database = open(&path, &mut problems);
         let disabled = Remembered { wanted: Wanted::Disabled, generation: 4 };
         database.remember("x", disabled);
         database.flush();
         drop(database);
         let holder = Connection::open(&path).unwrap();
         holder.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE;").unwrap();
-        let database = Database::open(&path, 3, &mut problems);
+        let database = open(&path, &mut problems);
         assert_eq!(problems, Vec::<String>::new());
         assert!(database.problem().unwrap().contains("stockade.db cannot be opened"));
         assert_eq!(database.remembered("x").map(|known| known.wanted), Some(Wanted::Disabled));

@@ -7,6 +7,7 @@
 //! | what operators want, once more | `wanted` | replaced as a whole |
 //! | what plugins store through the host, workspaces, provenance | `data.db` | SQLite in WAL mode, synced at each commit |
 //! | plugins' own data | `data/NAME/` | theirs |
+//! | which of these files there have been | `made` | replaced as a whole |
 //! | one daemon per directory | `lock` | flock |
 
 mod counters;
@@ -14,10 +15,13 @@ mod crash;
 mod data;
 mod database;
 mod lock;
+mod made;
 mod wishes;
 mod writer;
 
 use std::{
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,9 +29,9 @@ use std::{
 pub use counters::Counters;
 pub use crash::{CrashRecord, InFlight};
 pub use data::{
-    Author, Change, Data, DataError, Document, Entry, Expectation, Provenance, ProvenanceQuery,
-    Row, Swap, Usage, Workspace, Workspaces, check_workspace, enabled_plugins, operators_turn,
-    time_text,
+    Author, Data, DataError, Document, Edit, Entry, Expectation, Payer, Provenance,
+    ProvenanceQuery, Row, Swap, Usage, Workspace, Workspaces, check_workspace, enabled_plugins,
+    operators_turn, time_text,
 };
 pub use database::{Database, Remembered};
 
@@ -42,7 +46,7 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another daemon has it.
     #[error(
@@ -89,13 +93,16 @@ impl Store {
     /// The directory cannot be used, or another daemon uses it.
     pub fn open(directory: &Path, keep: Keep) -> Result<Arc<Self>, StoreError> {
         let failed = |source| StoreError::Directory { path: directory.to_owned(), source };
-        std::fs::create_dir_all(directory).map_err(failed)?;
+        fs::create_dir_all(directory).map_err(failed)?;
         let lock = lock::Lock::take(directory)?;
         let mut problems = Vec::new();
-        let counters = counters::CounterFile::open(&directory.join("counters"), &mut problems);
-        let crash_records = keep.crash_records;
-        let database = Database::open(&directory.join("stockade.db"), crash_records, &mut problems);
-        let data = Data::open(&directory.join("data.db"), keep.provenance_records, &mut problems);
+        let made = Arc::new(made::Made::read(&directory.join("made")));
+        let file = |name: &str| directory.join(name);
+        let counters = counters::CounterFile::open(&file("counters"), &made, &mut problems);
+        let (crash_records, provenance_records) = (keep.crash_records, keep.provenance_records);
+        let database =
+            Database::open(&file("stockade.db"), crash_records, made.clone(), &mut problems);
+        let data = Data::open(&file("data.db"), provenance_records, made, &mut problems);
         Ok(Arc::new(Store {
             directory: directory.to_owned(),
             counters,
@@ -123,6 +130,16 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
+/// What an operator can do about it.
+fn advice(error: &rusqlite::Error) -> &'static str {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
+    match error.sqlite_error_code() {
+        Some(DatabaseBusy | DatabaseLocked) => "End the process that holds it",
+        Some(DiskFull) => "Free its disk",
+        _ => "Make it a file that the daemon may write, on a disk with room",
+    }
+}
+
 /// What a check of ours has found.
 fn damage(text: String) -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
@@ -135,7 +152,7 @@ fn keep_private(path: &Path) {
         let mut file = path.as_os_str().to_owned();
         file.push(suffix);
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        let _ = std::fs::set_permissions(file, mode);
+        let _ = fs::set_permissions(file, mode);
     }
 }
 
@@ -153,10 +170,32 @@ fn put_aside_database(path: &Path) -> Result<String, String> {
     Ok(kept)
 }
 
+/// Nothing has ever been in it.
+fn is_new(connection: &rusqlite::Connection) -> rusqlite::Result<bool> {
+    let count = "SELECT count(*) FROM sqlite_master";
+    connection.query_row(count, [], |row| Ok(row.get::<_, i64>(0)? == 0))
+}
+
+/// Replaces a small file: whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    // A pipe left there would be waited for, and a link be followed.
+    if fs::symlink_metadata(&new).is_ok_and(|there| !there.is_file()) {
+        let text = format!("{} is no regular file; remove it", new.display());
+        return Err(io::Error::other(text));
+    }
+    let mut file = fs::File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    // Else a loss of power brings the old one back.
+    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+}
+
 /// Which file it is; None when there is none, or nothing in it.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
-    let file = std::fs::metadata(path).ok()?;
+    let file = fs::metadata(path).ok()?;
     // An open database is never empty.
     (file.len() > 0).then(|| (file.dev(), file.ino()))
 }
@@ -186,7 +225,7 @@ fn join_within(thread: std::thread::JoinHandle<()>, patience: std::time::Duratio
 fn put_aside(path: &Path) -> Result<String, String> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".corrupt-{}", jiff::Timestamp::now().as_second()));
-    match std::fs::rename(path, &aside) {
+    match fs::rename(path, &aside) {
         Ok(()) => Ok(format!("kept as {}", PathBuf::from(aside).display())),
         Err(error) => Err(format!("it cannot be put aside: {error}; make its folder writable")),
     }

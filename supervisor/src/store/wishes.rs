@@ -4,15 +4,14 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
-    io::Write as _,
+    io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rusqlite::Connection;
 
-use super::Remembered;
+use super::{Remembered, write_whole};
 use crate::{document::read_start, lifecycle::Wanted};
 
 /// More bytes than the file of any daemon has.
@@ -44,7 +43,7 @@ pub(super) fn read_word(word: &str) -> Wanted {
 }
 
 impl Wishes {
-    /// With what is wrong with the file. `is_first`: there is no database either.
+    /// With what is wrong with the file. `is_first`: there is no database either, and never was.
     pub(super) fn read(path: &Path, is_first: bool) -> (Self, Option<String>) {
         let (known, problem) = match read_start(path, MOST) {
             Ok(bytes) => match parse(&bytes) {
@@ -180,28 +179,18 @@ fn digest(lines: &str) -> String {
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whole or not at all.
 fn write(path: &Path, wishes: &HashMap<String, Wanted>) -> io::Result<()> {
     let mut lines: Vec<String> =
         wishes.iter().map(|(name, wanted)| format!("{} {name}\n", word(*wanted))).collect();
     lines.sort();
     lines.push(format!("{WHOLE} {}\n", digest(&lines.concat())));
-    let new = path.with_extension("new");
-    // A pipe left there would be waited for, and a link be followed.
-    if fs::symlink_metadata(&new).is_ok_and(|there| !there.is_file()) {
-        let text = format!("{} is no regular file; remove it", new.display());
-        return Err(io::Error::other(text));
-    }
-    let mut file = fs::File::create(&new)?;
-    file.write_all(lines.concat().as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    // Else a loss of power brings the old one back.
-    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    write_whole(path, lines.concat().as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn read(path: &Path) -> Wishes {

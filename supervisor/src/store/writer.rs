@@ -16,7 +16,8 @@ use rusqlite::{Connection, params};
 use tokio::sync::watch;
 
 use super::{
-    Remembered, crash::CrashRecord, identity, is_damage, note, put_aside_database, wishes::Wishes,
+    Remembered, advice, crash::CrashRecord, identity, is_damage, made::Made, note,
+    put_aside_database, wishes::Wishes,
 };
 use crate::capacity::limits;
 
@@ -121,6 +122,7 @@ pub(super) struct Writer {
     pub(super) held: Option<Instant>,
     /// Which file was opened.
     pub(super) file: Option<(u64, u64)>,
+    pub(super) made: Arc<Made>,
     pub(super) damaged: Arc<Mutex<Vec<String>>>,
 }
 
@@ -179,19 +181,21 @@ impl Writer {
             let kept = put_aside_database(path)
                 .map_err(|why| super::damage(format!("it is damaged ({error}), and {why}")))?;
             let text = format!("{} was damaged ({error}) and starts empty; {kept}", path.display());
-            let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-            note(&mut damaged, text);
-            if self.shared.wishes.are_unknown() {
-                let text = "which plugins were stopped or disabled is not known any more: all of \
-                            them run; stop or disable them again";
-                note(&mut damaged, text.to_owned());
-            }
-            drop(damaged);
+            self.lost(text);
             open(path, patience)
         });
         self.tried = Instant::now();
         match opened {
-            Ok(connection) => {
+            Ok((connection, is_new)) => {
+                // One that went while the daemon ran was told of.
+                if is_new && self.file.is_none() && self.made.has(path) && !self.is_told() {
+                    let text = format!(
+                        "{} was missing or empty: the deaths that it knew of are lost",
+                        path.display()
+                    );
+                    self.lost(text);
+                }
+                self.made.note(path);
                 self.shared.wishes.reconcile(&connection);
                 self.connection = Some(connection);
                 self.file = identity(&self.shared.path);
@@ -204,6 +208,22 @@ impl Writer {
                 advice(&error)
             ))),
         }
+    }
+
+    /// The database is not what it was, and with it what only it knew.
+    fn lost(&self, text: String) {
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        note(&mut damaged, text);
+        if self.shared.wishes.are_unknown() {
+            let text = "which plugins were stopped or disabled is not known any more: all of \
+                        them run; stop or disable them again";
+            note(&mut damaged, text.to_owned());
+        }
+    }
+
+    /// Something has been said of what was lost.
+    fn is_told(&self) -> bool {
+        !self.damaged.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Writes what waits. What cannot be written waits on.
@@ -289,25 +309,17 @@ fn write(connection: &Connection, waiting: &Waiting, keep: usize) -> rusqlite::R
     transaction.commit()
 }
 
-/// What an operator can do about it.
-fn advice(error: &rusqlite::Error) -> &'static str {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
-    match error.sqlite_error_code() {
-        Some(DatabaseBusy | DatabaseLocked) => "End the process that holds it",
-        Some(DiskFull) => "Free its disk",
-        _ => "Make it a file that the daemon may write, on a disk with room",
-    }
-}
-
 fn is_locked(written: &rusqlite::Result<()>) -> bool {
     use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
     let code = written.as_ref().err().and_then(rusqlite::Error::sqlite_error_code);
     matches!(code, Some(DatabaseBusy | DatabaseLocked))
 }
 
-fn open(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
+/// With whether it is new.
+fn open(path: &Path, patience: Duration) -> rusqlite::Result<(Connection, bool)> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(patience)?;
+    let is_new = super::is_new(&connection)?;
     connection.execute_batch(SCHEMA)?;
     let verdict: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
     if verdict != "ok" {
@@ -315,5 +327,5 @@ fn open(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
     }
     super::keep_private(path);
     connection.busy_timeout(PATIENCE)?;
-    Ok(connection)
+    Ok((connection, is_new))
 }

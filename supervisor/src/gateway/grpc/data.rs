@@ -3,7 +3,6 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
-use serde_json::Value;
 use stockade_proto::v1::{
     self, DeleteValueRequest, DeleteValueResponse, GetDocumentRequest, GetDocumentResponse,
     GetValueRequest, GetValueResponse, ListDocumentsRequest, ListDocumentsResponse,
@@ -18,12 +17,13 @@ use tonic::{Request, Response, Status};
 use super::{plugins::not_found, who};
 use crate::{
     Supervisor,
+    capacity::read_through,
     gateway::{body::Reservation, report, texts},
-    manifest::Quota,
     plugin::Handle,
     services::HostServices,
     store::{
-        Author, Data, DataError, Entry, ProvenanceQuery, Row, check_workspace, operators_turn,
+        Author, Data, DataError, Entry, Payer, ProvenanceQuery, Row, check_workspace,
+        operators_turn,
     },
 };
 
@@ -67,11 +67,6 @@ fn author(who: &str, workspace: &str) -> Author {
 pub(crate) fn key_of<'k>(plugin: &str, key: &'k str) -> &'k str {
     let rest = key.strip_prefix("plugin:").and_then(|rest| rest.strip_prefix(plugin));
     rest.and_then(|rest| rest.strip_prefix(':')).unwrap_or(key)
-}
-
-/// The quota that operators are held to: none.
-pub(crate) fn operators() -> Quota {
-    Quota { keys: u64::MAX >> 1, bytes: u64::MAX >> 1, ..Quota::default() }
 }
 
 /// Rows in order, page by page.
@@ -163,12 +158,11 @@ impl data_server::Data for DataService {
         self.supervisor.plugin(&plugin).ok_or_else(|| not_found(&plugin))?;
         if !binary {
             let what = "the value is not JSON";
-            let read = |text: &[u8]| serde_json::from_slice::<Value>(text).map(drop);
-            texts::valid(&self.supervisor, data.clone(), what, read).await?;
+            texts::valid(&self.supervisor, data.clone(), what, read_through).await?;
         }
         let entry = Entry::new(data, binary, ttl_ms);
         let key = HostServices::check_key(&plugin, &key).map_err(Status::invalid_argument)?;
-        let set = self.data().set(author(&who, ""), &plugin, &key, entry, operators()).await;
+        let set = self.data().set(author(&who, ""), &plugin, &key, entry, Payer::operators()).await;
         set.map_err(data_error)?;
         Ok(Response::new(SetValueResponse {}))
     }

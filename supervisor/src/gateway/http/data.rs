@@ -14,17 +14,17 @@ use serde_json::{Map, Value, json};
 use super::{Operator, Text, detail, plugin_not_found, read};
 use crate::{
     Supervisor,
-    capacity::{Overloaded, limits},
+    capacity::{Overloaded, limits, read_through},
     gateway::{
         body::Reservation,
         grpc::{
-            data::{Pages, actor, handles, key_of, operators},
+            data::{Pages, actor, handles, key_of},
             workspaces::author,
         },
         report, texts,
     },
     services::HostServices,
-    store::{DataError, Entry, ProvenanceQuery, Row, operators_turn},
+    store::{DataError, Entry, Payer, ProvenanceQuery, Row, operators_turn},
 };
 
 fn refused(error: &DataError) -> Response {
@@ -170,7 +170,7 @@ pub(super) async fn set_value(
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let binary = kind.is_some_and(|kind| kind.starts_with("application/octet-stream"));
-    let is_json = |text: &bytes::Bytes| serde_json::from_slice::<Value>(text).is_ok();
+    let is_json = |text: &bytes::Bytes| read_through(text).is_ok();
     let valid = match binary {
         true => Ok(true),
         false => texts::read(&supervisor, data.clone(), is_json).await,
@@ -190,7 +190,7 @@ pub(super) async fn set_value(
     let entry = Entry::new(data, binary, setting.ttl_ms.unwrap_or(0));
     let author = author(&operator.0, "");
     let store = supervisor.services().data();
-    match store.set(author, &plugin, &key, entry, operators()).await {
+    match store.set(author, &plugin, &key, entry, Payer::operators()).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => refused(&error),
     }

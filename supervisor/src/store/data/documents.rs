@@ -2,26 +2,60 @@
 //! "components", "meta"}`. What the keys mean and who may change them is decided
 //! above.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Author, Data, DataError, now_ms, operators_turn, provenance, time_text, usage::Room,
+    Author, Data, DataError, Payer, now_ms, operators_turn, provenance, time_text, usage::Room,
     writer::Change as StoreChange,
 };
 use crate::{
-    capacity::{Account, Charge, Weight, limits, weigh},
+    capacity::{Charge, Weight, is_quick, limits, weigh},
     manifest::Quota,
 };
 
 /// The document of one entity.
 pub type Document = Map<String, Value>;
 
-/// One change of a document, and the text of what is there after it; None = nothing to do.
-pub type Change = Box<dyn FnOnce(&mut Document) -> Result<Option<Bytes>, DataError> + Send>;
+/// Makes one change of a document, and the text of what is there after it; None = nothing
+/// to do. It is made again when another change has come before it.
+type Apply = Box<dyn Fn(&mut Document) -> Result<Option<Bytes>, DataError> + Send + Sync>;
+
+/// One change of a document.
+pub struct Edit {
+    /// For the record.
+    pub operation: &'static str,
+    /// What is changed, for the record.
+    pub part: String,
+    /// Makes it.
+    pub apply: Apply,
+    /// That takes little time, if the document is small.
+    pub is_quick: bool,
+}
+
+/// A change, by whom, of which document.
+struct Task {
+    author: Author,
+    entity: String,
+    payer: Payer,
+    edit: Edit,
+}
+
+/// A document that was changed.
+struct Changed {
+    text: String,
+    /// What is there, for the answer.
+    value: Bytes,
+    /// For the texts, and what was read.
+    _room: Option<Charge>,
+}
+
+/// Others may change the same document so often while one is changing it. Only operators
+/// do, who replace it.
+const TRIES: usize = 4;
 
 impl Data {
     /// The document of an entity.
@@ -48,7 +82,8 @@ impl Data {
     /// The store cannot be read, or there is no room.
     pub async fn in_document<T: Send + 'static>(
         self: &Arc<Self>,
-        (plugin, account): (&Arc<str>, Account),
+        plugin: &Arc<str>,
+        payer: Payer,
         workspace: &str,
         entity: &str,
         look: impl FnOnce(Document) -> T + Send + 'static,
@@ -56,7 +91,7 @@ impl Data {
         let (workspace, entity) = (workspace.to_owned(), entity.to_owned());
         self.read(plugin, move |connection| {
             let Some(text) = text(connection, &workspace, &entity)? else { return Ok(None) };
-            let _room = room(&text, &account)?;
+            let _room = payer.hold_read(text.as_bytes())?;
             read(&entity, &text).map(look).map(Some)
         })
         .await
@@ -79,8 +114,9 @@ impl Data {
     }
 
     /// Changes a document, making it when it is new, and tells what is there afterwards.
-    /// `part` names what is changed, for the record; `account` has room for the document
-    /// meanwhile.
+    ///
+    /// A small one is read and written by the thread that writes. What takes longer is
+    /// done where it is read, in the author's turn: nobody else's change waits for it.
     ///
     /// # Errors
     /// There is no room for it, the change refuses, or the store cannot be written.
@@ -88,31 +124,19 @@ impl Data {
         self: &Arc<Self>,
         author: Author,
         entity: &str,
-        (operation, part): (&'static str, String),
-        (quota, account): (Quota, Account),
-        apply: Change,
+        payer: Payer,
+        edit: Edit,
     ) -> Result<Option<Bytes>, DataError> {
-        let entity = entity.to_owned();
-        self.write(&author.actor.clone(), move |change| {
-            let found = text(change.connection, &author.workspace, &entity)?;
-            let before = found.as_ref().map_or(0, String::len);
-            let _room = found.as_ref().map(|text| room(text, &account)).transpose()?;
-            let found = found.map(|text| read(&entity, &text)).transpose()?;
-            let mut document = found.unwrap_or_default();
-            let Some(value) = apply(&mut document)? else { return Ok(None) };
-            sign(&mut document, &author);
-            let text = text_of(&document);
-            check(&text).map_err(|why| {
-                DataError::Invalid(format!("the document of {entity} would have {why}"))
-            })?;
-            put(change.connection, &author.workspace, &entity, &text)?;
-            let grown = text.len() as i64 - before as i64;
-            share(change, &author, &entity, grown, quota)?;
-            let key = format!("{}/{entity}#{part}", author.workspace);
-            provenance::record(change, &author, operation, &key)?;
-            Ok(Some(value))
-        })
-        .await
+        let actor = author.actor.clone();
+        let task = Arc::new(Task { author, entity: entity.to_owned(), payer, edit });
+        if task.edit.is_quick {
+            let quick = task.clone();
+            if let Some(done) = self.write(&actor, move |change| quick.at_once(change)).await? {
+                return Ok(done);
+            }
+        }
+        let data = self.clone();
+        self.read(&actor, move |connection| task.aside(&data, connection)).await
     }
 
     /// Replaces a document (None = deletes it), as the host may.
@@ -154,6 +178,78 @@ impl Data {
             provenance::record(change, &author, "entity.set", &key)
         })
         .await
+    }
+}
+
+impl Task {
+    /// In the thread that writes; None: there is too much to do.
+    fn at_once(&self, change: &mut StoreChange<'_>) -> Result<Option<Option<Bytes>>, DataError> {
+        let found = self.find(change.connection)?;
+        if found.as_ref().is_some_and(|text| !is_quick(text.as_bytes())) {
+            return Ok(None);
+        }
+        let Some(changed) = self.change(found.as_deref())? else { return Ok(Some(None)) };
+        self.store(change, found.as_deref(), &changed.text)?;
+        Ok(Some(Some(changed.value)))
+    }
+
+    /// In a thread of its own: only what has become of the document is written by the one
+    /// that writes, if the document is still what was read.
+    fn aside(
+        self: Arc<Self>,
+        data: &Data,
+        connection: &Connection,
+    ) -> Result<Option<Bytes>, DataError> {
+        let _alone = data.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..TRIES {
+            let found = self.find(connection)?;
+            let Some(changed) = self.change(found.as_deref())? else { return Ok(None) };
+            let task = self.clone();
+            let Changed { text, value, _room } = changed;
+            let stored = data.writer.write_here(&data.readers_turn, move |change| {
+                let is_same = task.find(change.connection)? == found;
+                if is_same {
+                    task.store(change, found.as_deref(), &text)?;
+                }
+                Ok(is_same)
+            });
+            if stored? {
+                return Ok(Some(value));
+            }
+        }
+        Err(DataError::Locked(format!("the document of {} is being replaced", self.entity)))
+    }
+
+    fn find(&self, connection: &Connection) -> rusqlite::Result<Option<String>> {
+        text(connection, &self.author.workspace, &self.entity)
+    }
+
+    /// What becomes of the document; None: it stays as it is.
+    fn change(&self, found: Option<&str>) -> Result<Option<Changed>, DataError> {
+        let room = found.map(|text| self.payer.hold_read(text.as_bytes())).transpose()?.flatten();
+        let found = found.map(|text| read(&self.entity, text)).transpose()?;
+        let mut document = found.unwrap_or_default();
+        let Some(value) = (self.edit.apply)(&mut document)? else { return Ok(None) };
+        sign(&mut document, &self.author);
+        let text = text_of(&document);
+        check(&text).map_err(|why| {
+            DataError::Invalid(format!("the document of {} would have {why}", self.entity))
+        })?;
+        Ok(Some(Changed { text, value, _room: room }))
+    }
+
+    fn store(
+        &self,
+        change: &mut StoreChange<'_>,
+        before: Option<&str>,
+        text: &str,
+    ) -> Result<(), DataError> {
+        let Task { author, entity, payer, edit } = self;
+        put(change.connection, &author.workspace, entity, text)?;
+        let grown = text.len() as i64 - before.map_or(0, str::len) as i64;
+        share(change, author, entity, grown, payer.quota)?;
+        let key = format!("{}/{entity}#{}", author.workspace, edit.part);
+        provenance::record(change, author, edit.operation, &key)
     }
 }
 
@@ -201,12 +297,6 @@ fn read(entity: &str, text: &str) -> Result<Document, DataError> {
             "the document of {entity} is damaged ({error}); an operator can replace it (stockade.v1.Data/SetDocument)"
         ))
     })
-}
-
-/// What a text becomes when it is read.
-fn room(text: &str, account: &Account) -> Result<Charge, DataError> {
-    let weight = weigh(text.as_bytes());
-    account.charge(weight.bytes).map_err(|why| DataError::Room(why.to_string()))
 }
 
 fn put(connection: &Connection, workspace: &str, entity: &str, text: &str) -> rusqlite::Result<()> {

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
-    Author, Data, DataError, Usage, now_ms, operators_turn, provenance, usage::Room, writer::Change,
+    Author, Data, DataError, Payer, Usage, cache::Cache, now_ms, operators_turn, provenance,
+    usage::Room, writer::Change,
 };
 use crate::{
-    capacity::{Lane, limits},
+    capacity::{Charge, Lane, is_quick, limits},
     manifest::Quota,
 };
 
@@ -99,11 +100,13 @@ impl Data {
         plugin: &str,
         key: &str,
         entry: Entry,
-        quota: Quota,
+        payer: Payer,
     ) -> Result<(), DataError> {
         let (of, which, cache) = (plugin.to_owned(), key.to_owned(), self.cache.clone());
+        let waits = payer.hold(entry.data.len())?;
         self.write(&author.actor.clone(), move |change| {
-            put(change, &of, &which, &entry, quota)?;
+            let _waits = waits;
+            put(change, &of, &which, &entry, payer.quota)?;
             provenance::record(change, &author, "kv.set", &format!("plugin:{of}:{which}"))?;
             change.after_commit(move || cache.changed(&of, &which, Some(entry)));
             Ok(())
@@ -134,7 +137,9 @@ impl Data {
         .await
     }
 
-    /// Sets (or, without an entry, deletes) a value if it is as expected.
+    /// Sets (or, without an entry, deletes) a value if it is as expected. Texts that are
+    /// the same JSON, however they were written, are compared where values are read when
+    /// that takes long: no other change waits for it.
     ///
     /// # Errors
     /// There is no room for it, or the store cannot be written.
@@ -143,35 +148,21 @@ impl Data {
         author: Author,
         plugin: &str,
         key: &str,
-        expected: Expectation,
-        entry: Option<Entry>,
-        quota: Quota,
+        (expected, entry): (Expectation, Option<Entry>),
+        payer: Payer,
     ) -> Result<Swap, DataError> {
-        let (of, which, cache) = (plugin.to_owned(), key.to_owned(), self.cache.clone());
-        self.write(&author.actor.clone(), move |change| {
-            let current = find(change.connection, &of, &which)?;
-            let fits = match (&expected, &current) {
-                // Nothing that large can be there; it is not read.
-                (Expectation::Value(data, _), _) if data.len() as u64 > quota.value => false,
-                (Expectation::Absent, None) => true,
-                (Expectation::Value(data, binary), Some(entry)) => {
-                    entry.binary == *binary && (entry.data == *data || alike(entry, data))
-                }
-                _ => false,
-            };
-            if !fits {
-                return Ok(Err(current));
-            }
-            match &entry {
-                Some(entry) => put(change, &of, &which, entry, quota)?,
-                None => drop(remove(change, &of, &which)?),
-            }
-            let key = format!("plugin:{of}:{which}");
-            provenance::record(change, &author, "kv.compare_and_set", &key)?;
-            change.after_commit(move || cache.changed(&of, &which, entry));
-            Ok(Ok(()))
-        })
-        .await
+        let bytes = expected.bytes() + entry.as_ref().map_or(0, |entry| entry.data.len());
+        let _waits = payer.hold(bytes)?;
+        let (actor, cache) = (author.actor.clone(), self.cache.clone());
+        let (plugin, key) = (plugin.to_owned(), key.to_owned());
+        let task =
+            Arc::new(Swapping { author, plugin, key, expected, entry, payer, cache, _waits });
+        let quick = task.clone();
+        if let Some(done) = self.write(&actor, move |change| quick.at_once(change)).await? {
+            return Ok(done);
+        }
+        let data = self.clone();
+        self.read(&actor, move |connection| task.aside(&data, connection)).await
     }
 
     /// Rows of one plugin (or all) in order, behind `after`, at most `limit` and as many as
@@ -234,6 +225,106 @@ impl Data {
     }
 }
 
+impl Expectation {
+    fn bytes(&self) -> usize {
+        match self {
+            Expectation::Absent => 0,
+            Expectation::Value(data, _) => data.len(),
+        }
+    }
+}
+
+/// A compare-and-set.
+struct Swapping {
+    author: Author,
+    plugin: String,
+    key: String,
+    expected: Expectation,
+    entry: Option<Entry>,
+    payer: Payer,
+    cache: Arc<Cache>,
+    _waits: Option<Charge>,
+}
+
+/// The value may change so often while it is compared.
+const TRIES: usize = 16;
+
+impl Swapping {
+    /// Whether the value is as expected; None: that takes long to find out.
+    fn fits(&self, current: Option<&Entry>) -> Option<bool> {
+        match (&self.expected, current) {
+            // Nothing that large can be there; it is not read.
+            (Expectation::Value(data, _), _) if data.len() as u64 > self.payer.quota.value => {
+                Some(false)
+            }
+            (Expectation::Absent, current) => Some(current.is_none()),
+            (Expectation::Value(..), None) => Some(false),
+            (Expectation::Value(data, binary), Some(entry)) => {
+                if entry.binary != *binary || entry.data == *data || *binary {
+                    return Some(entry.binary == *binary && entry.data == *data);
+                }
+                (is_quick(&entry.data) && is_quick(data)).then(|| alike(&entry.data, data))
+            }
+        }
+    }
+
+    /// In the thread that writes; None: there is too much to do.
+    fn at_once(&self, change: &mut Change<'_>) -> Result<Option<Swap>, DataError> {
+        let current = find(change.connection, &self.plugin, &self.key)?;
+        Ok(match self.fits(current.as_ref()) {
+            None => None,
+            Some(false) => Some(Err(current)),
+            Some(true) => Some(Ok(self.store(change)?)),
+        })
+    }
+
+    /// In a thread that reads: the one that writes sees only whether the value is still
+    /// the one that was compared.
+    fn aside(self: Arc<Self>, data: &Data, connection: &Connection) -> Result<Swap, DataError> {
+        for _ in 0..TRIES {
+            let current = find(connection, &self.plugin, &self.key)?;
+            let fits = match (self.fits(current.as_ref()), &self.expected, &current) {
+                (Some(fits), ..) => fits,
+                (None, Expectation::Value(data, _), Some(entry)) => {
+                    let _one = self.payer.hold_read(data)?;
+                    let _other = self.payer.hold_read(&entry.data)?;
+                    alike(&entry.data, data)
+                }
+                (None, ..) => false,
+            };
+            if !fits {
+                return Ok(Err(current));
+            }
+            let task = self.clone();
+            let stored = data.writer.write_here(&data.readers_turn, move |change| {
+                let is_same = find(change.connection, &task.plugin, &task.key)? == current;
+                if is_same {
+                    task.store(change)?;
+                }
+                Ok(is_same)
+            });
+            if stored? {
+                return Ok(Ok(()));
+            }
+        }
+        Err(DataError::Locked(format!("the value of {} changes all the time", self.key)))
+    }
+
+    fn store(&self, change: &mut Change<'_>) -> Result<(), DataError> {
+        let Swapping { author, plugin, key, entry, payer, cache, .. } = self;
+        match entry {
+            Some(entry) => put(change, plugin, key, entry, payer.quota)?,
+            None => drop(remove(change, plugin, key)?),
+        }
+        let name = format!("plugin:{plugin}:{key}");
+        provenance::record(change, author, "kv.compare_and_set", &name)?;
+        let (cache, plugin, key, entry) =
+            (cache.clone(), plugin.clone(), key.clone(), entry.clone());
+        change.after_commit(move || cache.changed(&plugin, &key, entry));
+        Ok(())
+    }
+}
+
 /// Before this the last row stands.
 fn end_of(plugin: &Option<String>, prefix: &str) -> (String, String) {
     match plugin {
@@ -243,9 +334,9 @@ fn end_of(plugin: &Option<String>, prefix: &str) -> (String, String) {
 }
 
 /// The same JSON, however it was written.
-fn alike(entry: &Entry, data: &[u8]) -> bool {
+fn alike(one: &[u8], other: &[u8]) -> bool {
     let read = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
-    !entry.binary && read(&entry.data).is_some_and(|value| Some(value) == read(data))
+    read(one).is_some_and(|value| Some(value) == read(other))
 }
 
 fn read_entry(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Entry> {
@@ -295,7 +386,7 @@ fn put(
     match change.ledger.enter(connection, plugin, keys, bytes, room) {
         // What has expired may be in the way.
         Err(DataError::Quota(_)) if sweep(connection, Some(plugin))? > 0 => {
-            change.ledger.forget();
+            change.ledger.forget_one(plugin);
             change.ledger.enter(connection, plugin, keys, bytes, room)
         }
         entered => entered,

@@ -22,14 +22,17 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode};
 
-pub use documents::{Change, Document};
+pub use documents::{Document, Edit};
 pub use kv::{Entry, Expectation, Row, Swap};
 pub use provenance::{Author, Provenance, ProvenanceQuery};
 pub use usage::Usage;
 pub use workspaces::{Workspace, Workspaces, check_workspace, enabled_plugins};
 
-use super::{damage, is_damage, note, put_aside_database};
-use crate::capacity::{Crew, Lane};
+use super::{damage, is_damage, made::Made, note, put_aside_database};
+use crate::{
+    capacity::{Account, Charge, Crew, Lane, weigh},
+    manifest::Quota,
+};
 use cache::Cache;
 use writer::Writer;
 
@@ -119,6 +122,34 @@ const SCHEMA: &str = "
     ) WITHOUT ROWID;
 ";
 
+/// On whose account something is stored.
+#[derive(Clone, Debug)]
+pub struct Payer {
+    /// What it may store.
+    pub quota: Quota,
+    /// Holds what waits, and what is read for it; None: an operator.
+    pub account: Option<Account>,
+}
+
+impl Payer {
+    /// An operator, for whom the disk is the only bound.
+    pub fn operators() -> Self {
+        let quota = Quota { keys: u64::MAX >> 1, bytes: u64::MAX >> 1, ..Quota::default() };
+        Payer { quota, account: None }
+    }
+
+    /// Room for so many bytes.
+    fn hold(&self, bytes: usize) -> Result<Option<Charge>, DataError> {
+        let charge = self.account.as_ref().map(|account| account.charge(bytes)).transpose();
+        charge.map_err(|why| DataError::Room(why.to_string()))
+    }
+
+    /// Room for what a text becomes when it is read.
+    fn hold_read(&self, text: &[u8]) -> Result<Option<Charge>, DataError> {
+        self.hold(weigh(text).bytes)
+    }
+}
+
 /// Another process that holds the file is waited for this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Reads at once, and their connections: a disk that does not answer holds no more
@@ -134,6 +165,10 @@ pub struct Data {
     /// None: the system gave no thread.
     reading: Option<Crew>,
     cache: Arc<Cache>,
+    /// One large document is changed at a time.
+    changing: Mutex<()>,
+    /// In whose turn the readers' changes are made.
+    readers_turn: Arc<str>,
     /// Which plugins are enabled where.
     pub workspaces: Arc<Workspaces>,
 }
@@ -142,12 +177,15 @@ impl Data {
     /// Opens (and makes) the file; a damaged one is put aside. One that cannot be
     /// opened now is tried again until it can; meanwhile every request is answered with
     /// why, and workspaces are closed.
-    pub(super) fn open(path: &Path, keep: usize, problems: &mut Vec<String>) -> Self {
+    pub(super) fn open(
+        path: &Path,
+        keep: usize,
+        made: Arc<Made>,
+        problems: &mut Vec<String>,
+    ) -> Self {
         let workspaces: Arc<Workspaces> = Arc::default();
-        let mut told = Vec::new();
-        let opened = open_or_put_aside(path, &workspaces, &mut told);
-        problems.extend(told);
-        let writer = Writer::start(path.to_owned(), opened, keep, workspaces.clone());
+        let opened = open_or_put_aside(path, &workspaces, &made, problems);
+        let writer = Writer::start(path.to_owned(), opened, keep, workspaces.clone(), made);
         Data {
             path: path.to_owned(),
             writer,
@@ -156,6 +194,8 @@ impl Data {
                 .inspect_err(|error| tracing::error!("no thread to read data.db: {error}"))
                 .ok(),
             cache: Arc::default(),
+            changing: Mutex::default(),
+            readers_turn: "readers".into(),
             workspaces,
         }
     }
@@ -217,15 +257,22 @@ pub fn operators_turn() -> Lane {
 fn open_or_put_aside(
     path: &Path,
     workspaces: &Workspaces,
+    made: &Made,
     told: &mut Vec<String>,
 ) -> rusqlite::Result<Connection> {
-    let opened = open(path).and_then(|connection| {
+    let opened = open(path).and_then(|(connection, is_new)| {
+        if is_new && made.has(path) {
+            let text = format!("{} was missing or empty", path.display());
+            close(&connection, &text)?;
+            note(told, format!("what plugins stored is lost: {text}"));
+        }
         workspaces.load(&connection)?;
         Ok(connection)
     });
     let error = match opened {
         Err(error) if is_damage(&error) => error,
         Ok(connection) => {
+            made.note(path);
             if let Some(problem) = workspaces.problem() {
                 tracing::warn!("{problem}");
             }
@@ -237,26 +284,31 @@ fn open_or_put_aside(
         .map_err(|why| damage(format!("it is damaged ({error}), and {why}")))?;
     let text = format!("what plugins stored ({}) was damaged ({error}); {kept}", path.display());
     note(told, text);
-    let connection = open(path)?;
-    // Which plugins may run where is not known any more.
-    connection.execute(
-        "INSERT OR REPLACE INTO note (name, text) VALUES ('workspaces', ?1)",
-        [format!("{} was damaged", path.display())],
-    )?;
+    let (connection, _) = open(path)?;
+    close(&connection, &format!("{} was damaged", path.display()))?;
     workspaces.load(&connection)?;
+    made.note(path);
     Ok(connection)
 }
 
-fn open(path: &Path) -> rusqlite::Result<Connection> {
+/// Which plugins may run where is not known any more.
+fn close(connection: &Connection, why: &str) -> rusqlite::Result<()> {
+    let note = "INSERT OR REPLACE INTO note (name, text) VALUES ('workspaces', ?1)";
+    connection.execute(note, [why]).map(drop)
+}
+
+/// With whether it is new.
+fn open(path: &Path) -> rusqlite::Result<(Connection, bool)> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
+    let is_new = super::is_new(&connection)?;
     connection.execute_batch(SCHEMA)?;
     let verdict: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
     if verdict != "ok" {
         return Err(damage(format!("quick_check: {verdict}")));
     }
     super::keep_private(path);
-    Ok(connection)
+    Ok((connection, is_new))
 }
 
 fn reader(path: &Path) -> rusqlite::Result<Connection> {

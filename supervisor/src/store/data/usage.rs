@@ -30,6 +30,15 @@ impl Usage {
     }
 }
 
+impl Usage {
+    fn and(self, keys: i64, bytes: i64) -> Self {
+        Usage {
+            keys: self.keys.saturating_add_signed(keys),
+            bytes: self.bytes.saturating_add_signed(bytes),
+        }
+    }
+}
+
 fn numbers(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64)> {
     Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
 }
@@ -43,12 +52,34 @@ pub(super) struct Room {
 
 /// The writer's book.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(HashMap<String, Usage>);
+pub(super) struct Ledger {
+    known: HashMap<String, Usage>,
+    /// What the change under way has found there.
+    before: Vec<(String, Usage)>,
+}
 
 impl Ledger {
     /// What was rolled back may be in the book: it is asked for again.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        self.known.clear();
+        self.before.clear();
+    }
+
+    /// The file has been changed in other ways: what this plugin has is asked for again.
+    pub(super) fn forget_one(&mut self, plugin: &str) {
+        self.known.remove(plugin);
+    }
+
+    /// The next change begins.
+    pub(super) fn begin(&mut self) {
+        self.before.clear();
+    }
+
+    /// The change is undone in the file, and so here.
+    pub(super) fn undo(&mut self) {
+        for (plugin, usage) in self.before.drain(..).rev() {
+            self.known.insert(plugin, usage);
+        }
     }
 
     /// Enters a change, if there is room for what grows.
@@ -60,19 +91,18 @@ impl Ledger {
         bytes: i64,
         room: Room,
     ) -> Result<(), DataError> {
-        if !self.0.contains_key(plugin) {
-            self.0.insert(plugin.to_owned(), Usage::of(connection, plugin)?);
+        let before = match self.known.get(plugin) {
+            Some(usage) => *usage,
             // The change itself is in the file already.
-            return self.check(plugin, keys, bytes, room);
-        }
-        let usage = self.0.entry(plugin.to_owned()).or_default();
-        usage.keys = usage.keys.saturating_add_signed(keys);
-        usage.bytes = usage.bytes.saturating_add_signed(bytes);
+            None => Usage::of(connection, plugin)?.and(-keys, -bytes),
+        };
+        self.before.push((plugin.to_owned(), before));
+        self.known.insert(plugin.to_owned(), before.and(keys, bytes));
         self.check(plugin, keys, bytes, room)
     }
 
     fn check(&self, plugin: &str, keys: i64, bytes: i64, room: Room) -> Result<(), DataError> {
-        let usage = self.0.get(plugin).copied().unwrap_or_default();
+        let usage = self.known.get(plugin).copied().unwrap_or_default();
         let over = |what: &str, has: u64, may: u64| {
             Err(DataError::Quota(format!(
                 "Plugin '{plugin}' would have {has} {what} in the store; {may} are allowed. Delete \

@@ -17,7 +17,10 @@ use super::{
     queue::{Queue, Untaken},
     usage::Ledger,
 };
-use crate::{capacity::limits, store::identity};
+use crate::{
+    capacity::limits,
+    store::{advice, identity, made::Made},
+};
 
 /// Changes of one commit, and how long they may have taken before one more is made.
 const TOGETHER: usize = 256;
@@ -69,12 +72,13 @@ impl Writer {
         opened: rusqlite::Result<Connection>,
         keep: usize,
         workspaces: Arc<Workspaces>,
+        made: Arc<Made>,
     ) -> Self {
         let jobs: Arc<Queue<Job>> = Arc::default();
         let inbox = jobs.clone();
         let problem: Arc<Mutex<Option<String>>> = Arc::default();
         let closed: Arc<Mutex<Option<String>>> = Arc::default();
-        let opening = Opening { path, closed: closed.clone(), workspaces };
+        let opening = Opening { path, closed: closed.clone(), workspaces, made };
         let connection = opened.map_err(|error| opening.tell(&error)).ok();
         let told = problem.clone();
         let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
@@ -106,8 +110,31 @@ impl Writer {
         author: &Arc<str>,
         work: impl FnOnce(&mut Change<'_>) -> Result<T, DataError> + Send + 'static,
     ) -> Result<T, DataError> {
+        let ended = || DataError::Broken("the writing thread has ended".to_owned());
+        self.ask(author, work)?.await.map_err(|_| ended())?
+    }
+
+    /// The same for a thread that may wait.
+    pub(super) fn write_here<T: Send + 'static>(
+        &self,
+        author: &Arc<str>,
+        work: impl FnOnce(&mut Change<'_>) -> Result<T, DataError> + Send + 'static,
+    ) -> Result<T, DataError> {
+        let ended = || DataError::Broken("the writing thread has ended".to_owned());
+        self.ask(author, work)?.blocking_recv().map_err(|_| ended())?
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        author: &Arc<str>,
+        work: impl FnOnce(&mut Change<'_>) -> Result<T, DataError> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, DataError>>, DataError> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |change| {
+            // Nobody hears of it, so that nobody can have acknowledged it.
+            if reply.is_closed() {
+                return Box::new(|_| ());
+            }
             let result = change.and_then(|change| savepoint(change, work));
             Box::new(move |committed| {
                 let _ = reply.send(result.and_then(|value| committed.map(|()| value)));
@@ -121,7 +148,7 @@ impl Writer {
             return Err(ended());
         }
         match self.jobs.push(author, job) {
-            true => answer.await.map_err(|_| ended())?,
+            true => Ok(answer),
             false => Err(DataError::Busy),
         }
     }
@@ -152,14 +179,15 @@ struct Opening {
     path: PathBuf,
     closed: Arc<Mutex<Option<String>>>,
     workspaces: Arc<Workspaces>,
+    made: Arc<Made>,
 }
 
 impl Opening {
     fn tell(&self, error: &rusqlite::Error) {
         let text = format!(
-            "{} cannot be opened: {error}; it is tried again each second. Free its disk, or end \
-             the process that holds it",
-            self.path.display()
+            "{} cannot be opened: {error}; it is tried again each second. {}",
+            self.path.display(),
+            advice(error)
         );
         self.workspaces.close(&text);
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,7 +211,7 @@ impl Opening {
                 Err(Untaken::Over) => return None,
             }
             let mut told = Vec::new();
-            match open_or_put_aside(&self.path, &self.workspaces, &mut told) {
+            match open_or_put_aside(&self.path, &self.workspaces, &self.made, &mut told) {
                 Ok(connection) => {
                     tracing::info!("{} is open", self.path.display());
                     *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -202,12 +230,13 @@ fn savepoint<T>(
 ) -> Result<T, DataError> {
     let run = |sql: &str| change.connection.prepare_cached(sql)?.execute([]).map(drop);
     run("SAVEPOINT one")?;
+    change.ledger.begin();
     let before = change.after.len();
     let result = work(change);
     let run = |sql: &str| change.connection.prepare_cached(sql)?.execute([]).map(drop);
     if result.is_err() {
         change.after.truncate(before);
-        change.ledger.forget();
+        change.ledger.undo();
         run("ROLLBACK TO one")?;
     }
     run("RELEASE one")?;
