@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use pyo3::{exceptions::PyTypeError, prelude::*, types::PyBytes};
+use pyo3::{
+    exceptions::{PyTypeError, PyValueError},
+    prelude::*,
+    types::PyBytes,
+};
 use stockade_plugin_sdk::{
     Bytes, Error, Level,
     host::{Ask, Event, Host as SdkHost, Subscription},
@@ -74,7 +78,7 @@ impl Host {
     fn with_options(&self, on_denied: &str, workspace: &str) -> PyResult<Self> {
         if !["", "raise", "warn", "silent"].contains(&on_denied) {
             let text = format!("on_denied must be raise, warn or silent, not {on_denied:?}");
-            return Err(pyo3::exceptions::PyValueError::new_err(text));
+            return Err(PyValueError::new_err(text));
         }
         // What is not said stays as it was said before.
         let or = |said: &str, before: &str| match said {
@@ -142,7 +146,12 @@ impl Host {
             _ => self.host.kv().set(key, &json(value)?),
         };
         let set = match ttl {
-            Some(seconds) => set.ttl(Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+            Some(seconds) => {
+                let ttl = Duration::try_from_secs_f64(seconds).ok().filter(|ttl| !ttl.is_zero());
+                set.ttl(ttl.ok_or_else(|| {
+                    PyValueError::new_err(format!("ttl={seconds}: a positive number of seconds"))
+                })?)
+            }
             None => set,
         };
         self.send(py, set.ask())

@@ -98,7 +98,12 @@ pub(super) async fn run(kv: Kv, client: Client) -> Result<(), Failure> {
                 true => text,
                 false => serde_json::to_vec(&String::from_utf8_lossy(&text)).unwrap_or_default(),
             };
-            let ttl_ms = ttl.map_or(0, |ttl| ttl.as_millis().max(1) as u64);
+            if ttl.is_some_and(|ttl| ttl.as_millis() == 0) {
+                let text = "--ttl 0s would be gone at once: leave --ttl out for a value that \
+                            stays, or say `stockade kv delete`";
+                return Err(Failure::usage(text));
+            }
+            let ttl_ms = ttl.map_or(0, |ttl| ttl.as_millis() as u64);
             let request = SetValueRequest { plugin, key, data: bytes.into(), binary, ttl_ms };
             data.set_value(request).await?;
         }

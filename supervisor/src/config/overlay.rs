@@ -46,6 +46,15 @@ impl Overlay {
         hasher.finish()
     }
 
+    /// The operator says how much RLIMIT_DATA this plugin has.
+    pub fn sets_data(&self, plugin: &str) -> bool {
+        self.text.iter().any(|(_, text)| {
+            let file: toml::Table = text.parse().unwrap_or_default();
+            let own = file.get("plugin").and_then(|plugins| plugins.get(plugin));
+            own.and_then(|own| own.get("limits")?.get("data")).is_some()
+        })
+    }
+
     /// Lays limits, time-outs and restart policy over the manifest.
     pub fn apply(&self, manifest: &mut Manifest) {
         let gpu = manifest.requires.gpu.is_some();

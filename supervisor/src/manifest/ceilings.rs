@@ -67,6 +67,12 @@ impl Ceilings {
         lower(&mut limits.processes, self.processes);
         lower(&mut manifest.concurrency, self.concurrency);
         lower(&mut manifest.queue.size, self.queue);
+        self.cap_data(manifest);
+    }
+
+    /// Lowers RLIMIT_DATA alone.
+    pub fn cap_data(&self, manifest: &mut Manifest) {
+        let limits = &mut manifest.limits;
         limits.data = match (limits.data, self.data) {
             (Some(asked), Some(most)) => Some(asked.min(most)),
             (asked, most) => asked.or(most),

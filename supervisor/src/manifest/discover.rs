@@ -121,21 +121,29 @@ pub(super) fn trusted(
     file: &Path,
     manifest: Manifest,
 ) -> Result<Manifest, Vec<Problem>> {
-    let texts = untrusted(&manifest.directory, file, &manifest);
+    let texts = untrusted(Some(file), &manifest);
     if texts.is_empty() {
         return Ok(manifest);
     }
     Err(texts.into_iter().map(|text| Problem::of_file(file_name, text)).collect())
 }
 
-fn untrusted(directory: &Path, file: &Path, manifest: &Manifest) -> Vec<String> {
+/// Who else could change what is run now, and what to do about it: modes change without a
+/// change of the manifest.
+pub fn untrusted_now(manifest: &Manifest) -> Vec<String> {
+    let mut files = MANIFEST_FILES.iter().map(|name| manifest.directory.join(name));
+    untrusted(files.find(|file| file.exists()).as_deref(), manifest)
+}
+
+fn untrusted(file: Option<&Path>, manifest: &Manifest) -> Vec<String> {
+    let directory = &manifest.directory;
     let mut texts = ownership::problems(directory);
     if let Ok(real) = fs::canonicalize(directory)
-        && real != directory
+        && real != *directory
     {
         texts.extend(ownership::problems(&real));
     }
-    texts.extend(ownership::file_problem(file));
+    texts.extend(file.and_then(ownership::file_problem));
     let programs = match &manifest.run {
         Run::Binary(program) | Run::Library(program) => vec![directory.join(program)],
         Run::Python { venv, .. } => {

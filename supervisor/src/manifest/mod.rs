@@ -19,6 +19,7 @@ mod types;
 pub use ceilings::Ceilings;
 pub use discover::{
     Found, MANIFEST_FILES, directories, fingerprint, load, parse, python_sources, scan,
+    untrusted_now,
 };
 pub use entry_points::{advertised, libraries};
 pub use permissions::{PermissionLists, Permissions, known_permission, risk};

@@ -8,7 +8,7 @@ use stockade_proto::worker as wire;
 
 use super::schema::{Allowance, Schema, Verdict};
 use crate::{
-    capacity::{QUICK_VALUES, is_quick, limits, weigh},
+    capacity::{QUICK_VALUES, is_quick, limits, read_through, weigh},
     manifest::{Permissions, known_permission},
 };
 
@@ -125,9 +125,10 @@ fn check(which: &str, schema: Option<&Schema>, text: &[u8]) -> Result<(), String
     if weight.values > limits::JSON_VALUES {
         return Err(format!("the {which} has more than {} values", limits::JSON_VALUES));
     }
-    let value: Value = serde_json::from_slice(text)
-        .map_err(|error| format!("the {which} is not JSON: {error}"))?;
-    match schema.map_or(Verdict::Fits, |schema| schema.check(&value, weight.values)) {
+    let invalid = |error| format!("the {which} is not JSON: {error}");
+    let Some(schema) = schema else { return read_through(text).map_err(invalid) };
+    let value: Value = serde_json::from_slice(text).map_err(invalid)?;
+    match schema.check(&value, weight.values) {
         Verdict::Fits => Ok(()),
         Verdict::Wrong(why) => {
             Err(format!("the {which} is not as its schema says: {}", why.join("; ")))

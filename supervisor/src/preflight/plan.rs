@@ -18,7 +18,7 @@ use crate::{
     document::read_start,
     lifecycle::{Cause, CauseCode},
     machine::{Gpus, LayerProbe, Tracer},
-    manifest::{Limits, Manifest, Profile, Remote, Run},
+    manifest::{Limits, Manifest, Profile, Remote, Run, untrusted_now},
 };
 
 /// What a plugin's process is to be.
@@ -84,11 +84,29 @@ pub struct Surroundings {
     pub tracer: Option<Tracer>,
 }
 
+/// Nobody else could have changed what is run since the manifest was read.
+fn trusted(manifest: &Manifest) -> Result<(), Refusal> {
+    let texts = untrusted_now(manifest);
+    if texts.is_empty() {
+        return Ok(());
+    }
+    let reason = format!("Manifest error: {}.", texts.join("; "));
+    let cause = Cause::new(CauseCode::ManifestError, reason);
+    let mut watch = vec![manifest.directory.clone()];
+    if let Run::Binary(program) | Run::Library(program) = &manifest.run {
+        let program = manifest.directory.join(program);
+        watch.extend(program.parent().map(Path::to_owned));
+        watch.push(program);
+    }
+    Err(Refusal { cause, missing: Vec::new(), watch })
+}
+
 /// Checks everything and plans the launch. Reads files; may block.
 ///
 /// # Errors
 /// Everything that is not as it must be.
 pub fn plan(manifest: &Manifest, around: &Surroundings) -> Result<LaunchPlan, Refusal> {
+    trusted(manifest)?;
     let mut absent = Absent::default();
     let gpus = requirements::gpus(manifest, &around.gpus, &mut absent);
     let (models, commands) = requirements::files(manifest, &around.digests, &mut absent);

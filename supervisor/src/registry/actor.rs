@@ -245,6 +245,10 @@ impl Actor {
         found.fingerprint ^= lists.fingerprint();
         if let Some(overlay) = self.folders.overlays.get(&manifest.name) {
             overlay.apply(manifest);
+            // What follows from its memory is what nobody has asked for.
+            if !overlay.sets_data(&manifest.name) {
+                ceilings.cap_data(manifest);
+            }
             // A changed overlay is a change of the plugin.
             found.fingerprint ^= overlay.fingerprint(&manifest.name);
         }

@@ -107,6 +107,7 @@ impl Channel {
             enabled: self.enabled(granted.call.as_ref()),
             request: self.valid_json(request).await?,
             held,
+            account: self.caller.account.clone(),
         };
         let asking = providers::call(&self.host, &name, asked);
         let Some(response) = wanted(granted.call.as_ref(), asking).await else {

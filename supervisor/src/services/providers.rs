@@ -22,7 +22,7 @@ use tonic::Status;
 use super::{HostServices, names};
 use crate::{
     calls::{CallError, ToolCall},
-    capacity::{Account, Charge, Held, Lane, limits},
+    capacity::{Account, Charge, Held, Lane, limits, weigh},
     plugin::{Allowance, Chain, Provider},
 };
 
@@ -170,6 +170,8 @@ pub(super) struct Asked {
     pub(super) enabled: Option<Arc<BTreeSet<String>>>,
     pub(super) request: Bytes,
     pub(super) held: Held,
+    /// Of who asks.
+    pub(super) account: Account,
 }
 
 /// Which side of a provider's schemas.
@@ -179,10 +181,11 @@ enum Side {
     Response,
 }
 
-/// Checks a text in the turn of `lane`: by the crew unless that is quick.
+/// Checks a text in the turn of `lane`: by the crew unless that is quick. Who asks has
+/// room for what it is read into.
 async fn check(
     services: &HostServices,
-    lane: &Arc<str>,
+    (lane, account): (&Arc<str>, &Account),
     provider: &Arc<Provider>,
     side: Side,
     text: &Bytes,
@@ -194,9 +197,15 @@ async fn check(
     if provider.is_quick(text) {
         return Ok(check(provider, text));
     }
-    let (provider, text) = (provider.clone(), text.clone());
-    let done = services.calls().await.crew().run(lane, move || check(&provider, &text)).await;
-    done.map_err(|why| Status::resource_exhausted(why.to_string()))
+    let (provider, text, account) = (provider.clone(), text.clone(), account.clone());
+    let calls = services.calls().await;
+    let done = calls.crew().run(lane, move || {
+        let room = account.charge(weigh(&text).bytes);
+        let _room = room.map_err(|why| format!("there is no room to read it: {why}"))?;
+        Ok::<_, String>(check(&provider, &text))
+    });
+    let done = done.await.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+    done.map_err(Status::resource_exhausted)
 }
 
 /// `plugin:<id>:<name>` in its parts.
@@ -303,8 +312,8 @@ async fn ask_server(
     registered: &Registered,
     asked: Asked,
 ) -> Result<Bytes, Status> {
-    let (provider, lane) = (&registered.provider, asked.plugin.clone());
-    let fits = check(services, &lane, provider, Side::Request, &asked.request).await?;
+    let (provider, lane, account) = (&registered.provider, asked.plugin.clone(), asked.account);
+    let fits = check(services, (&lane, &account), provider, Side::Request, &asked.request).await?;
     fits.map_err(|why| invalid(name, why))?;
     let (answer, reply) = oneshot::channel();
     let timeout = asked.timeout.unwrap_or(PATIENCE);
@@ -331,7 +340,7 @@ async fn ask_server(
     let response = reply.map_err(|_| gone())?.map_err(|(kind, message)| {
         Status::unknown(format!("provider {name}: {kind}: {message}"))
     })?;
-    let fits = check(services, &lane, provider, Side::Response, &response).await?;
+    let fits = check(services, (&lane, &account), provider, Side::Response, &response).await?;
     fits.map_err(|why| bad_response(name, &why))?;
     Ok(response)
 }
@@ -342,7 +351,8 @@ async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result
     let calls = services.calls().await;
     let session = calls.session_of(plugin, PATIENCE).await.map_err(|_| not_found())?;
     let provider = session.registered.provider(own).ok_or_else(not_found)?;
-    let fits = check(services, &asked.plugin, provider, Side::Request, &asked.request).await?;
+    let asks = (&asked.plugin, &asked.account);
+    let fits = check(services, asks, provider, Side::Request, &asked.request).await?;
     fits.map_err(|why| invalid(name, why))?;
     // What was checked is JSON: it is put into the arguments as it is.
     let caller = json!(&*asked.plugin).to_string();
@@ -374,7 +384,8 @@ async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result
         return Err(bad_response(name, "the response has bytes in it; it must be JSON"));
     }
     let lane: Arc<str> = plugin.into();
-    let fits = check(services, &lane, provider, Side::Response, &success.result).await?;
+    let asks = (&lane, &asked.account);
+    let fits = check(services, asks, provider, Side::Response, &success.result).await?;
     fits.map_err(|why| bad_response(name, &why))?;
     Ok(success.result)
 }

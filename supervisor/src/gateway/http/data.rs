@@ -168,6 +168,10 @@ pub(super) async fn set_value(
     if supervisor.plugin(&plugin).is_none() {
         return plugin_not_found(&plugin);
     }
+    if setting.ttl_ms == Some(0) {
+        let why = "ttl_ms=0 would be gone at once: leave it out for a value that stays";
+        return detail(StatusCode::UNPROCESSABLE_ENTITY, why);
+    }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let binary = kind.is_some_and(|kind| kind.starts_with("application/octet-stream"));
     let is_json = |text: &bytes::Bytes| read_through(text).is_ok();
