@@ -31,7 +31,14 @@ pub(crate) struct CallControl {
     credit: AtomicU64,
     changed: Notify,
     changed_sync: (std::sync::Mutex<()>, std::sync::Condvar),
+    /// Progress reports since then.
+    reports: Mutex<Option<(Instant, u32)>>,
 }
+
+/// So many progress reports of a call are sent in [`REPORTS_TIME`]: the supervisor ends a
+/// process that floods it.
+const REPORTS: u32 = 64;
+const REPORTS_TIME: Duration = Duration::from_millis(64);
 
 impl std::fmt::Debug for CallControl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -47,6 +54,7 @@ impl CallControl {
             credit: AtomicU64::new(credit),
             changed: Notify::new(),
             changed_sync: Default::default(),
+            reports: Mutex::default(),
         })
     }
 
@@ -79,6 +87,17 @@ impl CallControl {
         self.credit
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |credit| credit.checked_sub(1))
             .is_ok()
+    }
+
+    /// One more report is no flood.
+    fn may_report(&self) -> bool {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (since, sent) = reports
+            .filter(|(since, _)| now.duration_since(*since) < REPORTS_TIME)
+            .unwrap_or((now, 0));
+        *reports = Some((since, sent.saturating_add(1)));
+        sent < REPORTS
     }
 
     fn is_cancelled(&self) -> bool {
@@ -173,8 +192,12 @@ impl Context {
         }
     }
 
-    /// Says how far the call is (`fraction` 0 to 1).
+    /// Says how far the call is (`fraction` 0 to 1). A thousand times a second is enough:
+    /// what is said more often is not sent.
     pub fn progress(&self, fraction: f64, message: &str) {
+        if !self.control.may_report() {
+            return;
+        }
         let progress = Progress { call_id: self.id, fraction, message: message.to_owned() };
         let _ = self.outbox.send(FromPlugin { frame: Some(Frame::Progress(progress)) });
     }

@@ -174,7 +174,7 @@ bounds! {
         count EVENT_PATTERNS = 64, "Patterns of one subscription", "fixed", "not registered, told";
         count MISSING = 64, "Names of what is missing", "fixed", "the rest is counted";
         count WATCHED = 64, "Paths whose change may heal a failed start", "fixed", "the rest is not watched";
-        count IDLE_FRAMES = 20_000, "Frames a second that belong to no call", "fixed", "killed, `protocol_error`";
+        count IDLE_FRAMES = 20_000, "Frames a second that answer no call (progress, answers to pings, answers to calls that nobody made); the SDKs send 1000 progress reports a second of a call at most", "fixed", "killed, `protocol_error`";
         count CREDIT = 16, "Items that a tool sends before its client has taken one", "fixed", "killed, `protocol_error`";
         count PROGRESS_WAITING = 64, "Progress reports that wait for a client", "fixed", "dropped";
         bytes PATH = 1 << 10, "Path within a document", "fixed", "INVALID_ARGUMENT";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pyo3::{prelude::*, types::PyDict};
 use stockade_plugin_sdk::{Context as SdkContext, InitContext};
 
-use crate::{Cancelled, failure, host::Host, results};
+use crate::{Cancelled, InvalidResult, failure, host::Host, results};
 
 /// The package is imported by the first tool that asks for it.
 fn services(py: Python<'_>, host: Host) -> PyResult<Bound<'_, PyAny>> {
@@ -139,8 +139,10 @@ impl Context {
     /// Sends one item of a streamed result; waits while the client is behind.
     fn emit(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<()> {
         let parts = results::write(item)?;
-        py.detach(|| self.context.emit_parts(parts))
-            .map_err(|error| Cancelled::new_err(error.message().to_owned()))
+        py.detach(|| self.context.emit_parts(parts)).map_err(|error| match error.kind() {
+            "Cancelled" => Cancelled::new_err(error.message().to_owned()),
+            _ => InvalidResult::new_err(error.message().to_owned()),
+        })
     }
 
     /// The same call in another workspace: that of an event.

@@ -31,6 +31,13 @@ pyo3::create_exception!(
     "The call was cancelled: its client is gone or its time is up."
 );
 
+pyo3::create_exception!(
+    stockade,
+    InvalidResult,
+    PyException,
+    "An item of a stream that cannot be sent: it is larger than the operator allows."
+);
+
 /// The native half of the package `stockade`.
 #[pymodule]
 mod _host {

@@ -20,12 +20,14 @@ pub struct Weight {
 
 /// What an object costs besides its entries.
 const OBJECT: usize = 160 + size_of::<BTreeMap<String, Value>>();
+/// What an array costs besides: there is room for four values at least.
+const ARRAY: usize = 3 * size_of::<Value>();
 /// What a value costs: itself, and as an entry its key and its place in the index.
 const VALUE: usize = size_of::<Value>() + 48;
 
 /// Weighs a text that need not be valid. One pass, no memory.
 pub fn weigh(text: &[u8]) -> Weight {
-    let (mut values, mut objects) = (1, 0);
+    let (mut values, mut objects, mut arrays) = (1, 0, 0);
     let (mut open, mut depth) = (0usize, 0);
     let mut index = 0;
     while let Some(byte) = text.get(index) {
@@ -33,7 +35,10 @@ pub fn weigh(text: &[u8]) -> Weight {
             b',' => values += 1,
             b'[' | b'{' => {
                 values += 1;
-                objects += usize::from(*byte == b'{');
+                match byte {
+                    b'{' => objects += 1,
+                    _ => arrays += 1,
+                }
                 open += 1;
                 depth = depth.max(open);
             }
@@ -43,7 +48,8 @@ pub fn weigh(text: &[u8]) -> Weight {
         }
         index += 1;
     }
-    Weight { values, bytes: text.len() + values * VALUE + objects * OBJECT, depth }
+    let bytes = text.len() + values * VALUE + objects * OBJECT + arrays * ARRAY;
+    Weight { values, bytes, depth }
 }
 
 /// Values of a text that is read on a thread that others need.

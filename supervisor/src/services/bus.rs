@@ -293,6 +293,16 @@ mod tests {
     }
 
     #[test]
+    fn a_small_payload_does_not_keep_its_message() {
+        let bus = bus(8 << 20);
+        let reader = bus.subscribe("".into(), vec!["plugin:a:*".into()]);
+        let message = Bytes::from(vec![b'1'; 9000]);
+        bus.emit("plugin:a".into(), "plugin:a:x", message.slice(..1), "".into(), |_, _| true);
+        assert!(message.is_unique());
+        assert_eq!(reader.take().events.len(), 1);
+    }
+
+    #[test]
     fn events_that_nobody_takes_have_a_bound_together() {
         let bus = bus(8 << 20);
         let all: Vec<_> =

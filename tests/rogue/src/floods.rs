@@ -62,7 +62,11 @@ pub fn add(tools: &mut Tools<Rogue>) {
                 let kind = args.kind.as_str();
                 Ok(thread::scope(|scope| {
                     let asked: Vec<_> = (0..args.n)
-                        .map(|n| scope.spawn(move || one_of(kind, n, value, ctx).is_ok()))
+                        .map(|n| {
+                            let one = move || one_of(kind, n, value, ctx);
+                            // The log tells why, for whoever wonders.
+                            scope.spawn(move || one().inspect_err(|why| eprintln!("{why}")).is_ok())
+                        })
                         .collect();
                     asked.into_iter().filter_map(|one| one.join().ok()).filter(|done| *done).count()
                 }))
@@ -121,6 +125,8 @@ fn value_of(of: &str, bytes: usize) -> Result<Box<RawValue>> {
         "deep" => format!("{}{}", "[".repeat(bytes), "]".repeat(bytes)),
         "nests" => many("[0]"),
         "objects" => many("{}"),
+        // The same as {"a":1}, with much between.
+        "spaces" => format!("{{{}\"a\":1}}", " ".repeat(bytes)),
         "text" => format!("\"{}\"", "x".repeat(bytes)),
         other => return Err(Error::new("NoSuchValue", other)),
     };
@@ -139,6 +145,31 @@ fn one_of(kind: &str, n: u64, value: &RawValue, ctx: &Context) -> Result<()> {
         "set" => ctx.kv().set(&key, value).or_raise().wait(),
         "get" => ctx.kv().get::<Value>("k0").or_raise().wait().map(drop),
         "swap" => ctx.kv().compare_and_set("k0", Some(value), Some(&1)).or_raise().wait().map(drop),
+        "unlike" => {
+            ctx.kv().compare_and_set("k0", Some(value), Some(&2)).or_raise().wait().map(drop)
+        }
+        // Little is set; what is expected says the same at length.
+        "padded" => {
+            let key = format!("{key} of {}", value.get().len());
+            ctx.kv().set(&key, &json!({"a": 1})).or_raise().wait()?;
+            let swapped = ctx.kv().compare_and_set(&key, Some(value), Some(&json!({"a": 2})));
+            match swapped.or_raise().wait()? {
+                true => Ok(()),
+                false => Err(Error::new("NotSwapped", key)),
+            }
+        }
+        // One key too many, again and again.
+        "too_many" => {
+            let end = Instant::now() + Duration::from_secs(2);
+            for more in 0.. {
+                if Instant::now() > end {
+                    break;
+                }
+                let key = format!("{key} {more}");
+                let _ = ctx.kv().set(&key, value).or_raise().wait();
+            }
+            Ok(())
+        }
         "list" => ctx.kv().list("zzz", "").or_raise().wait().map(drop),
         "providers" => ctx.host().providers().wait().map(drop),
         "log" => {
@@ -179,14 +210,24 @@ fn mappings(args: &Mappings) -> usize {
     children
 }
 
-/// With `--configurations N`, so many parts of the simulation's configuration.
+/// With `--configurations N`, so many parts of the simulation's configuration; with
+/// `--objects N` each of so many objects, and an effect with as many default parameters.
 fn configurations(tools: &mut Tools<Rogue>) {
     let args: Vec<String> = std::env::args().collect();
-    let wanted = args.windows(2).find(|pair| pair[0] == "--configurations");
-    let wanted: i32 = wanted.and_then(|pair| pair[1].parse().ok()).unwrap_or(0);
-    for n in 0..wanted {
-        tools.simulation_config(&format!("c{n}"), "One of many", n, |_, base, _| {
-            Ok(json!({"keys": base.as_object().map(serde_json::Map::len)}))
+    let number = |flag: &str| {
+        let wanted = args.windows(2).find(|pair| pair[0] == flag);
+        wanted.and_then(|pair| pair[1].parse::<usize>().ok()).unwrap_or(0)
+    };
+    let objects = number("--objects");
+    let many: Value = vec![json!({}); objects].into();
+    for n in 0..number("--configurations") {
+        let many = many.clone();
+        tools.simulation_config(&format!("c{n}"), "One of many", n as i32, move |_, base, _| {
+            let keys = base.as_object().map(serde_json::Map::len);
+            Ok(json!({"keys": keys, format!("c{n}"): many}))
         });
+    }
+    if objects > 0 {
+        tools.effect("e", "Does nothing", &json!({"many": many}), |_, _: Value, _: Value, _| Ok(1));
     }
 }

@@ -225,6 +225,20 @@ async fn answer(
                 }
             }
         }
+        "progress-flood" => {
+            // No faster than they leave: its own memory is not what is tried.
+            for _ in 0..2_000_000u64 {
+                while waiting.load(Ordering::Relaxed) > 2000 {
+                    tokio::task::yield_now().await;
+                }
+                let message = "again".into();
+                say(from_plugin::Frame::Progress(wire::Progress {
+                    call_id,
+                    fraction: 0.5,
+                    message,
+                }));
+            }
+        }
         "items-without-credit" => {
             for _ in 0..1000 {
                 say(from_plugin::Frame::Item(wire::Item {

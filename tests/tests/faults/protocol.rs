@@ -103,25 +103,21 @@ async fn floods_and_huge_messages_are_breaches() {
 async fn a_progress_flood_is_a_breach_and_hurts_nobody() {
     // On a starved machine it may take long until a second is full of reports: not the
     // watchdog is what is tried here.
-    let more = QUICK.replace("[timeouts]", "[timeouts]\nping = \"60s\"");
-    let scene = Scene::new(&more).await;
+    let patient = QUICK.replace("[timeouts]", "[timeouts]\nping = \"60s\"");
+    let scene = Scene::new(&patient).await;
     let outcome = scene.call("count", json!({"n": 2000})).await;
     assert_eq!((outcome.items.len(), outcome.clone().unwrap()), (2000, json!(2000)));
-    assert_eq!(scene.daemon.health("rogue").await.generation, 1, "2,000 reports are fine");
-    let mut outcome = scene.call("flood_progress", json!({"n": 50_000})).await;
-    // A machine that has no second for the supervisor to read that many lets the plugin
-    // fill its own memory instead: that is another fault, so it is tried again.
-    for _ in 0..10 {
-        if outcome.cause != "oom_own" {
-            break;
-        }
-        scene.recovers_from("oom_own").await;
-        outcome = scene.call("flood_progress", json!({"n": 50_000})).await;
-    }
+    // A tool that reports in a loop does no harm: its SDK sends some of it.
+    scene.call("flood_progress", json!({"n": 2000})).await.unwrap();
+    assert_eq!(scene.daemon.health("rogue").await.generation, 1, "it lives");
+    scene.end().await;
+    let scene = Scene::new(&format!("args = [\"--raw\", \"progress-flood\"]\n{patient}")).await;
+    let outcome = scene.call("t", json!({})).await;
     assert_eq!(outcome.failed(), ("WorkerCrashed", "protocol_error"), "{}", outcome.error);
     let start = "Broke the protocol in calls: message flood: 20000 frames in ";
     assert!(outcome.error.starts_with(start), "{}", outcome.error);
-    scene.recovers_from("protocol_error").await;
+    scene.daemon.death("rogue", "protocol_error").await;
+    scene.daemon.serving("rogue").await;
     scene.end().await;
 }
 

@@ -83,6 +83,61 @@ async fn still_disabled(folder: tempfile::TempDir, problem: &str) -> Daemon {
     daemon
 }
 
+/// Files that are missing at a start, or empty, were lost: it is told, workspaces are closed,
+/// and what operators want is taken from what is left.
+#[tokio::test]
+async fn what_is_missing_at_a_start_is_told() {
+    for emptied in [false, true] {
+        let daemon = with_x().start().await;
+        daemon.serving("x").await;
+        let (code, _, error) = daemon.cli(&["workspace", "enable", "w", "x", "--only"]).await;
+        assert_eq!(code, 0, "{error}");
+        disable(&daemon).await;
+        let lose = |state: &Path, name: &str| {
+            for side in ["-wal", "-shm", ""] {
+                let file = state.join(format!("{name}{side}"));
+                match emptied && side.is_empty() {
+                    true => std::fs::write(&file, "").expect("emptied"),
+                    false => drop(std::fs::remove_file(&file)),
+                }
+            }
+        };
+        let folder = daemon.kill().await;
+        let state = folder.path().join("state");
+        lose(&state, "stockade.db");
+        lose(&state, "data.db");
+        lose(&state, "counters");
+        let daemon = with_x().start_in(folder).await;
+        daemon.state("x", PluginState::Loaded, "DISABLED").await;
+        let said = problems(&daemon).await;
+        for name in ["stockade.db was", "data.db was", "counters was"] {
+            let told = said.iter().filter(|one| one.contains(name)).count();
+            assert!(told >= 1, "{name}: {said:?}");
+        }
+        let refused = call_in_w(&daemon).await.expect_err("nobody knows");
+        assert!(refused.message().contains("data.db was missing or empty"), "{refused}");
+        daemon.cli(&["workspace", "reopen"]).await;
+        call_in_w(&daemon).await.expect("open again");
+        // Both that know what operators want: nothing can tell, and that is told.
+        let folder = daemon.kill().await;
+        let state = folder.path().join("state");
+        lose(&state, "stockade.db");
+        lose(&state, "wanted");
+        let daemon = with_x().start_in(folder).await;
+        daemon.serving("x").await;
+        let said = problems(&daemon).await;
+        let all = said.iter().any(|one| one.contains("is not known any more: all of them run"));
+        assert!(all, "{said:?}");
+        // Told once: what was there is there again.
+        let daemon = with_x().start_in(daemon.kill().await).await;
+        daemon.serving("x").await;
+        let said = problems(&daemon).await;
+        assert!(!said.iter().any(|one| one.contains("was missing or empty")), "{said:?}");
+        call_in_w(&daemon).await.expect("still open");
+        daemon.stop().await;
+    }
+}
+
 async fn dies(daemon: &Daemon) {
     daemon.call("x", "exit", serde_json::json!({"n": 3})).await;
     daemon.serving("x").await;

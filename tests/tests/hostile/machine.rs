@@ -9,7 +9,7 @@ use stockade_proto::v1::{
 };
 use stockade_tests::{Client, Options, manifest};
 
-use crate::scene::{MIB, QUICK, a_while, attacked, nothing_left, timed, under_attack};
+use crate::scene::{BUFFERED, MIB, QUICK, a_while, attacked, nothing_left, timed, under_attack};
 
 /// Finding 12: children with very many mappings, whose memory takes long to count.
 /// Nobody's start waits for the guard.
@@ -54,6 +54,38 @@ async fn a_base_is_not_copied_for_each_configuration() {
         built
     })
     .await;
+    daemon.stop().await;
+}
+
+/// Configurations that together would be gigabytes in memory, and default parameters that
+/// would be read and written at each application.
+#[tokio::test]
+async fn configurations_are_bounded_together() {
+    let more = format!(
+        "args = [\"--configurations\", \"64\", \"--objects\", \"150000\"]\n{QUICK}\n[permissions]\n\
+         request = [\"behavior:configure_simulation\", \"behavior:extend_effects\"]"
+    );
+    let daemon = attacked(Options::new().config(BUFFERED).rogue("x", &more)).await;
+    daemon.serving("x").await;
+    under_attack(&daemon, 256 * MIB, async {
+        let build = async || {
+            let mut extensions = ExtensionsClient::new(daemon.channel());
+            let built = extensions.build_simulation_config(BuildSimulationConfigRequest::default());
+            let built = built.await.expect("built").into_inner();
+            assert_eq!(built.applied.len() + built.skipped.len(), 64);
+            assert!(built.applied.len() <= 1, "{:?}", built.applied);
+            1
+        };
+        let mut all = 0;
+        for _ in 0..3 {
+            all += build().await;
+        }
+        all
+    })
+    .await;
+    let refused = daemon.logs("x").await;
+    let refused = refused.iter().find(|line| line.text.contains("default parameters have"));
+    assert!(refused.is_some_and(|line| line.text.contains("effect \"e\" was not registered")));
     daemon.stop().await;
 }
 

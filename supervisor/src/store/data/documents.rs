@@ -2,7 +2,7 @@
 //! "components", "meta"}`. What the keys mean and who may change them is decided
 //! above.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -116,7 +116,7 @@ impl Data {
     /// Changes a document, making it when it is new, and tells what is there afterwards.
     ///
     /// A small one is read and written by the thread that writes. What takes longer is
-    /// done where it is read, in the author's turn: nobody else's change waits for it.
+    /// prepared by a thread of its own, in the author's turn: no small change waits for it.
     ///
     /// # Errors
     /// There is no room for it, the change refuses, or the store cannot be written.
@@ -136,7 +136,7 @@ impl Data {
             }
         }
         let data = self.clone();
-        self.read(&actor, move |connection| task.aside(&data, connection)).await
+        self.prepare(&actor, move |connection| task.aside(&data, connection)).await
     }
 
     /// Replaces a document (None = deletes it), as the host may.
@@ -200,13 +200,12 @@ impl Task {
         data: &Data,
         connection: &Connection,
     ) -> Result<Option<Bytes>, DataError> {
-        let _alone = data.changing.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..TRIES {
             let found = self.find(connection)?;
             let Some(changed) = self.change(found.as_deref())? else { return Ok(None) };
             let task = self.clone();
             let Changed { text, value, _room } = changed;
-            let stored = data.writer.write_here(&data.readers_turn, move |change| {
+            let stored = data.writer.write_here(&data.prepared, move |change| {
                 let is_same = task.find(change.connection)? == found;
                 if is_same {
                     task.store(change, found.as_deref(), &text)?;

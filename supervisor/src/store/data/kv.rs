@@ -138,8 +138,8 @@ impl Data {
     }
 
     /// Sets (or, without an entry, deletes) a value if it is as expected. Texts that are
-    /// the same JSON, however they were written, are compared where values are read when
-    /// that takes long: no other change waits for it.
+    /// the same JSON, however they were written, are compared by a thread of its own when
+    /// that takes long: no small change waits for it.
     ///
     /// # Errors
     /// There is no room for it, or the store cannot be written.
@@ -162,7 +162,7 @@ impl Data {
             return Ok(done);
         }
         let data = self.clone();
-        self.read(&actor, move |connection| task.aside(&data, connection)).await
+        self.prepare(&actor, move |connection| task.aside(&data, connection)).await
     }
 
     /// Rows of one plugin (or all) in order, behind `after`, at most `limit` and as many as
@@ -278,7 +278,7 @@ impl Swapping {
         })
     }
 
-    /// In a thread that reads: the one that writes sees only whether the value is still
+    /// In a thread of its own: the one that writes sees only whether the value is still
     /// the one that was compared.
     fn aside(self: Arc<Self>, data: &Data, connection: &Connection) -> Result<Swap, DataError> {
         for _ in 0..TRIES {
@@ -296,7 +296,7 @@ impl Swapping {
                 return Ok(Err(current));
             }
             let task = self.clone();
-            let stored = data.writer.write_here(&data.readers_turn, move |change| {
+            let stored = data.writer.write_here(&data.prepared, move |change| {
                 let is_same = find(change.connection, &task.plugin, &task.key)? == current;
                 if is_same {
                     task.store(change)?;

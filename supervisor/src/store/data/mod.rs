@@ -165,10 +165,10 @@ pub struct Data {
     /// None: the system gave no thread.
     reading: Option<Crew>,
     cache: Arc<Cache>,
-    /// One large document is changed at a time.
-    changing: Mutex<()>,
-    /// In whose turn the readers' changes are made.
-    readers_turn: Arc<str>,
+    /// Where changes are prepared that take long: one at a time.
+    preparing: Option<Crew>,
+    /// In whose turn what was prepared is written.
+    prepared: Arc<str>,
     /// Which plugins are enabled where.
     pub workspaces: Arc<Workspaces>,
 }
@@ -194,8 +194,10 @@ impl Data {
                 .inspect_err(|error| tracing::error!("no thread to read data.db: {error}"))
                 .ok(),
             cache: Arc::default(),
-            changing: Mutex::default(),
-            readers_turn: "readers".into(),
+            preparing: Crew::start("data-changer", 1)
+                .inspect_err(|error| tracing::error!("no thread for large changes: {error}"))
+                .ok(),
+            prepared: "prepared".into(),
             workspaces,
         }
     }
@@ -215,11 +217,29 @@ impl Data {
         lane: impl Into<Lane>,
         query: impl FnOnce(&Connection) -> Result<T, DataError> + Send + 'static,
     ) -> Result<T, DataError> {
+        self.ask(self.reading.as_ref(), lane, query).await
+    }
+
+    /// The same for a change that takes long to prepare.
+    async fn prepare<T: Send + 'static>(
+        self: &Arc<Self>,
+        lane: impl Into<Lane>,
+        query: impl FnOnce(&Connection) -> Result<T, DataError> + Send + 'static,
+    ) -> Result<T, DataError> {
+        self.ask(self.preparing.as_ref(), lane, query).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        crew: Option<&Crew>,
+        lane: impl Into<Lane>,
+        query: impl FnOnce(&Connection) -> Result<T, DataError> + Send + 'static,
+    ) -> Result<T, DataError> {
         if let Some(why) = self.writer.closed() {
             return Err(DataError::Broken(why));
         }
         let ended = || DataError::Broken("there is no thread to read it".to_owned());
-        let crew = self.reading.as_ref().ok_or_else(ended)?;
+        let crew = crew.ok_or_else(ended)?;
         let data = self.clone();
         let asked = crew.run(lane, move || {
             let free = data.readers().pop();
