@@ -205,6 +205,8 @@ impl Supervisor {
                 _output: output_end,
             }),
         };
+        let recovered = supervisor.store().database.recovered();
+        tokio::spawn(registry::obey(recovered, supervisor.registry().watch()));
         supervisor.unreachable().for_each(|problem| tracing::warn!("{problem}"));
         Ok(supervisor)
     }

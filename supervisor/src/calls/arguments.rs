@@ -9,7 +9,10 @@ use stockade_proto::worker::invoke::Kind;
 
 use super::CallError;
 use crate::{
-    capacity::{Account, Charge, Weight, is_quick as is_quick_text, limits, weigh, why_unread},
+    capacity::{
+        Account, Charge, QUICK_VALUES, Weight, is_quick as is_quick_text, limits, read_through,
+        weigh, why_unread,
+    },
     plugin::{Attachment, Binary, Schema, Tool, Verdict},
 };
 
@@ -27,7 +30,13 @@ pub(super) struct Given {
 /// Checked arguments: JSON text without binary properties, and those.
 pub(super) type Prepared = (Bytes, Vec<Attachment>);
 
-/// The text may be read and checked on a thread that others need.
+/// The arguments may be read and checked on a thread that others need.
+pub(super) fn is_quick_call(schema: Option<&Schema>, args: &[u8], loose: bool) -> bool {
+    // The values of loose ones are within strings, where nobody has counted them.
+    (!loose || args.len() <= QUICK_VALUES) && is_quick(schema, args)
+}
+
+/// The same of any text.
 pub(super) fn is_quick(schema: Option<&Schema>, text: &[u8]) -> bool {
     is_quick_text(text) && schema.is_none_or(|schema| schema.is_quick(weigh(text).values))
 }
@@ -36,11 +45,7 @@ pub(super) fn is_quick(schema: Option<&Schema>, text: &[u8]) -> bool {
 fn room(text: &[u8], account: &Account) -> Result<(Weight, Option<Charge>), CallError> {
     let weight = weigh(text);
     if weight.values > limits::JSON_VALUES {
-        return Err(CallError::PayloadTooLarge(format!(
-            "The JSON has {} values; {} are allowed. Send large data as an attachment.",
-            weight.values,
-            limits::JSON_VALUES
-        )));
+        return Err(too_many_values(weight.values));
     }
     if text.len() <= limits::STEP {
         return Ok((weight, None));
@@ -52,6 +57,13 @@ fn room(text: &[u8], account: &Account) -> Result<(Weight, Option<Charge>), Call
         ))
     })?;
     Ok((weight, Some(charge)))
+}
+
+fn too_many_values(values: usize) -> CallError {
+    CallError::PayloadTooLarge(format!(
+        "The JSON has {values} values; {} are allowed. Send large data as an attachment.",
+        limits::JSON_VALUES
+    ))
 }
 
 /// Checks a call's arguments. The text is read once and passed on as it came
@@ -71,11 +83,15 @@ pub(super) fn prepare(tool: &Tool, given: Given, account: &Account) -> Result<Pr
         }
     };
     let mut problems = Vec::new();
-    let loosened = loose && loosen(tool, &mut object, &mut attachments);
+    let loosened = match loose {
+        true => loosen(tool, &mut object, &mut attachments, account)?,
+        false => Loosened::default(),
+    };
+    let values = weight.values + loosened.values;
     let taken = take_base64(&tool.binary, &mut object, &mut attachments, &mut problems);
     check_attachments(tool, &attachments, &mut problems);
     let value = Value::Object(object);
-    match tool.input.as_ref().map_or(Verdict::Fits, |input| input.check(&value, weight.values)) {
+    match tool.input.as_ref().map_or(Verdict::Fits, |input| input.check(&value, values)) {
         Verdict::Fits => {}
         Verdict::Wrong(why) => problems.extend(why),
         Verdict::TooMuch => problems.push(
@@ -86,15 +102,29 @@ pub(super) fn prepare(tool: &Tool, given: Given, account: &Account) -> Result<Pr
         problems.truncate(TOLD);
         return invalid(limits::cut(&problems.join("; "), limits::ERROR_TEXT));
     }
-    let text = match taken || loosened {
+    let text = match taken || loose {
         true => serde_json::to_vec(&value).unwrap_or_default().into(),
         false => args,
     };
     Ok((text, attachments))
 }
 
+/// What texts have become.
+#[derive(Default)]
+struct Loosened {
+    /// Values in them.
+    values: usize,
+    _held: Vec<Charge>,
+}
+
 /// Reads text as what the schema wants; names the unnamed attachment.
-fn loosen(tool: &Tool, object: &mut Map<String, Value>, attachments: &mut [Attachment]) -> bool {
+fn loosen(
+    tool: &Tool,
+    object: &mut Map<String, Value>,
+    attachments: &mut [Attachment],
+    account: &Account,
+) -> Result<Loosened, CallError> {
+    let mut loosened = Loosened::default();
     if let [only] = tool.binary.as_slice() {
         for blob in attachments.iter_mut().filter(|blob| blob.name.is_empty()) {
             blob.name.clone_from(&only.name);
@@ -102,13 +132,20 @@ fn loosen(tool: &Tool, object: &mut Map<String, Value>, attachments: &mut [Attac
     }
     for (name, value) in object.iter_mut() {
         let Value::String(text) = &*value else { continue };
-        if !tool.texts.contains(name)
-            && let Ok(read) = serde_json::from_str::<Value>(text)
-        {
+        if tool.texts.contains(name) || read_through(text.as_bytes()).is_err() {
+            continue;
+        }
+        let (weight, held) = room(text.as_bytes(), account)?;
+        loosened.values += weight.values;
+        if loosened.values > limits::JSON_VALUES {
+            return Err(too_many_values(loosened.values));
+        }
+        loosened._held.extend(held);
+        if let Ok(read) = serde_json::from_str::<Value>(text) {
             *value = read;
         }
     }
-    true
+    Ok(loosened)
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -14,7 +14,7 @@ use super::{
     CallError, Outcome, Success,
     account::account,
     admission::admit,
-    arguments::{Given, Prepared, check_extension, check_result, is_quick, prepare},
+    arguments::{Given, Prepared, check_extension, check_result, is_quick, is_quick_call, prepare},
     reply::paid_by,
     waiting::{LEAST, ready},
 };
@@ -298,7 +298,7 @@ impl Attempt<'_> {
                     attachments: call.attachments.clone(),
                     loose: call.loose,
                 };
-                match is_quick(tool.input.as_ref(), &call.args) {
+                match is_quick_call(tool.input.as_ref(), &call.args, call.loose) {
                     true => prepare(tool, given, &session.account)?,
                     false => Box::pin(self.prepare_aside(&session, given)).await?,
                 }

@@ -8,6 +8,7 @@ use std::{
 
 use axum::http::{HeaderMap, Method, Response, StatusCode};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -18,6 +19,7 @@ use super::{
     house::{Guest, House},
     refusal::refuse,
     unread::Unread,
+    whole::Unencoded,
 };
 use crate::capacity::{Charge, limits};
 
@@ -98,14 +100,31 @@ impl Answer {
     /// Charges what is known of its size.
     pub(super) async fn of(answer: Response<Body>, owner: Owner, kind: Kind) -> Response<Body> {
         let Kind { is_grpc, is_call, is_health, is_head } = kind;
-        let (head, mut inner) = answer.into_parts();
+        let (mut head, mut inner) = answer.into_parts();
         if is_head {
             inner = Body::empty();
         }
         let mut first = None;
         if is_grpc && owner.turn.is_some() {
-            // The one message of it, encoded.
-            first = inner.frame().await.and_then(Result::ok);
+            let paid = head.extensions.remove::<Unencoded>();
+            if paid.is_some() {
+                // By who has made it: it may be large.
+                let lane = owner.guest.reader.lane();
+                let encoded = owner.house.crew.run(lane, move || {
+                    let frame = inner.frame().now_or_never().flatten();
+                    (inner, frame)
+                });
+                match encoded.await {
+                    Ok((rest, frame)) => (inner, first) = (rest, frame.and_then(Result::ok)),
+                    Err(why) => {
+                        return refuse(true, StatusCode::SERVICE_UNAVAILABLE, &why.to_string());
+                    }
+                }
+            }
+            if first.is_none() {
+                // The one message of it, encoded.
+                first = inner.frame().await.and_then(Result::ok);
+            }
         }
         let encoded = first.as_ref().and_then(Frame::data_ref).map(Bytes::len);
         let size = encoded.or_else(|| inner.size_hint().exact().map(|size| size as usize));

@@ -38,6 +38,11 @@ impl Reservation {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Pays for more than has come.
+    pub(super) fn pay_more(&self, bytes: usize) -> Result<(), Exhausted> {
+        self.paid().charge.grow(bytes)
+    }
+
     /// Takes over all that is there.
     pub(super) fn take_all(&self) -> Held {
         Held::new(self.paid().charge.split(usize::MAX))

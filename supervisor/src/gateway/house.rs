@@ -20,7 +20,7 @@ use super::{
     unread::{Lent, Rest},
 };
 use crate::{
-    capacity::{Account, Budget, limits},
+    capacity::{Account, Budget, Crew, limits},
     config::Token,
     registry::RegistrySnapshot,
 };
@@ -36,6 +36,7 @@ pub(super) struct House {
     pub(super) allowed_hosts: Arc<[String]>,
     pub(super) tokens: Arc<[Token]>,
     pub(super) budget: Budget,
+    pub(super) crew: Crew,
     pub(super) max_request: usize,
     pub(super) ending: watch::Receiver<bool>,
     pub(super) registry: watch::Receiver<Arc<RegistrySnapshot>>,

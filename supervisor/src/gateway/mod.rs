@@ -4,7 +4,6 @@
 
 mod answer;
 mod body;
-
 mod connection;
 mod door;
 mod follow;
@@ -21,5 +20,6 @@ mod traffic;
 mod unread;
 mod wanted;
 mod watch;
+mod whole;
 
 pub use server::{Doors, Within, open};

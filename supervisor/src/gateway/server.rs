@@ -120,6 +120,7 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
         allowed_hosts: config.allowed_hosts.clone().into(),
         tokens: config.tokens.clone().into(),
         budget: supervisor.budget().clone(),
+        crew: supervisor.calls().crew().clone(),
         max_request: config.max_request,
     });
     let mut tasks = Vec::new();

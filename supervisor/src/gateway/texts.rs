@@ -36,6 +36,11 @@ impl Reader {
         Reader { lane: Lane::Client(format!("connection {number}").into()), one: Arc::default() }
     }
 
+    /// In whose turn it is read.
+    pub(super) fn lane(&self) -> Lane {
+        self.lane.clone()
+    }
+
     /// What is read while this is answered is read in the connection's turn.
     pub(super) async fn during<F: Future>(self, answering: F) -> F::Output {
         READER.scope(self, answering).await

@@ -2,11 +2,13 @@
 //! and ends their actors, and publishes the list.
 
 mod actor;
+mod recovered;
 mod watcher;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use actor::{Folders, Registry, Reloaded, start};
+pub use recovered::obey;
 
 use crate::plugin::Handle;
 

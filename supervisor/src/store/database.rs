@@ -35,6 +35,9 @@ pub struct Remembered {
     pub generation: u64,
 }
 
+/// What operators wanted of these plugins, and nobody knew before.
+pub type Recovered = Vec<(String, Wanted)>;
+
 /// Handle of the writer thread.
 #[derive(Debug)]
 pub struct Database {
@@ -71,6 +74,7 @@ impl Database {
             waiting: Mutex::default(),
             wishes,
             noted: watch::Sender::new(0),
+            recovered: watch::Sender::default(),
         });
         let (jobs, inbox) = mpsc::sync_channel::<Job>(QUESTIONS);
         let damaged: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -224,6 +228,12 @@ impl Database {
         waiting.asked += 1;
         drop(waiting);
         self.wake();
+    }
+
+    /// Plugins that run although they were not to, as the file tells now that it can be
+    /// read.
+    pub fn recovered(&self) -> watch::Receiver<Recovered> {
+        self.shared.recovered.subscribe()
     }
 
     /// Resolves when what operators want is on the disk, so that a daemon that is killed

@@ -33,7 +33,7 @@ pub use data::{
     ProvenanceQuery, Row, Swap, Usage, Workspace, Workspaces, check_workspace, enabled_plugins,
     operators_turn, time_text,
 };
-pub use database::{Database, Remembered};
+pub use database::{Database, Recovered, Remembered};
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -16,10 +16,10 @@ use rusqlite::{Connection, params};
 use tokio::sync::watch;
 
 use super::{
-    Remembered, advice, crash::CrashRecord, identity, is_damage, made::Made, note,
+    Recovered, Remembered, advice, crash::CrashRecord, identity, is_damage, made::Made, note,
     put_aside_database, wishes::Wishes,
 };
-use crate::capacity::limits;
+use crate::{capacity::limits, lifecycle::Wanted};
 
 pub(super) type Query = Box<dyn FnOnce(Option<&Connection>) + Send>;
 
@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) waiting: Mutex<Waiting>,
     pub(super) wishes: Wishes,
     /// How many of what was to be remembered are on the disk.
+    /// What was found out too late.
+    pub(super) recovered: watch::Sender<Recovered>,
     pub(super) noted: watch::Sender<u64>,
 }
 
@@ -196,7 +198,11 @@ impl Writer {
                     self.lost(text);
                 }
                 self.made.note(path);
+                let were_unknown = self.shared.wishes.are_unknown();
                 self.shared.wishes.reconcile(&connection);
+                if were_unknown {
+                    self.recover();
+                }
                 self.connection = Some(connection);
                 self.file = identity(&self.shared.path);
                 self.shared.tell(None);
@@ -207,6 +213,24 @@ impl Writer {
                 path.display(),
                 advice(&error)
             ))),
+        }
+    }
+
+    /// What waits was remembered when nobody knew what operators want: who runs for that
+    /// reason alone is not to run.
+    fn recover(&self) {
+        let mut waiting = self.shared.waiting();
+        let mut late = Recovered::new();
+        for (name, remembered) in &mut waiting.remembered {
+            let wanted = self.shared.wishes.of(name).unwrap_or(Wanted::Run);
+            if remembered.wanted == Wanted::Run && wanted != Wanted::Run {
+                remembered.wanted = wanted;
+                late.push((name.clone(), wanted));
+            }
+        }
+        drop(waiting);
+        if !late.is_empty() {
+            self.shared.recovered.send_replace(late);
         }
     }
 

@@ -23,7 +23,9 @@ async fn flooding(config: &str) -> Daemon {
 async fn flood(daemon: &Daemon, plugin: &str, kind: &str, of: &str, n: u64, bytes: usize) -> u64 {
     let args = json!({"kind": kind, "of": of, "n": n, "bytes": bytes});
     let done = daemon.call(plugin, "flood", args).await.unwrap().as_u64().expect("a number");
-    for line in daemon.logs(plugin).await { eprintln!("LOG {}", line.text); }
+    for line in daemon.logs(plugin).await {
+        eprintln!("LOG {}", line.text);
+    }
     done
 }
 

@@ -18,7 +18,7 @@ use super::{plugins::not_found, who};
 use crate::{
     Supervisor,
     capacity::read_through,
-    gateway::{body::Reservation, report, texts},
+    gateway::{body::Reservation, report, texts, whole},
     plugin::Handle,
     services::HostServices,
     store::{
@@ -225,8 +225,6 @@ impl data_server::Data for DataService {
         who(&request)?;
         let GetDocumentRequest { workspace, entity } = request.into_inner();
         let document = self.data().document(&workspace, &entity).await.map_err(data_error)?;
-        let document =
-            document.map(|document| serde_json::to_vec(&document).unwrap_or_default().into());
         Ok(Response::new(GetDocumentResponse { document }))
     }
 
@@ -267,6 +265,7 @@ impl data_server::Data for DataService {
         request: Request<ListProvenanceRequest>,
     ) -> Result<Response<ListProvenanceResponse>, Status> {
         who(&request)?;
+        let reservation = request.extensions().get::<Reservation>().cloned();
         let ListProvenanceRequest { plugin, key, workspace, limit } = request.into_inner();
         let query = ProvenanceQuery {
             actor: actor(&plugin),
@@ -275,7 +274,10 @@ impl data_server::Data for DataService {
             limit: if limit == 0 { RECORDS } else { limit },
         };
         let records = self.data().provenance(query).await.map_err(data_error)?;
-        let records = records.into_iter().map(report::data::provenance).collect();
-        Ok(Response::new(ListProvenanceResponse { records }))
+        let make = move || {
+            let records = records.into_iter().map(report::data::provenance).collect();
+            ListProvenanceResponse { records }
+        };
+        whole::message(&self.supervisor, reservation, make).await
     }
 }

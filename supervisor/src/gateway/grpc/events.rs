@@ -14,9 +14,12 @@ use super::plugins::not_found;
 use crate::{
     Supervisor,
     gateway::{
+        body::Reservation,
+        door::Caller,
         follow::{Wish, follow},
         wanted::Wanted,
         watch::Watch,
+        whole,
     },
     plugin, store,
 };
@@ -25,15 +28,22 @@ pub(super) struct EventsService {
     supervisor: Supervisor,
     watch: Watch,
     asking: Arc<Semaphore>,
+    /// Who operates the daemon does not wait for those who only read.
+    operators: Arc<Semaphore>,
 }
 
-/// Questions of clients to the store at once.
+/// Questions of clients to the store at once, and of operators.
 const ASKING: usize = 4;
 
 impl EventsService {
     pub(super) fn new(supervisor: &Supervisor, watch: &Watch) -> Self {
-        let asking = Arc::new(Semaphore::new(ASKING));
-        EventsService { supervisor: supervisor.clone(), watch: watch.clone(), asking }
+        let places = || Arc::new(Semaphore::new(ASKING));
+        EventsService {
+            supervisor: supervisor.clone(),
+            watch: watch.clone(),
+            asking: places(),
+            operators: places(),
+        }
     }
 }
 
@@ -87,21 +97,26 @@ impl Events for EventsService {
         &self,
         request: Request<ListCrashesRequest>,
     ) -> Result<Response<ListCrashesResponse>, Status> {
+        let reservation = request.extensions().get::<Reservation>().cloned();
+        let of_operator = request.extensions().get::<Caller>().and_then(Caller::admin).is_some();
         let request = request.into_inner();
         let plugin = (!request.plugin.is_empty()).then_some(request.plugin);
         let limit = if request.limit == 0 { 50 } else { request.limit as usize };
         let store = self.supervisor.store().clone();
         // The daemon asks the store, too: clients leave room for it.
-        let turn = self.asking.clone().acquire_owned().await;
+        let asking = if of_operator { &self.operators } else { &self.asking };
+        let turn = asking.clone().acquire_owned().await;
         // The store may be slow; the gateway's thread is not the one to wait.
         let crashes = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            store.database.crashes(plugin, limit)
+            let crashes = store.database.crashes(plugin, limit);
+            crashes.map(|crashes| (crashes, turn))
         });
-        let crashes = crashes.await.ok().flatten().ok_or_else(|| {
+        let (crashes, _turn) = crashes.await.ok().flatten().ok_or_else(|| {
             Status::unavailable("the store does not answer now (`stockade status` says why)")
         })?;
-        Ok(Response::new(ListCrashesResponse { crashes: crashes.into_iter().map(crash).collect() }))
+        let make =
+            move || ListCrashesResponse { crashes: crashes.into_iter().map(crash).collect() };
+        whole::message(&self.supervisor, reservation, make).await
     }
 }
 

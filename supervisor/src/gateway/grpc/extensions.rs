@@ -10,7 +10,10 @@ use stockade_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{Supervisor, gateway::report};
+use crate::{
+    Supervisor,
+    gateway::{body::Reservation, report, whole},
+};
 
 pub(super) struct ExtensionsService {
     supervisor: Supervisor,
@@ -42,9 +45,12 @@ fn timeout(ms: u64) -> Option<Duration> {
 impl Extensions for ExtensionsService {
     async fn list_extensions(
         &self,
-        _: Request<ListExtensionsRequest>,
+        request: Request<ListExtensionsRequest>,
     ) -> Result<Response<ListExtensionsResponse>, Status> {
-        Ok(Response::new(report::extensions::extensions(&self.supervisor)))
+        let reservation = request.extensions().get::<Reservation>().cloned();
+        let supervisor = self.supervisor.clone();
+        let make = move || report::extensions::extensions(&supervisor);
+        whole::message(&self.supervisor, reservation, make).await
     }
 
     async fn evaluate_condition(

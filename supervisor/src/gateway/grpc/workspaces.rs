@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{data::data_error, who};
 use crate::{
     Supervisor,
-    gateway::{report::data, texts},
+    gateway::{body::Reservation, report::data, texts, whole},
     store::{Author, Data},
 };
 
@@ -44,10 +44,14 @@ impl Workspaces for WorkspacesService {
         request: Request<ListWorkspacesRequest>,
     ) -> Result<Response<ListWorkspacesResponse>, Status> {
         who(&request)?;
+        let reservation = request.extensions().get::<Reservation>().cloned();
         let all = self.data().workspaces.all();
-        let workspaces = all.iter().map(|(name, one)| data::workspace(name, Some(one))).collect();
         let closed = self.data().workspaces.closed().unwrap_or_default();
-        Ok(Response::new(ListWorkspacesResponse { workspaces, closed }))
+        let make = move || {
+            let all = all.iter().map(|(name, one)| data::workspace(name, Some(one)));
+            ListWorkspacesResponse { workspaces: all.collect(), closed }
+        };
+        whole::message(&self.supervisor, reservation, make).await
     }
 
     async fn get_workspace(

@@ -14,17 +14,18 @@ use crate::{
     Supervisor,
     gateway::{
         grpc::observability::{no_metrics, reset},
-        report,
+        report, whole,
     },
 };
 
 pub(super) async fn list(_: Operator, State(supervisor): State<Supervisor>) -> Response {
-    Json(report::extensions::list_json(&supervisor)).into_response()
+    let asked = supervisor.clone();
+    whole::json(&supervisor, move || report::extensions::list_json(&asked)).await
 }
 
 pub(super) async fn metrics(_: Operator, State(supervisor): State<Supervisor>) -> Response {
     let all = report::metrics::all(&supervisor.registry().snapshot());
-    Json(report::metrics::all_json(&all)).into_response()
+    whole::json(&supervisor, move || report::metrics::all_json(&all)).await
 }
 
 pub(super) async fn metrics_of(
@@ -34,7 +35,8 @@ pub(super) async fn metrics_of(
 ) -> Response {
     match supervisor.plugin(&plugin) {
         Some(handle) => {
-            Json(report::metrics::json(&report::metrics::metrics(&handle))).into_response()
+            let make = move || report::metrics::json(&report::metrics::metrics(&handle));
+            whole::json(&supervisor, make).await
         }
         None => detail(StatusCode::NOT_FOUND, &no_metrics(&plugin)),
     }
@@ -42,12 +44,13 @@ pub(super) async fn metrics_of(
 
 pub(super) async fn health(_: Operator, State(supervisor): State<Supervisor>) -> Response {
     let all = report::metrics::all(&supervisor.registry().snapshot());
-    Json(report::metrics::health_json(&all)).into_response()
+    whole::json(&supervisor, move || report::metrics::health_json(&all)).await
 }
 
 pub(super) async fn extensions(_: Operator, State(supervisor): State<Supervisor>) -> Response {
-    let list = report::extensions::extensions(&supervisor);
-    Json(report::extensions::json(&list)).into_response()
+    let asked = supervisor.clone();
+    let make = move || report::extensions::json(&report::extensions::extensions(&asked));
+    whole::json(&supervisor, make).await
 }
 
 pub(super) async fn details(
@@ -57,7 +60,9 @@ pub(super) async fn details(
 ) -> Response {
     match supervisor.plugin(&plugin) {
         Some(handle) => {
-            Json(report::extensions::details_json(&supervisor, &handle)).into_response()
+            let asked = supervisor.clone();
+            let make = move || report::extensions::details_json(&asked, &handle);
+            whole::json(&supervisor, make).await
         }
         None => plugin_not_found(&plugin),
     }

@@ -21,10 +21,10 @@ use crate::{
             data::{Pages, actor, handles, key_of},
             workspaces::author,
         },
-        report, texts,
+        report, texts, whole,
     },
     services::HostServices,
-    store::{DataError, Entry, Payer, ProvenanceQuery, Row, operators_turn},
+    store::{DataError, Entry, Payer, ProvenanceQuery, Row, Workspace, operators_turn},
 };
 
 fn refused(error: &DataError) -> Response {
@@ -238,10 +238,13 @@ pub(super) async fn provenance(
     };
     match supervisor.services().data().provenance(query).await {
         Ok(records) => {
-            let records = records.into_iter().map(report::data::provenance);
-            let records: Vec<Value> =
-                records.map(|record| report::data::provenance_json(&record)).collect();
-            Json(json!({ "records": records })).into_response()
+            let make = move || {
+                let records = records.into_iter().map(report::data::provenance);
+                let records: Vec<Value> =
+                    records.map(|record| report::data::provenance_json(&record)).collect();
+                json!({ "records": records })
+            };
+            whole::json(&supervisor, make).await
         }
         Err(error) => refused(&error),
     }
@@ -251,12 +254,13 @@ pub(super) async fn provenance(
 
 pub(super) async fn workspaces(_: Operator, State(supervisor): State<Supervisor>) -> Response {
     let known = &supervisor.services().data().workspaces;
-    let all = known.all();
-    let list: Vec<Value> = all
-        .iter()
-        .map(|(name, one)| report::data::workspace_json(&report::data::workspace(name, Some(one))))
-        .collect();
-    Json(json!({ "workspaces": list, "closed": known.closed() })).into_response()
+    let (all, closed) = (known.all(), known.closed());
+    let make = move || {
+        let list = all.iter().map(|(name, one)| report::data::workspace(name, Some(one)));
+        let list: Vec<Value> = list.map(|one| report::data::workspace_json(&one)).collect();
+        json!({ "workspaces": list, "closed": closed })
+    };
+    whole::json(&supervisor, make).await
 }
 
 pub(super) async fn workspace(
@@ -264,8 +268,8 @@ pub(super) async fn workspace(
     State(supervisor): State<Supervisor>,
     Path(name): Path<String>,
 ) -> Response {
-    let known = &supervisor.services().data().workspaces;
-    Json(report::data::workspace_json(&report::data::known_workspace(&name, known))).into_response()
+    let known = report::data::known_workspace(&name, &supervisor.services().data().workspaces);
+    whole::json(&supervisor, move || report::data::workspace_json(&known)).await
 }
 
 pub(super) async fn set_workspace(
@@ -280,10 +284,15 @@ pub(super) async fn set_workspace(
     };
     let author = author(&operator.0, &name);
     match supervisor.services().data().set_workspace(author, &name, document).await {
-        Ok(set) => Json(report::data::workspace_json(&report::data::workspace(&name, Some(&*set))))
-            .into_response(),
+        Ok(set) => told(&supervisor, &name, &set).await,
         Err(error) => refused(&error),
     }
+}
+
+/// The workspace as it is now.
+async fn told(supervisor: &Supervisor, name: &str, set: &Workspace) -> Response {
+    let workspace = report::data::workspace(name, Some(set));
+    whole::json(supervisor, move || report::data::workspace_json(&workspace)).await
 }
 
 pub(super) async fn delete_workspace(
@@ -342,8 +351,7 @@ pub(super) async fn switch_in_workspace(
         _ => return detail(StatusCode::NOT_FOUND, "Not Found"),
     };
     match set {
-        Ok(set) => Json(report::data::workspace_json(&report::data::workspace(&name, Some(&*set))))
-            .into_response(),
+        Ok(set) => told(&supervisor, &name, &set).await,
         Err(error) => refused(&error),
     }
 }

@@ -19,11 +19,15 @@ use super::{
     detail, read,
     render::Pieces,
 };
-use crate::{Supervisor, gateway::report};
+use crate::{
+    Supervisor,
+    gateway::{report, whole},
+};
 
 pub(super) async fn list(State(supervisor): State<Supervisor>) -> Response {
-    let list = report::extensions::extensions(&supervisor);
-    Json(report::extensions::json(&list)).into_response()
+    let asked = supervisor.clone();
+    let make = move || report::extensions::json(&report::extensions::extensions(&asked));
+    whole::json(&supervisor, make).await
 }
 
 #[derive(Deserialize)]

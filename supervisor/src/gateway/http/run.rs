@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serializer as _};
 use serde_json::{Value, value::RawValue};
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     CallError, Outcome, Success, Supervisor, ToolCall,
-    capacity::{Overloaded, limits, weigh, why_unread},
+    capacity::{Overloaded, is_little, limits, weigh, why_unread},
     gateway::{body::Reservation, status, texts},
     plugin::Attachment,
 };
@@ -168,7 +168,7 @@ async fn read(
             let read = texts::read(supervisor, bytes, move |text| read_json(text, call)).await;
             read.unwrap_or_else(|why| Err(Box::new(overloaded(why))))
         }
-        "multipart/form-data" => read_multipart(request, call).await,
+        "multipart/form-data" => read_multipart(supervisor, request, call).await,
         // What a web form can send without asking is not a raw body.
         "" | "text/plain" | "application/x-www-form-urlencoded" => Err(Box::new(detail(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -224,14 +224,19 @@ fn read_json(bytes: &Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response
     Ok(call)
 }
 
-async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall, Box<Response>> {
+async fn read_multipart(
+    supervisor: &Supervisor,
+    request: Request,
+    mut call: ToolCall,
+) -> Result<ToolCall, Box<Response>> {
+    let reservation = request.extensions().get::<Reservation>().cloned();
     let too_many = |what: &str, most: usize| {
         let text = format!("{what}; {most} are allowed");
         Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &text))
     };
     let mut parts = Parts::of(request).await?;
     let refuse = |text: String| Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &text));
-    let mut loose = serde_json::Map::new();
+    let mut loose: Vec<(String, Bytes)> = Vec::new();
     let mut has_args = false;
     while let Some(part) = parts.next().await? {
         let Some(name) = part.name().map(str::to_owned) else {
@@ -261,16 +266,10 @@ async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall
             }
             _ if file => call.attachments.push(Attachment { name, content_type: kind, data }),
             // A plain form field: an argument as text.
-            _ => {
-                let Ok(text) = String::from_utf8(data.into()) else {
-                    return Err(refuse(format!(
-                        "the field {name:?} is not UTF-8: send bytes as a file, with a content type"
-                    )));
-                };
-                if loose.insert(name.clone(), Value::String(text)).is_some() {
-                    return Err(refuse(format!("the field {name:?} is there more than once")));
-                }
+            _ if loose.iter().any(|(known, _)| *known == name) => {
+                return Err(refuse(format!("the field {name:?} is there more than once")));
             }
+            _ => loose.push((name, data)),
         }
     }
     if !loose.is_empty() {
@@ -280,10 +279,68 @@ async fn read_multipart(request: Request, mut call: ToolCall) -> Result<ToolCall
                 &call,
             ));
         }
-        call.args = Value::Object(loose).to_string().into();
+        let most = supervisor.config().max_request;
+        let bytes: usize = loose.iter().map(|(_, data)| data.len()).sum();
+        let made = match is_little(bytes) {
+            true => Ok(fields(&loose, most)),
+            // Escaped it may be six times as much.
+            false => texts::aside(supervisor, move || fields(&loose, most)).await,
+        };
+        call.args = made.map_err(|why| Box::new(overloaded(why)))??;
+        if let Some(Err(why)) = reservation.map(|paid| paid.pay_more(call.args.len())) {
+            return Err(Box::new(detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())));
+        }
         call.loose = true;
     }
     Ok(call)
+}
+
+/// Fields of a form as a JSON object of texts, of so many bytes at most.
+fn fields(loose: &[(String, Bytes)], most: usize) -> Result<Bytes, Box<Response>> {
+    let refuse = |status, text: String| Err(Box::new(detail(status, &text)));
+    let mut texts = Vec::with_capacity(loose.len());
+    for (name, data) in loose {
+        let Ok(text) = str::from_utf8(data) else {
+            return refuse(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!(
+                    "the field {name:?} is not UTF-8: send bytes as a file, with a content type"
+                ),
+            );
+        };
+        texts.push((name, text));
+    }
+    let mut object = Bounded { bytes: Vec::new(), most };
+    match serde_json::Serializer::new(&mut object).collect_map(texts) {
+        Ok(()) => Ok(object.bytes.into()),
+        Err(_) => refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!(
+                "the fields have more than {most} bytes as JSON (max_request): send large data as \
+                 a file, with a content type"
+            ),
+        ),
+    }
+}
+
+/// Bytes that do not grow without end.
+struct Bounded {
+    bytes: Vec<u8>,
+    most: usize,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.most {
+            return Err(std::io::Error::other("too large"));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 async fn read_raw(

@@ -1,6 +1,7 @@
 //! Stored values, workspaces, and who changed what.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use serde_json::{Value, json};
 use stockade_proto::v1;
 
@@ -51,11 +52,11 @@ pub fn value_text(of: &v1::Value) -> Vec<u8> {
 
 /// A workspace; one that nobody has configured is empty.
 pub fn workspace(name: &str, of: Option<&Workspace>) -> v1::Workspace {
-    let document = of.map(|workspace| workspace.document.clone()).unwrap_or_default();
+    let document = of.map(|workspace| workspace.text.clone()).filter(|text| !text.is_empty());
     let enabled = of.and_then(|workspace| workspace.enabled.clone());
     v1::Workspace {
         name: name.to_owned(),
-        document: serde_json::to_vec(&document).unwrap_or_default().into(),
+        document: document.unwrap_or_else(|| Bytes::from_static(b"{}")),
         configured: of.is_some(),
         all_enabled: enabled.is_none(),
         enabled_plugins: enabled.unwrap_or_default().into_iter().collect(),

@@ -13,7 +13,7 @@ use super::{
     writer::Change as StoreChange,
 };
 use crate::{
-    capacity::{Charge, Weight, is_quick, limits, weigh},
+    capacity::{Charge, Weight, is_quick, limits, read_through, weigh},
     manifest::Quota,
 };
 
@@ -58,7 +58,7 @@ struct Changed {
 const TRIES: usize = 4;
 
 impl Data {
-    /// The document of an entity.
+    /// The document of an entity, as text.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -66,11 +66,15 @@ impl Data {
         self: &Arc<Self>,
         workspace: &str,
         entity: &str,
-    ) -> Result<Option<Document>, DataError> {
+    ) -> Result<Option<Bytes>, DataError> {
         let (workspace, entity) = (workspace.to_owned(), entity.to_owned());
         self.read(operators_turn(), move |connection| {
             let found = text(connection, &workspace, &entity)?;
-            found.map(|text| read(&entity, &text)).transpose()
+            let checked = found.map(|text| match read_through(text.as_bytes()) {
+                Ok(()) => Ok(text.into()),
+                Err(error) => Err(unreadable(&entity, &error)),
+            });
+            checked.transpose()
         })
         .await
     }
@@ -291,11 +295,14 @@ fn text(
 
 /// A document that cannot be read is not an empty one: it stays as it is.
 fn read(entity: &str, text: &str) -> Result<Document, DataError> {
-    serde_json::from_str(text).map_err(|error| {
-        DataError::Broken(format!(
-            "the document of {entity} is damaged ({error}); an operator can replace it (stockade.v1.Data/SetDocument)"
-        ))
-    })
+    serde_json::from_str(text).map_err(|error| unreadable(entity, &error))
+}
+
+fn unreadable(entity: &str, error: &serde_json::Error) -> DataError {
+    DataError::Broken(format!(
+        "the document of {entity} is damaged ({error}); an operator can replace it \
+         (stockade.v1.Data/SetDocument)"
+    ))
 }
 
 fn put(connection: &Connection, workspace: &str, entity: &str, text: &str) -> rusqlite::Result<()> {

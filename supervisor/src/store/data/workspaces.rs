@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value};
 
@@ -16,8 +17,8 @@ use crate::capacity::limits::{DOCUMENT as MAX_DOCUMENT, PLUGIN_NAMES};
 /// and whatever else its owner keeps in it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Workspace {
-    /// As it was set.
-    pub document: Map<String, Value>,
+    /// As it was set: the text of a JSON object.
+    pub text: Bytes,
     /// Which plugins may run; None = all.
     pub enabled: Option<BTreeSet<String>>,
 }
@@ -42,12 +43,12 @@ impl Workspace {
             }
             Some(_) => return invalid("behavior must be an object"),
         };
-        let size = serde_json::to_vec(&document).map_or(0, |text| text.len());
-        if size > MAX_DOCUMENT {
-            let text = format!("the document has {size} bytes; {MAX_DOCUMENT} are allowed");
+        let text: Bytes = serde_json::to_vec(&document).unwrap_or_default().into();
+        if text.len() > MAX_DOCUMENT {
+            let text = format!("the document has {} bytes; {MAX_DOCUMENT} are allowed", text.len());
             return Err(DataError::Invalid(text));
         }
-        Ok(Workspace { document, enabled })
+        Ok(Workspace { text, enabled })
     }
 
     /// As it was stored. One that nobody can read enables nothing.
@@ -59,19 +60,28 @@ impl Workspace {
 
     /// `behavior`, an empty object when there is none.
     pub fn behavior(&self) -> Map<String, Value> {
-        match self.document.get("behavior") {
-            Some(Value::Object(behavior)) => behavior.clone(),
+        match self.document().remove("behavior") {
+            Some(Value::Object(behavior)) => behavior,
             _ => Map::new(),
         }
     }
 
-    fn set_enabled(mut self, enabled: BTreeSet<String>) -> Self {
-        let mut behavior = self.behavior();
+    /// The document, which is read for it.
+    fn document(&self) -> Map<String, Value> {
+        serde_json::from_slice(&self.text).unwrap_or_default()
+    }
+
+    fn set_enabled(self, enabled: BTreeSet<String>) -> Self {
+        let mut document = self.document();
+        let mut behavior = match document.remove("behavior") {
+            Some(Value::Object(behavior)) => behavior,
+            _ => Map::new(),
+        };
         let names = enabled.iter().cloned().map(Value::String).collect();
         behavior.insert("enabledPlugins".to_owned(), Value::Array(names));
-        self.document.insert("behavior".to_owned(), Value::Object(behavior));
-        self.enabled = Some(enabled);
-        self
+        document.insert("behavior".to_owned(), Value::Object(behavior));
+        let text = serde_json::to_vec(&document).unwrap_or_default().into();
+        Workspace { text, enabled: Some(enabled) }
     }
 }
 
@@ -326,7 +336,7 @@ impl Data {
                 "INSERT INTO workspace (name, text, modified) VALUES (?1, ?2, ?3) \
                  ON CONFLICT (name) DO UPDATE SET text = ?2, modified = ?3",
             )?;
-            let text = serde_json::to_string(&workspace.document).unwrap_or_default();
+            let text = String::from_utf8_lossy(&workspace.text);
             upsert.execute(params![place, text, now_ms()])?;
             provenance::record(change, &author, operation, &place)?;
             let known = workspace.clone();

@@ -1,0 +1,56 @@
+//! Answers that are made as a whole and may be large: by the crew, in the connection's
+//! turn.
+
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use prost::Message;
+use serde_json::{Value, json};
+use tonic::Status;
+
+use super::{body::Reservation, texts};
+use crate::{Supervisor, capacity::Held};
+
+/// What a message takes until it has been encoded.
+#[derive(Clone, Debug)]
+pub(super) struct Unencoded(#[expect(dead_code, reason = "given back with it")] Held);
+
+/// A message of gRPC; its connection pays for it.
+pub(super) async fn message<M: Message + 'static>(
+    supervisor: &Supervisor,
+    reservation: Option<Reservation>,
+    make: impl FnOnce() -> M + Send + 'static,
+) -> Result<tonic::Response<M>, Status> {
+    let made = texts::aside(supervisor, move || {
+        let message = make();
+        let account = reservation.map(|reservation| reservation.account());
+        let paid = account.map(|account| account.charge(message.encoded_len())).transpose();
+        paid.map(|paid| (message, paid.map(Held::new)))
+    });
+    let made = made.await.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+    let (message, paid) =
+        made.map_err(|why| Status::resource_exhausted(format!("the answer was not sent: {why}")))?;
+    let mut response = tonic::Response::new(message);
+    if let Some(paid) = paid {
+        response.extensions_mut().insert(Unencoded(paid));
+    }
+    Ok(response)
+}
+
+/// A JSON value of HTTP.
+pub(super) async fn json(
+    supervisor: &Supervisor,
+    make: impl FnOnce() -> Value + Send + 'static,
+) -> Response {
+    let made = texts::aside(supervisor, move || serde_json::to_vec(&make()).unwrap_or_default());
+    match made.await {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(why) => {
+            let body = Json(json!({ "detail": why.to_string() }));
+            let retry = [(header::RETRY_AFTER, "1")];
+            (StatusCode::SERVICE_UNAVAILABLE, retry, body).into_response()
+        }
+    }
+}
