@@ -135,6 +135,11 @@ impl Connection {
         since(&self.open_body, open == Some(Open::Body));
     }
 
+    /// A request of it is being answered.
+    pub(super) fn is_answering(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
+    }
+
     /// It has more requests at once than who asks for health needs.
     pub(super) fn asks_much(&self) -> bool {
         self.active.load(Ordering::Relaxed) as usize > limits::QUESTIONS

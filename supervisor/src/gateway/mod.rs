@@ -8,6 +8,7 @@ mod connection;
 mod door;
 mod follow;
 mod grpc;
+mod hangup;
 mod house;
 mod http;
 mod refusal;

@@ -28,6 +28,7 @@ use super::{
     connection::{Place, Places, Verdict},
     door::Caller,
     grpc,
+    hangup::Shared,
     house::{Guest, House},
     http,
     texts::Reader,
@@ -386,7 +387,8 @@ where
     let (open, mut ending) = (Open::new(&house.open), house.ending.clone());
     tokio::spawn(async move {
         let _open = open;
-        let io = Counted::new(stream, connection.clone());
+        let stream = Shared::new(stream);
+        let io = Counted::new(stream.clone(), connection.clone());
         let service =
             hyper::service::service_fn(move |request| house.clone().ask(guest.clone(), request));
         let builder = protocols(keep_alive);
@@ -409,6 +411,11 @@ where
                 return;
             }
             verdict = &mut kept => verdict.unwrap_or(Verdict::Stuck),
+            () = stream.gone(&leaving) => {
+                kept.abort();
+                debug!("a client has gone before it was answered");
+                return;
+            }
         };
         let (mut parting, mut taken) = (verdict == Verdict::Idle, leaving.taken());
         let (mut since, mut is_told) = (Instant::now(), false);

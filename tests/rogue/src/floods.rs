@@ -150,7 +150,7 @@ fn one_of(kind: &str, n: u64, value: &RawValue, ctx: &Context) -> Result<()> {
         }
         // Little is set; what is expected says the same at length.
         "padded" => {
-            let key = format!("{key} of {}", value.get().len());
+            let key = format!("{key}.{}", value.get().len());
             ctx.kv().set(&key, &json!({"a": 1})).or_raise().wait()?;
             let swapped = ctx.kv().compare_and_set(&key, Some(value), Some(&json!({"a": 2})));
             match swapped.or_raise().wait()? {
@@ -165,7 +165,7 @@ fn one_of(kind: &str, n: u64, value: &RawValue, ctx: &Context) -> Result<()> {
                 if Instant::now() > end {
                     break;
                 }
-                let key = format!("{key} {more}");
+                let key = format!("{key}.{more}");
                 let _ = ctx.kv().set(&key, value).or_raise().wait();
             }
             Ok(())
@@ -211,6 +211,7 @@ fn mappings(args: &Mappings) -> usize {
 }
 
 /// With `--configurations N`, so many parts of the simulation's configuration; with
+/// `--conditions N`, so many conditions that are described at length; with
 /// `--objects N` each of so many objects, and an effect with as many default parameters.
 fn configurations(tools: &mut Tools<Rogue>) {
     let args: Vec<String> = std::env::args().collect();
@@ -226,6 +227,10 @@ fn configurations(tools: &mut Tools<Rogue>) {
             let keys = base.as_object().map(serde_json::Map::len);
             Ok(json!({"keys": keys, format!("c{n}"): many}))
         });
+    }
+    for n in 0..number("--conditions") {
+        let description = "d".repeat(3600);
+        tools.condition(&format!("c{n}"), &description, &[], |_, _: Value, _: &_| Ok(true));
     }
     if objects > 0 {
         tools.effect("e", "Does nothing", &json!({"many": many}), |_, _: Value, _: Value, _| Ok(1));

@@ -63,19 +63,22 @@ async fn a_client_that_hangs_up_leaves_the_queue_at_once() {
     let (_, took) = timed(daemon.until("x", |health| health.queued == 0)).await;
     assert!(took <= bound, "gRPC: {took:?}");
 
-    let mut waiting = Vec::new();
-    for _ in 0..20 {
-        let mut http = Http::tcp(&address).await.expect("connect");
-        let body = br#"{"args":{"n":600000}}"#;
-        let url = "/v1/plugins/x/tools/wait/run";
-        http.head("POST", url, "application/json", body.len()).await.expect("send");
-        http.write(body).await.expect("send");
-        waiting.push(http);
+    // Also when something has come behind the request.
+    for behind in ["", "\r\n", "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let mut waiting = Vec::new();
+        for _ in 0..20 {
+            let mut http = Http::tcp(&address).await.expect("connect");
+            let body = br#"{"args":{"n":600000}}"#;
+            let url = "/v1/plugins/x/tools/wait/run";
+            http.head("POST", url, "application/json", body.len()).await.expect("send");
+            http.write(&[body, behind.as_bytes()].concat()).await.expect("send");
+            waiting.push(http);
+        }
+        daemon.until("x", |health| health.queued == 20).await;
+        drop(waiting);
+        let (_, took) = timed(daemon.until("x", |health| health.queued == 0)).await;
+        assert!(took <= bound, "HTTP, {behind:?} behind: {took:?}");
     }
-    daemon.until("x", |health| health.queued == 20).await;
-    drop(waiting);
-    let (_, took) = timed(daemon.until("x", |health| health.queued == 0)).await;
-    assert!(took <= bound, "HTTP: {took:?}");
     // The call that ran is cancelled with its client, too.
     assert_eq!(daemon.health("x").await.state(), PluginState::Running);
     holder.abort();

@@ -83,6 +83,24 @@ async fn still_disabled(folder: tempfile::TempDir, problem: &str) -> Daemon {
     daemon
 }
 
+/// Who is disabled may run while nobody can tell, and no longer.
+#[tokio::test]
+async fn what_was_disabled_is_again_once_that_can_be_read() {
+    let folder = disabled().await.kill().await;
+    let state = folder.path().join("state");
+    std::fs::write(state.join("wanted"), "").expect("emptied");
+    let lock = rusqlite::Connection::open(state.join("stockade.db")).expect("open");
+    lock.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE;").expect("lock");
+    let daemon = with_x().start_in(folder).await;
+    daemon.serving("x").await;
+    lock.execute_batch("ROLLBACK").expect("unlock");
+    drop(lock);
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    let daemon = with_x().start_in(daemon.kill().await).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    daemon.stop().await;
+}
+
 /// Files that are missing at a start, or empty, were lost: it is told, workspaces are closed,
 /// and what operators want is taken from what is left.
 #[tokio::test]

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use serde_json::json;
-use stockade_proto::v1::{WatchPluginsRequest, plugins_client::PluginsClient};
+use stockade_proto::v1::{
+    ListExtensionsRequest, WatchPluginsRequest, extensions_client::ExtensionsClient,
+    plugins_client::PluginsClient,
+};
 use stockade_tests::{Http, Options};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::scene::{BUFFERED, MIB, attacked, under_attack};
+use crate::scene::{BUFFERED, MIB, QUICK, attacked, under_attack};
 
 const RUN: &str = "/v1/plugins/other/tools/nothing/run";
 
@@ -132,6 +135,81 @@ async fn a_small_multipart_body_in_one_piece_is_read() {
         let (status, text) = ask(&refused).await;
         assert_eq!(status, 422, "{text}");
     }
+    daemon.stop().await;
+}
+
+/// Fields of a form are texts until somebody reads them: what they become then is bounded
+/// and paid for, and nobody waits for it.
+#[tokio::test]
+async fn fields_of_forms_are_weighed() {
+    let more = format!("concurrency = 4\n{QUICK}");
+    let daemon = attacked(Options::new().config(BUFFERED).rogue("x", &more)).await;
+    daemon.serving("x").await;
+    let form = |field: &[u8]| {
+        let head = b"--b\r\ncontent-disposition: form-data; name=n\r\n\r\n";
+        [&head[..], field, b"\r\n--b--\r\n"].concat()
+    };
+    let send = async |field: &[u8]| {
+        let body = form(field);
+        let mut http = Http::unix(&daemon.socket).await.expect("connect");
+        let (url, kind) = ("/v1/plugins/x/tools/wait/run", "multipart/form-data; boundary=b");
+        http.head("POST", url, kind, body.len()).await.expect("head");
+        http.write(&body).await.expect("write");
+        http.reply().await.expect("reply").status
+    };
+    let numbers = [b"[", &b"0,".repeat(10 << 20)[..], b"0]"].concat();
+    let escapes = vec![1; 12 << 20];
+    under_attack(&daemon, 320 * MIB, async {
+        for field in [&numbers, &escapes] {
+            for _ in 0..3 {
+                let status = send(field).await;
+                assert!([413, 503, 422].contains(&status), "{status}");
+            }
+        }
+        6
+    })
+    .await;
+    assert_eq!(send(b"1").await, 200);
+    daemon.stop().await;
+}
+
+/// Lists that many plugins and deaths have made long are made where nobody waits.
+#[tokio::test]
+async fn long_lists_are_made_aside() {
+    let more = format!(
+        "args = [\"--conditions\", \"250\"]\n{QUICK}\n[permissions]\nrequest = \
+         [\"behavior:extend_conditions\"]"
+    );
+    let names = ["a", "b", "c"];
+    let options = names.iter().fold(Options::new(), |options, name| options.rogue(name, &more));
+    let daemon = attacked(options.config(BUFFERED)).await;
+    for name in names {
+        daemon.serving(name).await;
+    }
+    under_attack(&daemon, 256 * MIB, async {
+        let mut listed = 0;
+        for _ in 0..8 {
+            let both = (0..4).map(|n| {
+                let (client, socket) = (daemon.client(), daemon.socket.clone());
+                async move {
+                    if n % 2 == 0 {
+                        let mut http = Http::unix(&socket).await.expect("connect");
+                        let reply = http.get("/v1/extensions").await.expect("reply");
+                        return if reply.status == 200 { reply.body.len() } else { 0 };
+                    }
+                    let mut extensions =
+                        ExtensionsClient::new(client.channel()).max_decoding_message_size(64 << 20);
+                    let list = extensions.list_extensions(ListExtensionsRequest {}).await;
+                    list.map_or(0, |list| list.into_inner().conditions.len())
+                }
+            });
+            let all = futures_util::future::join_all(both).await;
+            listed += all.into_iter().filter(|size| *size > 700).count();
+        }
+        assert!(listed >= 8, "{listed}");
+        listed as u64
+    })
+    .await;
     daemon.stop().await;
 }
 

@@ -129,7 +129,7 @@ async fn what_servers_provide_is_bounded() {
             description: "d".repeat(description),
             request_schema: match patterns {
                 0 => String::new(),
-                _ => json!({"pattern": format!("\\p{{L}}{{20}}{n}-{m}")}).to_string(),
+                _ => json!({"pattern": format!("\\p{{L}}{{2}}{n}-{m}")}).to_string(),
             },
             ..ProviderSpec::default()
         };
