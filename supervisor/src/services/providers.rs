@@ -145,8 +145,11 @@ impl HostServices {
     }
 }
 
-/// Each by its name, and bytes that all of them take.
-fn compile(offered: Vec<ServerProvider>) -> (Vec<(String, Result<Provider, String>)>, usize) {
+/// A provider by its name, or why there is none.
+type Compiled = (String, Result<Provider, String>);
+
+/// Each, and bytes that all of them take.
+fn compile(offered: Vec<ServerProvider>) -> (Vec<Compiled>, usize) {
     let mut allowance = Allowance::default();
     let mut bytes = 0;
     let compiled = offered.into_iter().map(|one| {
