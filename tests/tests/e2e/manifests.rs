@@ -6,6 +6,7 @@ use std::{
 };
 
 use stockade::manifest::{Found, Net, Profile, Run, load};
+use stockade_proto::v1::PluginState;
 use stockade_tests::Options;
 
 fn read(file: &str, text: &str) -> Found {
@@ -239,6 +240,20 @@ async fn a_directory_that_others_can_write_is_refused_and_heals() {
         mode(&path, before & 0o777);
         daemon.reload().await;
         daemon.until("open", |health| health.pending_change.is_none()).await;
+    }
+    // Nor is it started again from what somebody may have put there meanwhile.
+    for path in [directory.join("bin"), directory.join("bin/rogue"), directory.clone()] {
+        let before = std::fs::metadata(&path).expect("metadata").permissions().mode();
+        mode(&path, 0o777);
+        let (_, _, _) = daemon.cli(&["restart", "open"]).await;
+        let refused = |health: &stockade_proto::v1::PluginHealth| {
+            let reason = health.reason.clone().unwrap_or_default();
+            reason.contains("can be written by everybody") && health.pid.is_none()
+        };
+        let health = daemon.until("open", refused).await;
+        assert_eq!(health.state(), PluginState::Unavailable, "{health:?}");
+        mode(&path, before & 0o777);
+        daemon.serving("open").await;
     }
     // A program that is somewhere else is somebody else's.
     let program = directory.join("bin/rogue");
