@@ -9,12 +9,15 @@ use std::{
 };
 
 use serde::Serialize;
-use stockade_proto::worker::{FromPlugin, Item, Progress, from_plugin::Frame};
+use stockade_proto::{
+    limits,
+    worker::{FromPlugin, Item, Progress, from_plugin::Frame},
+};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Error, Level, Result, blob,
-    guest::{Parts, check_size, to_wire},
+    guest::{Parts, check_parts, to_wire},
     host::{Ask, Entity, Events, Host, Kv, Link, Metrics, Plugin},
 };
 
@@ -198,7 +201,8 @@ impl Context {
         if !self.control.may_report() {
             return;
         }
-        let progress = Progress { call_id: self.id, fraction, message: message.to_owned() };
+        let message = limits::cut(message, limits::ERROR_TEXT);
+        let progress = Progress { call_id: self.id, fraction, message };
         let _ = self.outbox.send(FromPlugin { frame: Some(Frame::Progress(progress)) });
     }
 
@@ -216,7 +220,7 @@ impl Context {
     /// # Errors
     /// [`Error::cancelled`] when nobody wants more.
     pub fn emit_parts(&self, parts: Parts) -> Result<()> {
-        check_size(&parts)?;
+        check_parts(&parts)?;
         let (value, blobs) = parts;
         self.control.wait_for_credit()?;
         let item = Item {

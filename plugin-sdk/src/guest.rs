@@ -150,17 +150,36 @@ pub(crate) fn allow(bytes: u64) {
     }
 }
 
-/// The bytes of a result, refused when the supervisor does not take them.
-pub(crate) fn check_size((text, blobs): &Parts) -> crate::Result<()> {
+/// What a result consists of, refused when the supervisor does not take it.
+pub(crate) fn check_parts((text, blobs): &Parts) -> crate::Result<()> {
     let size = text.len() + blobs.iter().map(|(_, blob)| blob.len()).sum::<usize>();
     let most = MAX_PAYLOAD.load(Ordering::Relaxed);
-    if size <= most {
+    let long = |name: &str, blob: &Blob| {
+        name.len() > limits::NAME || blob.content_type().len() > limits::CONTENT_TYPE
+    };
+    let text = if size > most {
+        format!(
+            "The tool returned {size} bytes, more than max_result allows ({most}). Return less, \
+             or raise max_result in stockade.toml."
+        )
+    } else if blobs.len() > limits::ATTACHMENTS {
+        format!(
+            "The tool returned {} attachments; {} are allowed. Put several into one, or send them \
+             as the items of a stream.",
+            blobs.len(),
+            limits::ATTACHMENTS
+        )
+    } else if let Some((name, _)) = blobs.iter().find(|(name, blob)| long(name, blob)) {
+        format!(
+            "The tool returned an attachment ({}) whose name has more than {} bytes, or whose \
+             content type has more than {}.",
+            limits::cut(name, limits::NAME),
+            limits::NAME,
+            limits::CONTENT_TYPE
+        )
+    } else {
         return Ok(());
-    }
-    let text = format!(
-        "The tool returned {size} bytes, more than max_result allows ({most}). Return less, or \
-         raise max_result in stockade.toml."
-    );
+    };
     Err(Error::new("InvalidResult", text))
 }
 
@@ -179,7 +198,7 @@ impl Reply {
         self.sent = true;
         self.running.remove(self.id);
         let call_id = self.id;
-        let outcome = outcome.and_then(|parts| check_size(&parts).map(|()| parts));
+        let outcome = outcome.and_then(|parts| check_parts(&parts).map(|()| parts));
         let frame = match outcome {
             Ok((result, blobs)) => from_plugin::Frame::Done(wire::Done {
                 call_id,

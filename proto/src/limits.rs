@@ -105,7 +105,7 @@ bounds! {
         bytes NAME = 128, "Names and identifiers: plugin, tool, workspace, provider, permission, attachment", "fixed", "INVALID_ARGUMENT, 422; of a plugin or tool that is asked for NOT_FOUND, 404";
         bytes KEY = 512, "Keys, entities, events, patterns, ids of conditions and effects", "fixed", "INVALID_ARGUMENT, 422";
         bytes CONTENT_TYPE = 256, "Content type of an attachment", "fixed", "INVALID_ARGUMENT, 422";
-        count ATTACHMENTS = 256, "Attachments of one call or result", "fixed", "INVALID_ARGUMENT, 422; of a result a breach of the protocol";
+        count ATTACHMENTS = 256, "Attachments of one call or result", "fixed", "INVALID_ARGUMENT, 422; of a result 502 `InvalidResult`, and a breach of the protocol where it is sent all the same";
         count PLUGIN_NAMES = 1024, "Names in `enabled_plugins`, of a workspace or of a watcher", "fixed", "INVALID_ARGUMENT, 422";
         count UNKNOWN = 64, "Fields of one gRPC message that this version does not know", "fixed", "INVALID_ARGUMENT; from a plugin `protocol_error`";
         bytes UNKNOWN_BYTES = 4 << 10, "Their bytes, together", "fixed", "INVALID_ARGUMENT; from a plugin `protocol_error`";
@@ -129,6 +129,8 @@ bounds! {
         bytes WINDOW = 1 << 20, "Bytes on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
         count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
         count PROVIDERS = 1024, "Providers that servers have registered, all together; what is kept of each, its compiled schemas as the most they may take, is a matter of `max_buffered`", "fixed", "not registered, told; RESOURCE_EXHAUSTED";
+        count WORKSPACES = 10_000, "Workspaces that are configured", "fixed", "RESOURCE_EXHAUSTED, 507";
+        bytes WORKSPACE_BYTES = 64 << 20, "Their documents, all together (they are kept in memory)", "fixed", "RESOURCE_EXHAUSTED, 507";
         count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
         count CALLS = 256, "Calls of one `Tools/Calls` stream that are under way at once", "fixed", "further calls wait";
         count CALLS_WAITING = 4096, "Calls of such a stream that wait", "fixed", "refused, `QueueFull`";

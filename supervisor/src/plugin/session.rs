@@ -27,7 +27,7 @@ use super::{
     tool::Tools,
 };
 use crate::{
-    capacity::{Account, Exhausted, Held, limits, swept},
+    capacity::{Account, Held, limits, swept},
     lifecycle::{Cause, CauseCode},
     manifest::{Manifest, OnError},
 };
@@ -401,11 +401,13 @@ impl Session {
         one.items_allowed -= 1;
         if let Some((updates, _)) = &one.updates {
             // Those that found no room fail the call, not the process.
-            let Ok(charge) = self.account.charge(size) else {
-                drop(pending);
-                let why = Exhausted::Now { whose: "plugin" };
-                self.cancel(item.call_id, "nobody reads its items", None);
-                return Ok(self.finish(item.call_id, Reply::NoRoom(why)));
+            let charge = match self.account.charge(size) {
+                Ok(charge) => charge,
+                Err(why) => {
+                    drop(pending);
+                    self.cancel(item.call_id, "there is no room for its items", None);
+                    return Ok(self.finish(item.call_id, Reply::NoRoom(why)));
+                }
             };
             let attachments = convert(item.attachments);
             let _ = updates.send(Update::Item(swept(item.value), attachments, Held::new(charge)));

@@ -169,7 +169,14 @@ async fn the_store_is_asked_by_http_too() {
     assert_eq!(get(&daemon, "/v1/kv/m/none").await.0, 404);
     assert_eq!(get(&daemon, "/v1/kv/m?values=true").await.1["total"], 1);
     assert_eq!(put("/v1/workspaces/w", "{\"behavior\": {\"enabledPlugins\": []}}").await, 200);
-    assert_eq!(get(&daemon, "/v1/workspaces/w").await.1["enabled_plugins"], json!([]));
+    // What would be ignored, and so enable every plugin, is refused.
+    let answered = get(&daemon, "/v1/workspaces/w").await.1;
+    assert_eq!(answered["enabled_plugins"], json!([]));
+    let misread = ["{\"enabledPlugins\": []}", "{\"behavior\": {\"enabled_plugins\": []}}", ""];
+    for body in misread.into_iter().chain([&*answered.to_string()]) {
+        assert_eq!(put("/v1/workspaces/w", body).await, 422, "{body}");
+    }
+    assert_eq!(get(&daemon, "/v1/workspaces/w").await.1, answered);
     let (_, records) = get(&daemon, "/v1/provenance?key=plugin:m:a/b:c").await;
     assert_eq!(records["records"][0]["operation"], "kv.set");
     assert_eq!(get(&daemon, "/v1/plugins/m/permissions").await.1["granted"], json!(["kv:read"]));

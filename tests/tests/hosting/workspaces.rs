@@ -1,7 +1,13 @@
 //! Workspaces: which plugins are enabled where.
 
 use serde_json::{Value, json};
-use stockade_proto::v1::{CallRequest, EnabledPlugins};
+use stockade_proto::{
+    limits,
+    v1::{
+        CallRequest, DeleteWorkspaceRequest, EnabledPlugins, SetWorkspaceRequest,
+        workspaces_client::WorkspacesClient,
+    },
+};
 use stockade_tests::{Client, Options};
 
 use crate::actor::asking;
@@ -95,5 +101,29 @@ async fn a_document_is_kept_whole_and_checked() {
     assert_eq!(daemon.cli(&["workspace", "set", "a b", "{}"]).await.0, 2);
     let (_, text, _) = daemon.cli(&["workspace", "list"]).await;
     assert!(text.contains("main") && text.contains("good"), "{text}");
+    daemon.stop().await;
+}
+
+/// They are kept in memory.
+#[tokio::test]
+async fn workspaces_are_bounded_together() {
+    let daemon = Options::new().start().await;
+    let mut workspaces = WorkspacesClient::new(daemon.client().channel());
+    let large = format!("{{\"notes\":\"{}\"}}", "x".repeat(limits::DOCUMENT - 20));
+    let set = |name: String| SetWorkspaceRequest { name, document: large.clone().into() };
+    let mut there = 0;
+    let refused = loop {
+        match workspaces.set_workspace(set(format!("w{there}"))).await {
+            Ok(_) => there += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(there, limits::WORKSPACE_BYTES / limits::DOCUMENT, "{refused}");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    // One that is replaced, and one in the place of another, have room.
+    workspaces.set_workspace(set("w0".into())).await.expect("replaced");
+    let gone = DeleteWorkspaceRequest { name: "w1".into() };
+    assert!(workspaces.delete_workspace(gone).await.expect("deleted").into_inner().deleted);
+    workspaces.set_workspace(set("another".into())).await.expect("room");
     daemon.stop().await;
 }

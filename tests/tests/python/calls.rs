@@ -535,6 +535,10 @@ class Plugin:
         return shared
     def large(self, megabytes: int):
         return 'x' * (megabytes << 20)
+    def many(self):
+        return [b'x'] * 300
+    def long_name(self):
+        return {'n' * 200: b'x'}
     def raise_large(self):
         raise ValueError('x' * 80_000_000)
     def ok(self):
@@ -549,6 +553,13 @@ class Plugin:
     let large = daemon.call("big", "large", json!({"megabytes": 80})).await;
     assert_eq!(large.error_type, "InvalidResult", "{}", large.error);
     assert!(large.error.contains("more than max_result allows (33554432)"), "{}", large.error);
+    for (tool, why) in
+        [("many", "300 attachments; 256 are allowed"), ("long_name", "an attachment")]
+    {
+        let refused = daemon.call("big", tool, json!({})).await;
+        assert_eq!(refused.error_type, "InvalidResult", "{}", refused.error);
+        assert!(refused.error.contains(why), "{}", refused.error);
+    }
     let raised = daemon.call("big", "raise_large", json!({})).await;
     assert_eq!(raised.error_type, "ValueError");
     assert!(raised.error.len() < 20_000 && raised.error.ends_with("(80000000 characters)"));

@@ -278,6 +278,10 @@ pub(super) async fn set_workspace(
     Path(name): Path<String>,
     Text(text): Text,
 ) -> Response {
+    if text.trim_ascii().is_empty() {
+        let text = "the body is empty: {} enables every plugin, DELETE forgets the workspace";
+        return detail(StatusCode::UNPROCESSABLE_ENTITY, text);
+    }
     let document: Map<String, Value> = match read(&supervisor, text).await {
         Ok(document) => document,
         Err(response) => return *response,

@@ -53,9 +53,8 @@ struct Changed {
     _room: Option<Charge>,
 }
 
-/// Others may change the same document so often while one is changing it. Only operators
-/// do, who replace it.
-const TRIES: usize = 4;
+/// Others may change the same document so often while one is changing it.
+const TRIES: usize = 2;
 
 impl Data {
     /// The document of an entity, as text.
@@ -192,9 +191,7 @@ impl Task {
         if found.as_ref().is_some_and(|text| !is_quick(text.as_bytes())) {
             return Ok(None);
         }
-        let Some(changed) = self.change(found.as_deref())? else { return Ok(Some(None)) };
-        self.store(change, found.as_deref(), &changed.text)?;
-        Ok(Some(Some(changed.value)))
+        self.change_from(change, found).map(Some)
     }
 
     /// In a thread of its own: only what has become of the document is written by the one
@@ -220,7 +217,24 @@ impl Task {
                 return Ok(Some(value));
             }
         }
-        Err(DataError::Locked(format!("the document of {} is being replaced", self.entity)))
+        data.writer.write_here(&data.prepared, move |change| self.here(change))
+    }
+
+    /// In the thread that writes, however long it takes: others have changed the document
+    /// again and again.
+    fn here(&self, change: &mut StoreChange<'_>) -> Result<Option<Bytes>, DataError> {
+        let found = self.find(change.connection)?;
+        self.change_from(change, found)
+    }
+
+    fn change_from(
+        &self,
+        change: &mut StoreChange<'_>,
+        found: Option<String>,
+    ) -> Result<Option<Bytes>, DataError> {
+        let Some(changed) = self.change(found.as_deref())? else { return Ok(None) };
+        self.store(change, found.as_deref(), &changed.text)?;
+        Ok(Some(changed.value))
     }
 
     fn find(&self, connection: &Connection) -> rusqlite::Result<Option<String>> {
@@ -340,4 +354,43 @@ fn share(
     let keys = i64::from(before.is_none());
     let room = Room { keys: quota.keys, bytes: quota.bytes };
     change.ledger.enter(change.connection, plugin, keys, after - before.unwrap_or(0), room)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::store::made::Made;
+
+    /// A document that somebody else changes whenever a change of it is being prepared is
+    /// changed all the same, and nothing of theirs is lost.
+    #[tokio::test]
+    async fn a_change_is_made_however_often_others_come_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.db");
+        let made = Arc::new(Made::read(&folder.path().join("made")));
+        let data = Arc::new(Data::open(&path, 10, made, &mut Vec::new()));
+        let others = Connection::open(&path).unwrap();
+        put(&others, "", "session/1", "{}").unwrap();
+        let (tried, others) = (Arc::new(AtomicUsize::new(0)), std::sync::Mutex::new(others));
+        let counted = tried.clone();
+        let apply = move |document: &mut Document| {
+            let before = counted.fetch_add(1, Ordering::Relaxed);
+            if before < TRIES {
+                let theirs = format!("{{\"theirs\": {before}}}");
+                put(&others.lock().unwrap(), "", "session/1", &theirs)?;
+            }
+            document.insert("ours".into(), json!(1));
+            Ok(Some(Bytes::new()))
+        };
+        let edit =
+            Edit { operation: "o", part: "p".into(), apply: Box::new(apply), is_quick: false };
+        let payer = Payer::operators();
+        data.change_document(Author::default(), "session/1", payer, edit).await.unwrap();
+        assert_eq!(tried.load(Ordering::Relaxed), TRIES + 1);
+        let text = data.document("", "session/1").await.unwrap().unwrap();
+        let document: Document = serde_json::from_slice(&text).unwrap();
+        assert_eq!((&document["theirs"], &document["ours"]), (&json!(TRIES - 1), &json!(1)));
+    }
 }

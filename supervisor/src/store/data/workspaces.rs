@@ -11,7 +11,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value};
 
 use super::{Author, Data, DataError, now_ms, provenance};
-use crate::capacity::limits::{DOCUMENT as MAX_DOCUMENT, PLUGIN_NAMES};
+use crate::capacity::limits::{
+    DOCUMENT as MAX_DOCUMENT, PLUGIN_NAMES, WORKSPACE_BYTES, WORKSPACES,
+};
 
 /// One workspace: `{"behavior": {"enabledPlugins": […], "simulationConfig": {…}}}`
 /// and whatever else its owner keeps in it.
@@ -49,6 +51,29 @@ impl Workspace {
             return Err(DataError::Invalid(text));
         }
         Ok(Workspace { text, enabled })
+    }
+
+    /// The same of one that somebody sets: what would be ignored, and so enable every
+    /// plugin, is refused.
+    fn given(document: Map<String, Value>) -> Result<Self, DataError> {
+        let behavior = document.get("behavior").and_then(Value::as_object);
+        let inside = |name: &str| behavior.is_some_and(|behavior| behavior.contains_key(name));
+        let misplaced = ["enabledPlugins", "enabled_plugins", "simulationConfig"];
+        let text = if let Some(name) = misplaced.iter().find(|name| document.contains_key(**name)) {
+            let answered = match document.get("document") {
+                Some(Value::Object(_)) => ". Of what was answered for a workspace, send `document`",
+                _ => "",
+            };
+            format!(
+                "{name} has no meaning at the top: send \
+                 {{\"behavior\": {{\"enabledPlugins\": [\"NAME\"]}}}}{answered}"
+            )
+        } else if inside("enabled_plugins") {
+            "behavior.enabled_plugins has no meaning: it is called enabledPlugins".to_owned()
+        } else {
+            return Workspace::of(document);
+        };
+        Err(DataError::Invalid(text))
     }
 
     /// As it was stored. One that nobody can read enables nothing.
@@ -205,6 +230,22 @@ impl Workspaces {
         ))
     }
 
+    /// They are all in memory.
+    fn room_for(&self, name: &str, size: usize) -> Result<(), DataError> {
+        let known = self.read();
+        let others = known.all.iter().filter(|(other, _)| *other != name);
+        let (count, bytes) =
+            others.fold((1, size), |(count, bytes), (_, one)| (count + 1, bytes + one.text.len()));
+        match count <= WORKSPACES && bytes <= WORKSPACE_BYTES {
+            true => Ok(()),
+            false => Err(DataError::Quota(format!(
+                "there would be {count} workspaces of {bytes} bytes; {WORKSPACES} of \
+                 {WORKSPACE_BYTES} bytes together are allowed. Delete some (`stockade workspace \
+                 delete`)"
+            ))),
+        }
+    }
+
     /// What an operator should know.
     pub(super) fn problem(&self) -> Option<String> {
         let known = self.read();
@@ -256,7 +297,8 @@ impl Data {
         name: &str,
         document: Map<String, Value>,
     ) -> Result<Arc<Workspace>, DataError> {
-        self.change_workspace(author, name, "workspace.set", move |_| Workspace::of(document)).await
+        self.change_workspace(author, name, "workspace.set", move |_| Workspace::given(document))
+            .await
     }
 
     /// Enables plugins; in a workspace where all are enabled only with `only`,
@@ -332,6 +374,7 @@ impl Data {
         let (place, data) = (name.to_owned(), self.clone());
         self.write(&author.actor.clone(), move |change| {
             let workspace = Arc::new(apply(find(change.connection, &place)?)?);
+            data.workspaces.room_for(&place, workspace.text.len())?;
             let mut upsert = change.connection.prepare_cached(
                 "INSERT INTO workspace (name, text, modified) VALUES (?1, ?2, ?3) \
                  ON CONFLICT (name) DO UPDATE SET text = ?2, modified = ?3",
