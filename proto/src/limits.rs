@@ -115,7 +115,8 @@ bounds! {
         count JSON_DEPTH = 127, "Objects and arrays within each other in one JSON text", "fixed", "INVALID_ARGUMENT, 422; of a result 502 `InvalidResult`";
         count CONNECTIONS = 1024, "Connections at once on the port", "max_connections", "the one that has been idle longest ends; then health only, and 503";
         count HEALTH_CONNECTIONS = 64, "Connections beyond `max_connections` that are answered health only", "fixed", "closed";
-        count SOCKET_CONNECTIONS = 256, "Connections at once on the unix socket, counted apart", "fixed", "the one that has been idle longest ends, else closed";
+        count SOCKET_CONNECTIONS = 256, "Connections at once on the unix socket, counted apart", "fixed", "the one that has been idle longest ends; then only what operators ask and do, and 503";
+        count SOCKET_RESERVE = 32, "Connections beyond those, which are answered no calls and nothing that is followed", "fixed", "closed";
         count STREAMS = 256, "Requests at once on one HTTP/2 connection", "fixed", "the client waits";
         bytes REQUEST = 16 << 10, "Bytes of `max_buffered` that a request takes besides its own, until its answer has been taken", "fixed", "503 / RESOURCE_EXHAUSTED; health is answered all the same, to connections with few requests";
         bytes FIRST = 32 << 10, "Bytes that one connection, or one plugin, may hold however much of `max_buffered` the others hold (of a small `max_buffered` a 512th)", "fixed", "the rest is a matter of `max_buffered`";
@@ -207,6 +208,7 @@ bounds! {
     }
     Daemon {
         count CREW_QUEUE = 1024, "Jobs of the crew that wait: so many of all plugins together, and as many more of all clients", "fixed", "503 `Overloaded`, Retry-After";
+        bytes BRIEF = 256 << 10, "Text of a client that is read in the turn of brief work: it waits for one longer text, however many of them wait", "fixed", "it waits for other long texts";
         count CREW_SHARE = 64, "Jobs of the crew that wait for one plugin or one client", "fixed", "503 `Overloaded`, Retry-After";
         bytes STEP = 64 << 10, "Bytes handled at once where others wait", "fixed", "the crew does it";
         bytes MIN_BUFFERED = 384 << 20, "Bytes held for others, all together: an eighth of memory, but not less than this by default (and never less than 16 MiB); of it one connection may use a quarter, one plugin a half", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read; 413 for one that could never fit";

@@ -1,13 +1,15 @@
 //! A few threads for work whose size outsiders choose: JSON, schemas, base64,
 //! documents, SQLite. Each plugin and each client gets its turn, no one gets all
-//! threads nor do all clients together, and what does not fit is refused.
+//! threads nor do all clients together, and what does not fit is refused. Clients' brief
+//! jobs have as much time as all their long ones: however many of those wait, a brief one
+//! waits for one of them.
 
 use std::{
     collections::{HashMap, VecDeque},
     io,
     panic::AssertUnwindSafe,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use stockade_proto::limits;
@@ -45,12 +47,34 @@ pub enum Lane {
     /// Of one client. There may be any number of them, so that they come in turn with
     /// the plugins as if they were one.
     Client(Arc<str>),
+    /// Of one client, for what takes little time.
+    Brief(Arc<str>),
 }
 
 impl Lane {
-    fn is_client(&self) -> bool {
-        matches!(self, Lane::Client(_))
+    /// The same client's, for work on so many bytes.
+    #[must_use]
+    pub fn for_bytes(self, bytes: usize) -> Self {
+        match self {
+            Lane::Client(name) if bytes <= limits::BRIEF => Lane::Brief(name),
+            lane => lane,
+        }
     }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Lane::Plugin(_) => Kind::Plugins,
+            Lane::Client(_) => Kind::Clients,
+            Lane::Brief(_) => Kind::Brief,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plugins,
+    Clients,
+    Brief,
 }
 
 impl From<&Arc<str>> for Lane {
@@ -67,7 +91,7 @@ struct Queue {
     running: usize,
 }
 
-/// The plugins, or the clients.
+/// The plugins, or the clients, or the clients' brief jobs.
 #[derive(Default)]
 struct Side {
     /// Lanes that have jobs, in the order of their turns.
@@ -76,6 +100,8 @@ struct Side {
     waiting: usize,
     /// Jobs that run.
     running: usize,
+    /// How long its jobs have taken; of a side that had none as long as the other's.
+    spent: Duration,
 }
 
 #[derive(Default)]
@@ -83,28 +109,44 @@ struct State {
     lanes: HashMap<Lane, Queue>,
     plugins: Side,
     clients: Side,
+    brief: Side,
     /// The last job was a client's.
     client: bool,
     over: bool,
 }
 
 impl State {
-    fn side(&mut self, client: bool) -> &mut Side {
-        if client { &mut self.clients } else { &mut self.plugins }
+    fn side(&mut self, kind: Kind) -> &mut Side {
+        match kind {
+            Kind::Plugins => &mut self.plugins,
+            Kind::Clients => &mut self.clients,
+            Kind::Brief => &mut self.brief,
+        }
     }
 
     fn push(&mut self, lane: Lane, job: Job) -> Result<(), Overloaded> {
-        let side = if lane.is_client() { &mut self.clients } else { &mut self.plugins };
+        let kind = lane.kind();
+        let others = match kind {
+            Kind::Plugins => Duration::ZERO,
+            Kind::Clients => self.brief.spent,
+            Kind::Brief => self.clients.spent,
+        };
+        let side = self.side(kind);
         if side.waiting >= limits::CREW_QUEUE {
             return Err(Overloaded);
+        }
+        if side.waiting + side.running == 0 {
+            side.spent = side.spent.max(others);
         }
         let own = self.lanes.entry(lane.clone()).or_default();
         if own.jobs.len() >= limits::CREW_SHARE {
             return Err(Overloaded);
         }
         own.jobs.push_back(job);
+        let is_first = own.jobs.len() == 1;
+        let side = self.side(kind);
         side.waiting += 1;
-        if own.jobs.len() == 1 {
+        if is_first {
             side.turns.push_back(lane);
         }
         Ok(())
@@ -113,37 +155,50 @@ impl State {
     /// The next job; `of_one` is how many one lane, and all clients together, may have
     /// running.
     fn next(&mut self, of_one: usize) -> Option<(Lane, Job)> {
-        let first = !self.client;
-        self.next_of(first, of_one).or_else(|| self.next_of(!first, of_one))
+        if self.client {
+            return self.next_of(Kind::Plugins, of_one).or_else(|| self.next_of_clients(of_one));
+        }
+        self.next_of_clients(of_one).or_else(|| self.next_of(Kind::Plugins, of_one))
     }
 
-    fn next_of(&mut self, client: bool, of_one: usize) -> Option<(Lane, Job)> {
-        let side = if client { &mut self.clients } else { &mut self.plugins };
-        if client && side.running >= of_one {
+    fn next_of_clients(&mut self, of_one: usize) -> Option<(Lane, Job)> {
+        if self.clients.running + self.brief.running >= of_one {
             return None;
         }
-        for _ in 0..side.turns.len() {
-            let lane = side.turns.pop_front()?;
+        let (first, second) = match self.brief.spent <= self.clients.spent {
+            true => (Kind::Brief, Kind::Clients),
+            false => (Kind::Clients, Kind::Brief),
+        };
+        self.next_of(first, of_one).or_else(|| self.next_of(second, of_one))
+    }
+
+    fn next_of(&mut self, kind: Kind, of_one: usize) -> Option<(Lane, Job)> {
+        for _ in 0..self.side(kind).turns.len() {
+            let lane = self.side(kind).turns.pop_front()?;
             let Some(queue) = self.lanes.get_mut(&lane) else { continue };
             if queue.running >= of_one {
-                side.turns.push_back(lane);
+                self.side(kind).turns.push_back(lane);
                 continue;
             }
             let Some(job) = queue.jobs.pop_front() else { continue };
-            if !queue.jobs.is_empty() {
+            queue.running += 1;
+            let has_more = !queue.jobs.is_empty();
+            let side = self.side(kind);
+            if has_more {
                 side.turns.push_back(lane.clone());
             }
-            queue.running += 1;
             side.running += 1;
             side.waiting -= 1;
-            self.client = client;
+            self.client = kind != Kind::Plugins;
             return Some((lane, job));
         }
         None
     }
 
-    fn done(&mut self, lane: &Lane) {
-        self.side(lane.is_client()).running -= 1;
+    fn done(&mut self, lane: &Lane, took: Duration) {
+        let side = self.side(lane.kind());
+        side.running -= 1;
+        side.spent += took;
         let Some(queue) = self.lanes.get_mut(lane) else { return };
         queue.running -= 1;
         if queue.jobs.is_empty() && queue.running == 0 {
@@ -176,8 +231,8 @@ impl Shared {
         None
     }
 
-    fn done(&self, lane: &Lane) {
-        self.lock().done(lane);
+    fn done(&self, lane: &Lane, took: Duration) {
+        self.lock().done(lane, took);
         // A job may have waited for the end of this one.
         self.filled.notify_one();
     }
@@ -233,8 +288,9 @@ impl Crew {
             std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
                 give_way(NICE);
                 while let Some((lane, job)) = shared.next() {
+                    let begun = Instant::now();
                     let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
-                    shared.done(&lane);
+                    shared.done(&lane, begun.elapsed());
                 }
             })?;
         }
@@ -309,12 +365,35 @@ mod tests {
         plugins.iter().cloned().for_each(&mut push);
         let mut order = Vec::new();
         while let Some((lane, _)) = state.next(1) {
-            state.done(&lane);
+            state.done(&lane, Duration::ZERO);
             order.push(lane);
         }
         assert_eq!(order.len(), 11);
         assert!(plugins.iter().all(|plugin| order[..4].contains(plugin)), "{order:?}");
         assert_eq!((state.plugins.waiting, state.clients.waiting), (0, 0));
+    }
+
+    /// However many long jobs wait: of them and of brief ones as much is done, in time.
+    #[test]
+    fn a_brief_job_waits_for_one_long_one() {
+        let mut state = State::default();
+        let push = |state: &mut State, lane| state.push(lane, Box::new(|| {})).unwrap();
+        let long = |n: usize| Lane::Client(n.to_string().into());
+        let brief = |n: usize| Lane::Brief(n.to_string().into());
+        (0..9).for_each(|n| push(&mut state, long(n)));
+        let (first, _) = state.next(1).unwrap();
+        (0..40).for_each(|n| push(&mut state, brief(n)));
+        state.done(&first, Duration::from_millis(300));
+        let mut order = Vec::new();
+        while let Some((lane, _)) = state.next(1) {
+            let took = if lane.kind() == Kind::Brief { 10 } else { 300 };
+            state.done(&lane, Duration::from_millis(took));
+            order.push(lane.kind());
+        }
+        assert_eq!(order.len(), 48);
+        let first_long = order.iter().position(|kind| *kind == Kind::Clients).unwrap();
+        assert!((30..=31).contains(&first_long), "{first_long}");
+        assert_eq!(order[first_long + 1], Kind::Brief);
     }
 
     #[test]

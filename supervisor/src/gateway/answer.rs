@@ -42,7 +42,7 @@ impl Questions {
 }
 
 /// It is answered from what the daemon knows, at once and as a whole.
-fn is_question(method: &Method, path: &str) -> bool {
+pub(super) fn is_question(method: &Method, path: &str) -> bool {
     let Some(method_of_grpc) = path.strip_prefix("/stockade.v1.") else {
         return *method == Method::GET && path != "/v1/events";
     };

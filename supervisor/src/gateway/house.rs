@@ -10,7 +10,7 @@ use tonic::{body::Body, service::Routes};
 use tower::{Service as _, ServiceExt as _};
 
 use super::{
-    answer::{Answer, Kind, Owner, Questions},
+    answer::{Answer, Kind, Owner, Questions, is_question},
     body::{self, Form, Most},
     connection::Connection,
     door::{self, Caller, NoToken},
@@ -120,9 +120,9 @@ impl House {
                 }
             };
         }
-        if guest.reserve && !asks_for_health(&request) {
-            let why = "there are as many connections as may be (max_connections); only health is \
-                       answered now";
+        if guest.reserve
+            && let Some(why) = beyond_reserve(&request, &guest.caller)
+        {
             return refuse(is_grpc, StatusCode::SERVICE_UNAVAILABLE, why);
         }
         if let Some(refused) = refusal::of_head(request.headers(), is_grpc) {
@@ -207,6 +207,26 @@ fn asks_for_health<B>(request: &Request<B>) -> bool {
         || path == "/v1/plugins"
         || (path.starts_with("/v1/plugins/") && path.ends_with("/health"));
     grpc.contains(&path) || (http && request.method() == Method::GET)
+}
+
+/// Why it is not answered to a connection beyond those that there may be.
+fn beyond_reserve<B>(request: &Request<B>, caller: &Caller) -> Option<&'static str> {
+    if asks_for_health(request) {
+        return None;
+    }
+    if matches!(caller, Caller::Port) {
+        return Some(
+            "there are as many connections as may be (max_connections); only health is answered \
+             now",
+        );
+    }
+    let path = request.uri().path();
+    let acts = path.starts_with("/stockade.v1.Admin/") || path.starts_with("/admin/");
+    let asks = is_question(request.method(), path) && !path.ends_with("/logs");
+    (!acts && !asks).then_some(
+        "there are as many connections on the socket as may be (docs/limits.md); only what \
+         operators ask and do is answered now, no calls and nothing that is followed",
+    )
 }
 
 fn or_never<T>(result: Result<T, Infallible>) -> T {

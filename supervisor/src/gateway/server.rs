@@ -127,7 +127,7 @@ pub async fn open(supervisor: &Supervisor) -> io::Result<Doors> {
     let mut tasks = Vec::new();
     let socket = bind_socket(&config.socket).await?;
     // Counted apart: whoever fills the port shuts out no operator.
-    let places = Places::new(limits::SOCKET_CONNECTIONS, 0);
+    let places = Places::new(limits::SOCKET_CONNECTIONS, limits::SOCKET_RESERVE);
     tasks.push(tokio::spawn(serve_socket(socket, house.clone(), places)));
     let mut address = None;
     let tls = tls::acceptor(&config)?;

@@ -56,7 +56,7 @@ pub(super) async fn read<T: Send + 'static>(
     if is_quick(&text) {
         return Ok(read(&text));
     }
-    aside(supervisor, move || read(&text)).await
+    of_bytes(supervisor, text.len(), move || read(&text)).await
 }
 
 /// Has work of a size that others chose done by the crew, in the connection's turn.
@@ -64,9 +64,22 @@ pub(super) async fn aside<T: Send + 'static>(
     supervisor: &Supervisor,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Overloaded> {
+    of_bytes(supervisor, usize::MAX, work).await
+}
+
+async fn of_bytes<T: Send + 'static>(
+    supervisor: &Supervisor,
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Overloaded> {
     let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
     let _turn = reader.one.lock().await;
-    supervisor.calls().crew().run(reader.lane.clone(), work).await
+    supervisor.calls().crew().run(reader.lane.for_bytes(bytes), work).await
+}
+
+/// The turn of the connection whose request is being answered.
+pub(super) fn lane() -> Lane {
+    READER.try_with(Reader::lane).unwrap_or_else(|_| Reader::new().lane())
 }
 
 /// The value, for gRPC; `what` is said of one that is none.

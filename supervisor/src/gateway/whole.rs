@@ -7,7 +7,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use prost::Message;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use tonic::Status;
 
 use super::{body::Reservation, texts};
@@ -40,17 +41,31 @@ pub(super) async fn message<M: Message + 'static>(
 }
 
 /// A JSON value of HTTP.
-pub(super) async fn json(
+pub(super) async fn json<T: Serialize>(
     supervisor: &Supervisor,
-    make: impl FnOnce() -> Value + Send + 'static,
+    make: impl FnOnce() -> T + Send + 'static,
 ) -> Response {
-    let made = texts::aside(supervisor, move || serde_json::to_vec(&make()).unwrap_or_default());
-    match made.await {
+    text(supervisor, None, move || serde_json::to_vec(&make()).unwrap_or_default()).await
+}
+
+/// JSON text of HTTP; its connection pays for so many bytes while it is made.
+pub(super) async fn text(
+    supervisor: &Supervisor,
+    payer: Option<(Reservation, usize)>,
+    make: impl FnOnce() -> Vec<u8> + Send + 'static,
+) -> Response {
+    let busy = |why: String| {
+        let body = Json(json!({ "detail": why }));
+        let retry = [(header::RETRY_AFTER, "1")];
+        (StatusCode::SERVICE_UNAVAILABLE, retry, body).into_response()
+    };
+    let paid = payer.map(|(reservation, bytes)| reservation.account().charge(bytes)).transpose();
+    let _paid = match paid {
+        Ok(paid) => paid,
+        Err(why) => return busy(format!("the answer was not made: {why}")),
+    };
+    match texts::aside(supervisor, make).await {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
-        Err(why) => {
-            let body = Json(json!({ "detail": why.to_string() }));
-            let retry = [(header::RETRY_AFTER, "1")];
-            (StatusCode::SERVICE_UNAVAILABLE, retry, body).into_response()
-        }
+        Err(why) => busy(why.to_string()),
     }
 }

@@ -67,6 +67,23 @@ pub struct Built {
     pub skipped: Vec<(String, String)>,
 }
 
+/// Why a simulation's configuration was not built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unbuilt {
+    /// What was asked for is not as it should be.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is too much to do; later there may not be.
+    #[error("{0}")]
+    Overloaded(String),
+}
+
+impl From<String> for Unbuilt {
+    fn from(why: String) -> Self {
+        Unbuilt::Invalid(why)
+    }
+}
+
 /// A list of plugins that may run, instead of the workspace's.
 pub(super) type Enabled = Option<Arc<BTreeSet<String>>>;
 
@@ -92,11 +109,6 @@ fn call(id: (&str, &str), kind: Kind, args: Bytes, workspace: &str, timeout: Dur
         timeout: Some(timeout),
         ..ToolCall::default()
     }
-}
-
-/// The lane of what clients ask of no single plugin.
-fn all_plugins() -> Lane {
-    Lane::Client("all plugins".into())
 }
 
 impl HostServices {
@@ -249,23 +261,25 @@ impl HostServices {
     /// The providers' configurations in ascending priority, each over the ones
     /// before it, all of them under `base.simulationConfig`: what the user
     /// configured is never overridden. `base` is the text of a `behavior` object; None =
-    /// the workspace's own.
+    /// the workspace's own. What takes long is done in the turn of `lane`.
     ///
     /// # Errors
     /// `base` is not such an object, or there is too much to do.
     pub async fn build_simulation_config(
         &self,
+        lane: Lane,
         base: Option<Bytes>,
         workspace: &str,
         enabled: Enabled,
-    ) -> Result<Built, String> {
+    ) -> Result<Built, Unbuilt> {
         if !workspace.is_empty() {
             check_workspace(workspace).map_err(|error| error.to_string())?;
         }
         let known = self.data().workspaces.get(workspace);
         let quick = base.as_ref().is_some_and(|base| is_quick(base));
         // Written once, whoever is asked.
-        let read = self.aside(all_plugins(), quick, move || {
+        let bytes = base.as_ref().map_or(usize::MAX, Bytes::len);
+        let read = self.aside(lane.clone().for_bytes(bytes), quick, move || {
             let base = match base {
                 Some(text) => object("base", &text).map_err(|(_, text)| text)?,
                 None => known.map(|one| one.behavior()).unwrap_or_default(),
@@ -278,7 +292,8 @@ impl HostServices {
             };
             Ok((to_bytes(&json!({ "base": base })), own, user))
         });
-        let (args, own, user) = read.await.map_err(|(_, text)| text)??;
+        let overloaded = |(_, text): Why| Unbuilt::Overloaded(text);
+        let (args, own, user) = read.await.map_err(overloaded)??;
         let enabled = enabled.or(own.map(Arc::new));
         let calls = self.calls().await;
         let mut providers = Vec::new();
@@ -321,7 +336,7 @@ impl HostServices {
         let names =
             providers.into_iter().map(|(_, plugin, name)| super::names::full(&plugin, &name));
         let names: Vec<String> = names.collect();
-        let built = self.aside(all_plugins(), quick, move || {
+        let built = self.aside(lane, quick, move || {
             let mut config = Map::new();
             let mut built = Built::default();
             let mut values = 0;
@@ -347,7 +362,7 @@ impl HostServices {
             built.config = to_bytes(&Value::Object(config));
             built
         });
-        built.await.map_err(|(_, text)| text)
+        built.await.map_err(overloaded)
     }
 
     async fn simulation_config(

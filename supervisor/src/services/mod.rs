@@ -37,7 +37,7 @@ use stockade_proto::{host::host_server::HostServer, inherited, socket::Socket};
 use tokio::{runtime::Handle as Runtime, sync::SetOnce};
 
 pub use bus::{Batch, Event};
-pub use extensions::{Answer, Built, EFFECT_PREFIX, PLUGIN_PREFIX};
+pub use extensions::{Answer, Built, EFFECT_PREFIX, PLUGIN_PREFIX, Unbuilt};
 pub use permits::{PermissionUse, PluginUse};
 pub use providers::{Ask, Registration, ServerProvider};
 
@@ -140,8 +140,17 @@ impl HostServices {
         payload: bytes::Bytes,
         workspace: &str,
     ) -> Result<(u64, u32), String> {
+        self.emit_checked(name, check_json(payload)?, workspace)
+    }
+
+    /// The same of a payload that has been [checked](check_json), where nobody waits for it.
+    pub(crate) fn emit_checked(
+        &self,
+        name: &str,
+        payload: bytes::Bytes,
+        workspace: &str,
+    ) -> Result<(u64, u32), String> {
         names::of_host(name).map_err(name_text)?;
-        let payload = check_json(payload)?;
         if !workspace.is_empty() {
             check_workspace(workspace).map_err(|error| error.to_string())?;
         }
@@ -247,7 +256,7 @@ fn name_text(error: names::NameError) -> String {
 }
 
 /// JSON text; nothing is `null`.
-fn check_json(text: bytes::Bytes) -> Result<bytes::Bytes, String> {
+pub(crate) fn check_json(text: bytes::Bytes) -> Result<bytes::Bytes, String> {
     if text.is_empty() {
         return Ok(bytes::Bytes::from_static(b"null"));
     }

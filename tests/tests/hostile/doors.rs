@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
+use stockade_proto::limits;
 use stockade_proto::v1::{
-    ListExtensionsRequest, WatchPluginsRequest, extensions_client::ExtensionsClient,
-    plugins_client::PluginsClient,
+    EmitEventRequest, ListExtensionsRequest, SetDocumentRequest, SetWorkspaceRequest,
+    WatchPluginsRequest, data_client::DataClient, extensions_client::ExtensionsClient,
+    hosting_client::HostingClient, plugins_client::PluginsClient,
+    workspaces_client::WorkspacesClient,
 };
 use stockade_tests::{Http, Options};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -210,6 +213,104 @@ async fn long_lists_are_made_aside() {
         listed as u64
     })
     .await;
+    daemon.stop().await;
+}
+
+/// All workspaces, whose documents would be gigabytes if they were read for it.
+#[tokio::test]
+async fn workspaces_are_listed_as_they_are() {
+    let daemon = attacked(Options::new().config(BUFFERED)).await;
+    let mut workspaces = WorkspacesClient::new(daemon.channel());
+    let document = format!("{{\"notes\":[{}0]}}", "[],".repeat(340_000));
+    for n in 0..40 {
+        let document = document.clone().into();
+        let set = SetWorkspaceRequest { name: format!("w{n}"), document };
+        workspaces.set_workspace(set).await.expect("set");
+    }
+    under_attack(&daemon, 320 * MIB, async {
+        let mut listed = 0;
+        for _ in 0..2 {
+            let mut http = Http::unix(&daemon.socket).await.expect("connect");
+            let reply = http.get("/v1/workspaces").await.expect("reply");
+            assert_eq!(reply.status, 200, "{:?}", String::from_utf8_lossy(&reply.body).get(..200));
+            let (bytes, all) = (reply.size as usize, 40 * document.len());
+            assert!(bytes > all, "{bytes} of {all}");
+            listed += 1;
+        }
+        listed
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Events and documents of operators are checked and written where nobody waits for it.
+#[tokio::test]
+async fn what_operators_send_is_read_aside() {
+    let daemon = attacked(Options::new().config(BUFFERED)).await;
+    let large = format!("[{}0]", "[],".repeat(600_000));
+    let event = format!("{{\"name\":\"host:x\",\"payload\":{large}}}");
+    under_attack(&daemon, 320 * MIB, async {
+        let mut sent = 0;
+        for _ in 0..3 {
+            let all = (0..6).map(|n| {
+                let (channel, socket) = (daemon.client().channel(), daemon.socket.clone());
+                let (large, event) = (large.clone(), event.clone());
+                async move {
+                    let workspace = String::new();
+                    match n % 3 {
+                        0 => {
+                            let mut http = Http::unix(&socket).await.expect("connect");
+                            let sent = http.post("/v1/plugin-events", event.as_bytes()).await;
+                            sent.is_ok_and(|reply| [200, 422].contains(&reply.status))
+                        }
+                        1 => {
+                            let payload = large.into();
+                            let event = EmitEventRequest { name: "x".into(), payload, workspace };
+                            HostingClient::new(channel).emit_event(event).await.is_ok()
+                        }
+                        _ => {
+                            let document = format!("{{\"flags\":{large}}}").into();
+                            let entity = "session/1".into();
+                            let set = SetDocumentRequest { workspace, entity, document };
+                            let set = DataClient::new(channel).set_document(set).await;
+                            set.is_err_and(|refused| refused.message().contains("parts"))
+                        }
+                    }
+                }
+            });
+            let all = futures_util::future::join_all(all).await;
+            sent += all.into_iter().filter(|done| *done).count();
+        }
+        assert!(sent >= 12, "{sent}");
+        sent as u64
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// Clients that follow, however many, leave operators their questions and actions.
+#[tokio::test]
+async fn followers_on_the_socket_keep_no_operator_out() {
+    let daemon = attacked(Options::new()).await;
+    let mut following = Vec::new();
+    for _ in 0..limits::SOCKET_CONNECTIONS {
+        let mut http = Http::unix(&daemon.socket).await.expect("connect");
+        http.write(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("asked");
+        following.push(http);
+    }
+    // The last one has been answered, and so have all.
+    let mut followed = 0;
+    for http in following.iter_mut().rev().take(20) {
+        followed += u32::from(http.answer_head().await.is_ok_and(|head| head.contains(" 200 ")));
+    }
+    assert!(followed > 0, "nobody follows");
+    for command in [&["list"][..], &["disable", "other"], &["enable", "other"]] {
+        let (code, _, error) = daemon.cli(command).await;
+        assert_eq!(code, 0, "{command:?}: {error}");
+    }
+    let mut http = Http::unix(&daemon.socket).await.expect("connect");
+    let refused = http.get("/v1/events").await.expect("refused");
+    assert_eq!(refused.status, 503);
     daemon.stop().await;
 }
 

@@ -57,6 +57,36 @@ async fn a_base_is_not_copied_for_each_configuration() {
     daemon.stop().await;
 }
 
+/// One client's configurations keep nobody else's out: each connection has its turn.
+#[tokio::test]
+async fn configurations_are_built_in_turn() {
+    let daemon = attacked(Options::new().config(BUFFERED)).await;
+    let base = |values: usize| json!({"simulationConfig": {"list": vec![0; values]}}).to_string();
+    let build = async |client: Client, base: String| {
+        let request = BuildSimulationConfigRequest {
+            base: base.into(),
+            ..BuildSimulationConfigRequest::default()
+        };
+        ExtensionsClient::new(client.channel()).build_simulation_config(request).await
+    };
+    let mut others = Vec::new();
+    for _ in 0..70 {
+        others.push(daemon.apart().await);
+    }
+    let others = others.into_iter().map(|client| build(client, base(60_000)));
+    let own = async {
+        let mut built = 0;
+        for _ in 0..3 {
+            let outcome = build(daemon.client(), base(30_000)).await;
+            built += u32::from(outcome.map_err(|refused| eprintln!("{refused}")).is_ok());
+        }
+        built
+    };
+    let (_, built) = tokio::join!(futures_util::future::join_all(others), own);
+    assert_eq!(built, 3, "one was refused");
+    daemon.stop().await;
+}
+
 /// Configurations that together would be gigabytes in memory, and default parameters that
 /// would be read and written at each application.
 #[tokio::test]

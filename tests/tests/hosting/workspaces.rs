@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use stockade_proto::{
     limits,
     v1::{
-        CallRequest, DeleteWorkspaceRequest, EnabledPlugins, SetWorkspaceRequest,
-        workspaces_client::WorkspacesClient,
+        CallRequest, DeleteWorkspaceRequest, EnabledPlugins, GetWorkspaceRequest,
+        SetWorkspaceRequest, WorkspacePluginRequest, workspaces_client::WorkspacesClient,
     },
 };
 use stockade_tests::{Client, Options};
@@ -125,5 +125,43 @@ async fn workspaces_are_bounded_together() {
     let gone = DeleteWorkspaceRequest { name: "w1".into() };
     assert!(workspaces.delete_workspace(gone).await.expect("deleted").into_inner().deleted);
     workspaces.set_workspace(set("another".into())).await.expect("room");
+    daemon.stop().await;
+}
+
+/// What would make the document unreadable is refused, and loses nothing.
+#[tokio::test]
+async fn a_list_that_does_not_fit_loses_nothing() {
+    let daemon = Options::new().start().await;
+    let mut workspaces = WorkspacesClient::new(daemon.client().channel());
+    let document = format!("{{\"notes\":\"{}\"}}", "x".repeat(limits::DOCUMENT - 20));
+    let set = SetWorkspaceRequest { name: "w".into(), document: document.clone().into() };
+    workspaces.set_workspace(set).await.expect("fits");
+    let enable = |names: Vec<String>, only| WorkspacePluginRequest {
+        name: "w".into(),
+        plugins: names,
+        only,
+    };
+    let refused = workspaces.enable_plugin(enable(vec!["good".into()], true)).await;
+    assert_eq!(refused.expect_err("does not fit").code(), tonic::Code::InvalidArgument);
+    let get = || GetWorkspaceRequest { name: "w".into() };
+    let there = workspaces.get_workspace(get()).await.expect("there").into_inner();
+    assert!(there.all_enabled && there.document == document, "{} bytes", there.document.len());
+
+    // A list that grows bit by bit has its bound, too.
+    let set = SetWorkspaceRequest { name: "w".into(), document: "{\"keep\":1}".into() };
+    workspaces.set_workspace(set).await.expect("set");
+    let mut refused = None;
+    for round in 0..5 {
+        let names = (0..250).map(|n| format!("p{round}-{n}")).collect();
+        match workspaces.enable_plugin(enable(names, round == 0)).await {
+            Ok(_) => assert!(round < 4, "more than {} names", limits::PLUGIN_NAMES),
+            Err(status) => refused = Some((round, status.code())),
+        }
+    }
+    assert_eq!(refused, Some((4, tonic::Code::InvalidArgument)));
+    let there = workspaces.disable_plugin(enable(vec!["p0-7".into()], false)).await;
+    let there = there.expect("disabled").into_inner();
+    assert_eq!(there.enabled_plugins.len(), 999);
+    assert!(there.document.starts_with(b"{\"keep\":1,"), "kept");
     daemon.stop().await;
 }

@@ -12,7 +12,8 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Supervisor,
-    gateway::{body::Reservation, report, whole},
+    gateway::{body::Reservation, report, texts::lane, whole},
+    services::Unbuilt,
 };
 
 pub(super) struct ExtensionsService {
@@ -101,10 +102,12 @@ impl Extensions for ExtensionsService {
         let request = request.into_inner();
         let base = Some(request.base).filter(|base| !base.is_empty());
         let services = self.supervisor.services();
-        let built = services
-            .build_simulation_config(base, &request.workspace, names(request.enabled_plugins))
-            .await
-            .map_err(Status::invalid_argument)?;
+        let enabled = names(request.enabled_plugins);
+        let built = services.build_simulation_config(lane(), base, &request.workspace, enabled);
+        let built = built.await.map_err(|why| match why {
+            Unbuilt::Invalid(why) => Status::invalid_argument(why),
+            Unbuilt::Overloaded(why) => Status::resource_exhausted(why),
+        })?;
         let skipped = built.skipped.into_iter();
         Ok(Response::new(BuildSimulationConfigResponse {
             config: built.config,

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use stockade_proto::{
     v1::{
         EmitEventRequest, EmitEventResponse, FromServer, PluginEvent, PluginEventBatch,
@@ -22,8 +22,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::who;
 use crate::{
     Supervisor,
-    gateway::{body::Reservation, watch::Watch},
-    services::{Ask, Batch},
+    capacity::Held,
+    gateway::{body::Reservation, texts, watch::Watch},
+    services::{Ask, Batch, check_json},
     store::time_text,
 };
 
@@ -72,13 +73,13 @@ impl Hosting for HostingService {
         let provided = self.supervisor.services().provide(offered.collect(), payer.as_ref());
         let (registration, mut asks) = provided.await.map_err(Status::resource_exhausted)?;
         drop(paid);
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (sender, receiver) = mpsc::channel::<(_, Option<Held>)>(WAITING);
         let registered = ProvidersRegistered {
             names: registration.names.clone(),
             refused: registration.refused.clone(),
         };
         let frame = to_server::Frame::Registered(registered);
-        let _ = sender.send(Ok(ToServer { frame: Some(frame) })).await;
+        let _ = sender.send((Ok(ToServer { frame: Some(frame) }), None)).await;
         tokio::spawn(async move {
             // Gone with the stream, and so are its providers.
             let _registration = registration;
@@ -95,7 +96,8 @@ impl Hosting for HostingService {
                         // One that nobody waits for any more is passed over.
                         if !ask.answer.is_closed() {
                             next += 1;
-                            place.send(Ok(ask_frame(next, ask, &answers)));
+                            let (frame, held) = ask_frame(next, ask, &answers);
+                            place.send((Ok(frame), Some(held)));
                         }
                     }
                     message = incoming.message() => {
@@ -105,7 +107,7 @@ impl Hosting for HostingService {
                             Ok(Some(message)) => take_answer(&answers, message),
                             Ok(None) => return,
                             Err(status) => {
-                                let _ = sender.try_send(Err(status));
+                                let _ = sender.try_send((Err(status), None));
                                 return;
                             }
                         }
@@ -113,7 +115,8 @@ impl Hosting for HostingService {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        // What is in a frame is paid for until the connection takes it.
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(|(frame, _held)| frame))))
     }
 
     async fn emit_event(
@@ -122,7 +125,10 @@ impl Hosting for HostingService {
     ) -> Result<Response<EmitEventResponse>, Status> {
         who(&request)?;
         let EmitEventRequest { name, payload, workspace } = request.into_inner();
-        let emitted = self.supervisor.services().emit(&name, payload, &workspace);
+        let checked = texts::read(&self.supervisor, payload.clone(), move |_| check_json(payload));
+        let checked = checked.await.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        let payload = checked.map_err(Status::invalid_argument)?;
+        let emitted = self.supervisor.services().emit_checked(&name, payload, &workspace);
         let (sequence, subscribers) = emitted.map_err(Status::invalid_argument)?;
         Ok(Response::new(EmitEventResponse { sequence, subscribers }))
     }
@@ -142,31 +148,31 @@ impl Hosting for HostingService {
                 // Room first: what waits for it waits in the bounded queue.
                 let Ok(place) = sender.reserve().await else { return };
                 tokio::select! {
-                    batch = watch.next() => place.send(Ok(to_wire(batch))),
+                    batch = watch.next() => place.send(batch),
                     () = sender.closed() => return,
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let batches = ReceiverStream::new(receiver).map(|batch| Ok(to_wire(&batch)));
+        Ok(Response::new(Box::pin(batches)))
     }
 }
 
-fn ask_frame(id: u64, ask: Ask, answers: &Answers) -> ToServer {
+fn ask_frame(id: u64, ask: Ask, answers: &Answers) -> (ToServer, Held) {
     let mut waiting = answers.lock().unwrap_or_else(PoisonError::into_inner);
     // What nobody waits for any more has timed out.
     waiting.retain(|_, answer| !answer.is_closed());
     waiting.insert(id, ask.answer);
-    ToServer {
-        frame: Some(to_server::Frame::Call(ProviderCall {
-            id,
-            name: ask.name,
-            request: ask.request,
-            plugin: ask.plugin.to_string(),
-            workspace: ask.workspace.to_string(),
-            call_id: ask.call_id.to_string(),
-            timeout_ms: ask.timeout.as_millis() as u64,
-        })),
-    }
+    let frame = to_server::Frame::Call(ProviderCall {
+        id,
+        name: ask.name,
+        request: ask.request,
+        plugin: ask.plugin.to_string(),
+        workspace: ask.workspace.to_string(),
+        call_id: ask.call_id.to_string(),
+        timeout_ms: ask.timeout.as_millis() as u64,
+    });
+    (ToServer { frame: Some(frame) }, ask.held)
 }
 
 fn take_answer(answers: &Answers, message: FromServer) {
@@ -179,7 +185,7 @@ fn take_answer(answers: &Answers, message: FromServer) {
     });
 }
 
-fn to_wire(batch: Batch) -> PluginEventBatch {
+fn to_wire(batch: &Batch) -> PluginEventBatch {
     let events = batch.events.iter().map(|event| PluginEvent {
         sequence: event.sequence,
         name: event.name.to_string(),

@@ -1,6 +1,6 @@
 //! Stored values, permissions, provenance, workspaces. Role admin.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Extension, Json,
@@ -10,6 +10,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use stockade_proto::v1;
 
 use super::{Operator, Text, detail, plugin_not_found, read};
 use crate::{
@@ -252,15 +253,19 @@ pub(super) async fn provenance(
 
 // ── workspaces ──────────────────────────────────────────────────────────────
 
-pub(super) async fn workspaces(_: Operator, State(supervisor): State<Supervisor>) -> Response {
+pub(super) async fn workspaces(
+    _: Operator,
+    reservation: Option<Extension<Reservation>>,
+    State(supervisor): State<Supervisor>,
+) -> Response {
     let known = &supervisor.services().data().workspaces;
     let (all, closed) = (known.all(), known.closed());
-    let make = move || {
-        let list = all.iter().map(|(name, one)| report::data::workspace(name, Some(one)));
-        let list: Vec<Value> = list.map(|one| report::data::workspace_json(&one)).collect();
-        json!({ "workspaces": list, "closed": closed })
-    };
-    whole::json(&supervisor, make).await
+    // The names of enabled plugins are in the document, too.
+    let size = |one: &Arc<Workspace>| one.text.len() << u32::from(one.enabled.is_some());
+    let bytes = all.values().map(|one| size(one) + 256).sum();
+    let payer = reservation.map(|Extension(reservation)| (reservation, bytes));
+    let make = move || report::data::workspaces_text(&all, closed.as_deref());
+    whole::text(&supervisor, payer, make).await
 }
 
 pub(super) async fn workspace(
@@ -269,7 +274,7 @@ pub(super) async fn workspace(
     Path(name): Path<String>,
 ) -> Response {
     let known = report::data::known_workspace(&name, &supervisor.services().data().workspaces);
-    whole::json(&supervisor, move || report::data::workspace_json(&known)).await
+    whole::text(&supervisor, None, move || workspace_text(&known)).await
 }
 
 pub(super) async fn set_workspace(
@@ -296,7 +301,11 @@ pub(super) async fn set_workspace(
 /// The workspace as it is now.
 async fn told(supervisor: &Supervisor, name: &str, set: &Workspace) -> Response {
     let workspace = report::data::workspace(name, Some(set));
-    whole::json(supervisor, move || report::data::workspace_json(&workspace)).await
+    whole::text(supervisor, None, move || workspace_text(&workspace)).await
+}
+
+fn workspace_text(workspace: &v1::Workspace) -> Vec<u8> {
+    serde_json::to_vec(&report::data::workspace_json(workspace)).unwrap_or_default()
 }
 
 pub(super) async fn delete_workspace(
@@ -343,6 +352,10 @@ pub(super) async fn switch_in_workspace(
         Ok(enabling) => enabling,
         Err(response) => return *response,
     };
+    if plugins.len() > limits::PLUGIN_NAMES {
+        let text = format!("plugins has more than {} names", limits::PLUGIN_NAMES);
+        return detail(StatusCode::UNPROCESSABLE_ENTITY, &text);
+    }
     let author = author(&operator.0, &name);
     let data = supervisor.services().data();
     let set = match action.as_str() {

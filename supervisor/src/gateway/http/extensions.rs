@@ -11,17 +11,18 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     Operator, Text,
     bounded::{Id, Name, Part, PluginNames},
-    detail, read,
+    detail, parse, read,
     render::Pieces,
 };
 use crate::{
     Supervisor,
-    gateway::{report, whole},
+    gateway::{report, texts, whole},
+    services::{Unbuilt, check_json},
 };
 
 pub(super) async fn list(State(supervisor): State<Supervisor>) -> Response {
@@ -128,6 +129,7 @@ pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text
     let services = supervisor.services();
     let built = services
         .build_simulation_config(
+            texts::lane(),
             request.base.map(|base| base.0),
             &request.workspace.0,
             request.enabled_plugins.map(|names| names.0),
@@ -146,7 +148,11 @@ pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text
             pieces.text(format!(",{}", &rest[1..]));
             json_body(pieces)
         }
-        Err(why) => detail(StatusCode::UNPROCESSABLE_ENTITY, &why),
+        Err(Unbuilt::Invalid(why)) => detail(StatusCode::UNPROCESSABLE_ENTITY, &why),
+        Err(Unbuilt::Overloaded(why)) => {
+            let retry = [(header::RETRY_AFTER, "1")];
+            (retry, detail(StatusCode::SERVICE_UNAVAILABLE, &why)).into_response()
+        }
     }
 }
 
@@ -154,8 +160,8 @@ pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text
 #[serde(deny_unknown_fields)]
 struct Emit {
     name: String,
-    #[serde(default)]
-    payload: Value,
+    /// As it was written: its numbers stay what they are.
+    payload: Option<Box<RawValue>>,
     #[serde(default)]
     workspace: Name,
 }
@@ -165,12 +171,19 @@ pub(super) async fn emit(
     State(supervisor): State<Supervisor>,
     Text(text): Text,
 ) -> Response {
-    let request: Emit = match read(&supervisor, text).await {
-        Ok(request) => request,
-        Err(response) => return *response,
+    let read = texts::read(&supervisor, text, |text| {
+        let request: Emit = parse(text)?;
+        let payload = request.payload.as_ref().map_or("", |payload| payload.get());
+        let checked = check_json(payload.to_owned().into());
+        let refuse = |why: String| Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &why));
+        checked.map_err(refuse).map(|payload| (request.name, payload, request.workspace))
+    });
+    let (name, payload, workspace) = match read.await {
+        Ok(Ok(emit)) => emit,
+        Ok(Err(response)) => return *response,
+        Err(why) => return detail(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),
     };
-    let payload = request.payload.to_string().into();
-    match supervisor.services().emit(&request.name, payload, &request.workspace.0) {
+    match supervisor.services().emit_checked(&name, payload, &workspace.0) {
         Ok((sequence, subscribers)) => {
             Json(json!({ "sequence": sequence, "subscribers": subscribers })).into_response()
         }

@@ -1,8 +1,11 @@
 //! Stored values, workspaces, and who changed what.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 use stockade_proto::v1;
 
 use super::parse;
@@ -74,15 +77,40 @@ pub fn known_workspace(name: &str, known: &Workspaces) -> v1::Workspace {
     one
 }
 
+/// As JSON; the document is the text that was set.
+#[derive(Debug, Serialize)]
+pub struct WorkspaceJson<'w> {
+    name: &'w str,
+    configured: bool,
+    enabled_plugins: Option<&'w [String]>,
+    document: &'w RawValue,
+    closed: Option<&'w str>,
+}
+
 /// As JSON.
-pub fn workspace_json(of: &v1::Workspace) -> Value {
-    json!({
-        "name": of.name,
-        "configured": of.configured,
-        "enabled_plugins": (!of.all_enabled).then_some(&of.enabled_plugins),
-        "document": parse(&of.document),
-        "closed": (!of.closed.is_empty()).then_some(&of.closed),
-    })
+pub fn workspace_json(of: &v1::Workspace) -> WorkspaceJson<'_> {
+    WorkspaceJson {
+        name: &of.name,
+        configured: of.configured,
+        enabled_plugins: (!of.all_enabled).then_some(&of.enabled_plugins),
+        document: serde_json::from_slice(&of.document).unwrap_or(RawValue::NULL),
+        closed: (!of.closed.is_empty()).then_some(&of.closed),
+    }
+}
+
+/// All of them, as the text of a JSON object.
+pub fn workspaces_text(all: &BTreeMap<String, Arc<Workspace>>, closed: Option<&str>) -> Vec<u8> {
+    let mut text = b"{\"workspaces\":[".to_vec();
+    for (index, (name, one)) in all.iter().enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        let _ = serde_json::to_writer(&mut text, &workspace_json(&workspace(name, Some(one))));
+    }
+    text.extend_from_slice(b"],\"closed\":");
+    let _ = serde_json::to_writer(&mut text, &closed);
+    text.push(b'}');
+    text
 }
 
 /// A record of a change.

@@ -9,8 +9,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Author, Data, DataError, Payer, now_ms, operators_turn, provenance, time_text, usage::Room,
-    writer::Change as StoreChange,
+    Author, Data, DataError, Payer, TRIES, now_ms, operators_turn, provenance, time_text,
+    usage::Room, writer::Change as StoreChange,
 };
 use crate::{
     capacity::{Charge, Weight, is_quick, limits, read_through, weigh},
@@ -52,9 +52,6 @@ struct Changed {
     /// For the texts, and what was read.
     _room: Option<Charge>,
 }
-
-/// Others may change the same document so often while one is changing it.
-const TRIES: usize = 2;
 
 impl Data {
     /// The document of an entity, as text.
@@ -152,36 +149,46 @@ impl Data {
         entity: &str,
         document: Option<Document>,
     ) -> Result<(), DataError> {
-        let entity = entity.to_owned();
-        if let Some(document) = &document {
-            check(&text_of(document))
-                .map_err(|why| DataError::Invalid(format!("the document has {why}")))?;
-        }
-        self.write(&author.actor.clone(), move |change| {
-            change.ledger.forget();
-            let workspace = &author.workspace;
-            match document {
-                Some(mut document) => {
-                    sign(&mut document, &author);
-                    put(change.connection, workspace, &entity, &text_of(&document))?;
-                }
-                None => {
-                    let mut delete = change.connection.prepare_cached(
-                        "DELETE FROM document WHERE workspace = ?1 AND entity = ?2",
-                    )?;
-                    delete.execute(params![workspace, entity])?;
-                }
-            }
-            // It is the host's now.
-            let mut forget = change
-                .connection
-                .prepare_cached("DELETE FROM share WHERE workspace = ?1 AND entity = ?2")?;
-            forget.execute(params![workspace, entity])?;
-            let key = format!("{workspace}/{entity}");
-            provenance::record(change, &author, "entity.set", &key)
+        let (entity, actor, data) = (entity.to_owned(), author.actor.clone(), self.clone());
+        self.prepare(&actor, move |_| {
+            let text = document.map(|mut document| {
+                let unsigned = check(&text_of(&document));
+                unsigned.map_err(|why| DataError::Invalid(format!("the document has {why}")))?;
+                sign(&mut document, &author);
+                Ok::<_, DataError>(text_of(&document))
+            });
+            let text = text.transpose()?;
+            data.writer.write_here(&data.prepared, move |change| {
+                replace(change, &author, &entity, text.as_deref())
+            })
         })
         .await
     }
+}
+
+fn replace(
+    change: &mut StoreChange<'_>,
+    author: &Author,
+    entity: &str,
+    text: Option<&str>,
+) -> Result<(), DataError> {
+    change.ledger.forget();
+    let workspace = &author.workspace;
+    match text {
+        Some(text) => put(change.connection, workspace, entity, text)?,
+        None => {
+            let mut delete = change
+                .connection
+                .prepare_cached("DELETE FROM document WHERE workspace = ?1 AND entity = ?2")?;
+            delete.execute(params![workspace, entity])?;
+        }
+    }
+    // It is the host's now.
+    let mut forget = change
+        .connection
+        .prepare_cached("DELETE FROM share WHERE workspace = ?1 AND entity = ?2")?;
+    forget.execute(params![workspace, entity])?;
+    provenance::record(change, author, "entity.set", &format!("{workspace}/{entity}"))
 }
 
 impl Task {

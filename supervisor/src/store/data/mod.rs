@@ -156,6 +156,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// threads, and one plugin no more than half of them.
 const READERS: usize = 4;
 
+/// Others may change so often what is being changed aside.
+const TRIES: usize = 2;
+
 /// The open store.
 #[derive(Debug)]
 pub struct Data {

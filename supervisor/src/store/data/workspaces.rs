@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value};
 
-use super::{Author, Data, DataError, now_ms, provenance};
+use super::{Author, Data, DataError, TRIES, now_ms, provenance, writer::Change as StoreChange};
 use crate::capacity::limits::{
     DOCUMENT as MAX_DOCUMENT, PLUGIN_NAMES, WORKSPACE_BYTES, WORKSPACES,
 };
@@ -77,10 +77,11 @@ impl Workspace {
     }
 
     /// As it was stored. One that nobody can read enables nothing.
-    fn stored(text: &str) -> Self {
-        let document = serde_json::from_str(text).ok();
-        let read = document.and_then(|document| Workspace::of(document).ok());
-        read.unwrap_or_else(|| Workspace { enabled: Some(BTreeSet::new()), ..Workspace::default() })
+    fn stored(name: &str, text: &str) -> Self {
+        read(Some(text)).unwrap_or_else(|why| {
+            tracing::warn!("workspace {name}: {why}; until then no plugin is enabled there");
+            Workspace { enabled: Some(BTreeSet::new()), ..Workspace::default() }
+        })
     }
 
     /// `behavior`, an empty object when there is none.
@@ -96,7 +97,7 @@ impl Workspace {
         serde_json::from_slice(&self.text).unwrap_or_default()
     }
 
-    fn set_enabled(self, enabled: BTreeSet<String>) -> Self {
+    fn set_enabled(self, enabled: BTreeSet<String>) -> Result<Self, DataError> {
         let mut document = self.document();
         let mut behavior = match document.remove("behavior") {
             Some(Value::Object(behavior)) => behavior,
@@ -105,8 +106,7 @@ impl Workspace {
         let names = enabled.iter().cloned().map(Value::String).collect();
         behavior.insert("enabledPlugins".to_owned(), Value::Array(names));
         document.insert("behavior".to_owned(), Value::Object(behavior));
-        let text = serde_json::to_vec(&document).unwrap_or_default().into();
-        Workspace { text, enabled: Some(enabled) }
+        Workspace::of(document)
     }
 }
 
@@ -166,7 +166,8 @@ impl Workspaces {
         let mut select = connection.prepare("SELECT name, text FROM workspace")?;
         let rows = select.query_map([], |row| {
             let (name, text): (String, String) = (row.get(0)?, row.get(1)?);
-            Ok((name, Arc::new(Workspace::stored(&text))))
+            let workspace = Arc::new(Workspace::stored(&name, &text));
+            Ok((name, workspace))
         })?;
         let all = rows.collect::<rusqlite::Result<BTreeMap<_, _>>>()?;
         let mut note = connection.prepare("SELECT text FROM note WHERE name = 'workspaces'")?;
@@ -265,10 +266,21 @@ impl Workspaces {
     }
 }
 
-fn find(connection: &Connection, name: &str) -> rusqlite::Result<Workspace> {
+fn find(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
     let mut select = connection.prepare_cached("SELECT text FROM workspace WHERE name = ?1")?;
-    let text: Option<String> = select.query_row(params![name], |row| row.get(0)).optional()?;
-    Ok(text.map(|text| Workspace::stored(&text)).unwrap_or_default())
+    select.query_row(params![name], |row| row.get(0)).optional()
+}
+
+/// What is there now, to be changed. What cannot be read is not nothing.
+fn read(text: Option<&str>) -> Result<Workspace, DataError> {
+    let Some(text) = text else { return Ok(Workspace::default()) };
+    let unreadable = |why: String| {
+        DataError::Broken(format!(
+            "the workspace cannot be read ({why}); set it again (`stockade workspace set`)"
+        ))
+    };
+    let document = serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
+    Workspace::of(document).map_err(|error| unreadable(error.to_string()))
 }
 
 /// A workspace's name: 1 to 128 bytes of letters, digits and `-_.:/@`.
@@ -297,8 +309,8 @@ impl Data {
         name: &str,
         document: Map<String, Value>,
     ) -> Result<Arc<Workspace>, DataError> {
-        self.change_workspace(author, name, "workspace.set", move |_| Workspace::given(document))
-            .await
+        let set = move |_: Option<&str>| Workspace::given(document.clone());
+        self.change_workspace(author, name, "workspace.set", set).await
     }
 
     /// Enables plugins; in a workspace where all are enabled only with `only`,
@@ -317,10 +329,12 @@ impl Data {
         if !only {
             self.is_known(name)?;
         }
-        self.change_workspace(author, name, "workspace.enable", move |workspace| {
+        self.change_workspace(author, name, "workspace.enable", move |text| {
+            let workspace = read(text)?;
+            let named = plugins.iter().cloned();
             let enabled = match (&workspace.enabled, only) {
-                (_, true) => plugins.into_iter().collect(),
-                (Some(enabled), false) => enabled.iter().cloned().chain(plugins).collect(),
+                (_, true) => named.collect(),
+                (Some(enabled), false) => enabled.iter().cloned().chain(named).collect(),
                 (None, false) => {
                     return Err(DataError::Invalid(format!(
                         "Workspace {place} has no list of plugins: all are enabled there, {} too. \
@@ -329,7 +343,7 @@ impl Data {
                     )));
                 }
             };
-            Ok(workspace.set_enabled(enabled))
+            workspace.set_enabled(enabled)
         })
         .await
     }
@@ -347,10 +361,12 @@ impl Data {
         all: BTreeSet<String>,
     ) -> Result<Arc<Workspace>, DataError> {
         self.is_known(name)?;
-        self.change_workspace(author, name, "workspace.disable", move |workspace| {
-            let mut enabled = workspace.enabled.clone().unwrap_or(all);
+        let plugins: BTreeSet<String> = plugins.into_iter().collect();
+        self.change_workspace(author, name, "workspace.disable", move |text| {
+            let workspace = read(text)?;
+            let mut enabled = workspace.enabled.clone().unwrap_or_else(|| all.clone());
             enabled.retain(|name| !plugins.contains(name));
-            Ok(workspace.set_enabled(enabled))
+            workspace.set_enabled(enabled)
         })
         .await
     }
@@ -363,30 +379,58 @@ impl Data {
         }
     }
 
+    /// Changes one where nobody waits for it; only what has become of it is written by the
+    /// thread that writes, if it is still what was read.
     async fn change_workspace(
         self: &Arc<Self>,
         author: Author,
         name: &str,
         operation: &'static str,
-        apply: impl FnOnce(Workspace) -> Result<Workspace, DataError> + Send + 'static,
+        apply: impl Fn(Option<&str>) -> Result<Workspace, DataError> + Send + 'static,
     ) -> Result<Arc<Workspace>, DataError> {
         check_workspace(name)?;
-        let (place, data) = (name.to_owned(), self.clone());
-        self.write(&author.actor.clone(), move |change| {
-            let workspace = Arc::new(apply(find(change.connection, &place)?)?);
-            data.workspaces.room_for(&place, workspace.text.len())?;
-            let mut upsert = change.connection.prepare_cached(
-                "INSERT INTO workspace (name, text, modified) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (name) DO UPDATE SET text = ?2, modified = ?3",
-            )?;
-            let text = String::from_utf8_lossy(&workspace.text);
-            upsert.execute(params![place, text, now_ms()])?;
-            provenance::record(change, &author, operation, &place)?;
-            let known = workspace.clone();
-            change.after_commit(move || data.workspaces.put(&place, Some(known)));
-            Ok(workspace)
+        let (place, data, author) = (Arc::<str>::from(name), self.clone(), Arc::new(author));
+        self.prepare(&author.actor.clone(), move |connection| {
+            for _ in 0..TRIES {
+                let found = find(connection, &place)?;
+                let workspace = Arc::new(apply(found.as_deref())?);
+                let (place, made, author) = (place.clone(), workspace.clone(), author.clone());
+                let inner = data.clone();
+                let stored = data.writer.write_here(&data.prepared, move |change| {
+                    let is_same = find(change.connection, &place)? == found;
+                    if is_same {
+                        inner.store_workspace(change, &author, operation, &place, made)?;
+                    }
+                    Ok(is_same)
+                });
+                if stored? {
+                    return Ok(workspace);
+                }
+            }
+            Err(DataError::Busy)
         })
         .await
+    }
+
+    fn store_workspace(
+        self: Arc<Self>,
+        change: &mut StoreChange<'_>,
+        author: &Author,
+        operation: &'static str,
+        name: &Arc<str>,
+        workspace: Arc<Workspace>,
+    ) -> Result<(), DataError> {
+        self.workspaces.room_for(name, workspace.text.len())?;
+        let mut upsert = change.connection.prepare_cached(
+            "INSERT INTO workspace (name, text, modified) VALUES (?1, ?2, ?3) \
+             ON CONFLICT (name) DO UPDATE SET text = ?2, modified = ?3",
+        )?;
+        let text = String::from_utf8_lossy(&workspace.text);
+        upsert.execute(params![name, text, now_ms()])?;
+        provenance::record(change, author, operation, name)?;
+        let name = name.clone();
+        change.after_commit(move || self.workspaces.put(&name, Some(workspace)));
+        Ok(())
     }
 
     /// Workspaces that nobody has configured are open again, after damage; false when
