@@ -225,6 +225,9 @@ async fn a_directory_that_others_can_write_is_refused_and_heals() {
     let daemon = Options::new().rogue("open", "").start().await;
     daemon.serving("open").await;
     let directory = daemon.directory("open");
+    // The program is one file with that of other tests.
+    let (program, copy) = (directory.join("bin/rogue"), daemon.root.join("copy"));
+    std::fs::copy(&program, &copy).and_then(|_| std::fs::rename(&copy, &program)).expect("copy");
     for path in [directory.clone(), directory.join("plugin.toml")] {
         let before = std::fs::metadata(&path).expect("metadata").permissions().mode();
         mode(&path, 0o777);
@@ -256,7 +259,6 @@ async fn a_directory_that_others_can_write_is_refused_and_heals() {
         daemon.serving("open").await;
     }
     // A program that is somewhere else is somebody else's.
-    let program = directory.join("bin/rogue");
     std::fs::rename(&program, daemon.root.join("elsewhere")).expect("rename");
     std::os::unix::fs::symlink(daemon.root.join("elsewhere"), &program).expect("symlink");
     daemon.reload().await;
