@@ -92,6 +92,13 @@ impl Wishes {
         Some(known.as_ref()?.get(plugin).copied().unwrap_or(Wanted::Run))
     }
 
+    /// Those that are not to run; none when this file cannot tell.
+    pub(super) fn at_rest(&self) -> Vec<(String, Wanted)> {
+        let known = self.known();
+        let all = known.iter().flatten().filter(|(_, wanted)| **wanted != Wanted::Run);
+        all.map(|(plugin, wanted)| (plugin.clone(), *wanted)).collect()
+    }
+
     /// Takes over what the database knows when this file does not; else the database does:
     /// each must be able to tell without the other.
     pub(super) fn reconcile(&self, connection: &Connection) {

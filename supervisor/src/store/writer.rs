@@ -216,17 +216,19 @@ impl Writer {
         }
     }
 
-    /// What waits was remembered when nobody knew what operators want: who runs for that
-    /// reason alone is not to run.
+    /// What waits was remembered when nobody knew what operators want: who runs, or would
+    /// when it can, for that reason alone is not to run.
     fn recover(&self) {
         let mut waiting = self.shared.waiting();
         let mut late = Recovered::new();
-        for (name, remembered) in &mut waiting.remembered {
-            let wanted = self.shared.wishes.of(name).unwrap_or(Wanted::Run);
-            if remembered.wanted == Wanted::Run && wanted != Wanted::Run {
-                remembered.wanted = wanted;
-                late.push((name.clone(), wanted));
+        for (name, wanted) in self.shared.wishes.at_rest() {
+            match waiting.remembered.get_mut(&name) {
+                // An operator has said so meanwhile.
+                Some(remembered) if remembered.wanted != Wanted::Run => continue,
+                Some(remembered) => remembered.wanted = wanted,
+                None => {}
             }
+            late.push((name, wanted));
         }
         drop(waiting);
         if !late.is_empty() {

@@ -101,6 +101,38 @@ async fn what_was_disabled_is_again_once_that_can_be_read() {
     daemon.stop().await;
 }
 
+/// The same of a plugin that cannot run meanwhile: it does not when it can.
+#[tokio::test]
+async fn what_was_disabled_and_cannot_run_is_known_to_be_disabled() {
+    let place = tempfile::tempdir().expect("folder");
+    let model = place.path().join("model.onnx");
+    let bring = || {
+        std::fs::write(&model, "weights").expect("model");
+        stockade_tests::give_to_test_user(place.path());
+    };
+    bring();
+    let more = format!("[requires]\nmodels = {{ m = {:?} }}", model.display().to_string());
+    let with_model = || Options::new().rogue("x", &more);
+    let daemon = with_model().start().await;
+    daemon.serving("x").await;
+    disable(&daemon).await;
+    let folder = daemon.kill().await;
+    std::fs::remove_file(&model).expect("removed");
+    let state = folder.path().join("state");
+    std::fs::write(state.join("wanted"), "").expect("emptied");
+    let lock = rusqlite::Connection::open(state.join("stockade.db")).expect("open");
+    lock.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE;").expect("lock");
+    let daemon = with_model().start_in(folder).await;
+    daemon.until("x", |health| health.state() == PluginState::Unavailable).await;
+    lock.execute_batch("ROLLBACK").expect("unlock");
+    drop(lock);
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    bring();
+    let daemon = with_model().start_in(daemon.kill().await).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    daemon.stop().await;
+}
+
 /// Files that are missing at a start, or empty, were lost: it is told, workspaces are closed,
 /// and what operators want is taken from what is left.
 #[tokio::test]

@@ -385,8 +385,13 @@ fn put(
     let room = Room { keys: quota.keys, bytes: quota.bytes };
     match change.ledger.enter(connection, plugin, keys, bytes, room) {
         // What has expired may be in the way.
-        Err(DataError::Quota(_)) if sweep(connection, Some(plugin))? > 0 => {
-            change.ledger.forget_one(plugin);
+        Err(refused @ DataError::Quota(_)) => {
+            let (gone, free) = sweep_own(connection, plugin)?;
+            if gone == 0 {
+                return Err(refused);
+            }
+            let any = Room { keys: u64::MAX, bytes: u64::MAX };
+            change.ledger.enter(connection, plugin, -gone - keys, -free - bytes, any)?;
             change.ledger.enter(connection, plugin, keys, bytes, room)
         }
         entered => entered,
@@ -404,10 +409,28 @@ fn remove(change: &mut Change<'_>, plugin: &str, key: &str) -> Result<bool, Data
     Ok(there)
 }
 
-/// Deletes what has expired, of one plugin or of all; how many.
-pub(super) fn sweep(connection: &Connection, plugin: Option<&str>) -> rusqlite::Result<usize> {
+/// Deleted at once of what has expired: other changes wait meanwhile.
+pub(super) const AT_ONCE: usize = 100;
+
+/// Deletes some of what has expired; how many.
+pub(super) fn sweep(connection: &Connection) -> rusqlite::Result<usize> {
     let mut delete = connection.prepare_cached(
-        "DELETE FROM kv WHERE expires > 0 AND expires <= ?1 AND (?2 IS NULL OR plugin = ?2)",
+        "DELETE FROM kv WHERE (plugin, key) IN (SELECT plugin, key FROM kv WHERE expires > 0 AND \
+         expires <= ?1 LIMIT ?2)",
     )?;
-    delete.execute(params![now_ms(), plugin])
+    delete.execute(params![now_ms(), AT_ONCE as i64])
+}
+
+/// The same of one plugin: keys, and bytes of them.
+fn sweep_own(connection: &Connection, plugin: &str) -> rusqlite::Result<(i64, i64)> {
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM kv WHERE plugin = ?1 AND key IN (SELECT key FROM kv INDEXED BY kv_expires \
+         WHERE plugin = ?1 AND expires > 0 AND expires <= ?2 LIMIT ?3) \
+         RETURNING length(CAST(key AS BLOB)) + length(value)",
+    )?;
+    let sizes = delete.query_map(params![plugin, now_ms(), AT_ONCE as i64], |row| row.get(0))?;
+    sizes.fold(Ok((0, 0)), |all, size: rusqlite::Result<i64>| {
+        let (keys, bytes) = all?;
+        Ok((keys + 1, bytes + size?))
+    })
 }

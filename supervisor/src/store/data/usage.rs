@@ -65,11 +65,6 @@ impl Ledger {
         self.before.clear();
     }
 
-    /// The file has been changed in other ways: what this plugin has is asked for again.
-    pub(super) fn forget_one(&mut self, plugin: &str) {
-        self.known.remove(plugin);
-    }
-
     /// The next change begins.
     pub(super) fn begin(&mut self) {
         self.before.clear();

@@ -29,6 +29,8 @@ const LONGEST: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Between looks for what has expired.
 const SWEEP: Duration = Duration::from_secs(30);
+/// Between the parts of one that has much to delete.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a change is made: inside the transaction.
 pub(super) struct Change<'c> {
@@ -255,8 +257,10 @@ struct Thread {
 
 impl Thread {
     fn run(&mut self, inbox: &Queue<Job>) {
+        let mut has_more = false;
         loop {
-            let first = match inbox.wait(SWEEP) {
+            let patience = if has_more { PAUSE } else { SWEEP };
+            let first = match inbox.wait(patience) {
                 Ok(job) => Some(job),
                 Err(Untaken::Nothing) => None,
                 Err(Untaken::Over) => return,
@@ -264,11 +268,16 @@ impl Thread {
             if let Some(first) = first {
                 self.commit(first, inbox);
             }
-            if self.swept.elapsed() >= SWEEP {
+            if self.swept.elapsed() >= patience {
                 self.swept = Instant::now();
-                self.ledger.forget();
-                if let Err(error) = kv::sweep(&self.connection, None) {
+                let swept = kv::sweep(&self.connection).inspect_err(|error| {
                     tracing::debug!("expired keys stay for now: {error}");
+                });
+                let swept = swept.unwrap_or(0);
+                let had_more = std::mem::replace(&mut has_more, swept == kv::AT_ONCE);
+                // Once for all: what each plugin has is asked for again.
+                if (swept > 0 || had_more) && !has_more {
+                    self.ledger.forget();
                 }
             }
         }
