@@ -194,10 +194,15 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Which file it is; None when there is none, or nothing in it.
 fn identity(path: &Path) -> Option<(u64, u64)> {
+    // An open database is never empty.
+    fs::metadata(path).ok().filter(|file| file.len() > 0).and_then(|_| place(path))
+}
+
+/// Which file it is, empty or not.
+fn place(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
     let file = fs::metadata(path).ok()?;
-    // An open database is never empty.
-    (file.len() > 0).then(|| (file.dev(), file.ino()))
+    Some((file.dev(), file.ino()))
 }
 
 /// Says at once what was found at the opening, and keeps it.

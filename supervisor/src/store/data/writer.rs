@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     capacity::limits,
-    store::{advice, identity, made::Made},
+    store::{advice, identity, made::Made, place},
 };
 
 /// Changes of one commit, and how long they may have taken before one more is made.
@@ -89,7 +89,9 @@ impl Writer {
             let (path, file) = (opening.path.clone(), identity(&opening.path));
             let pruner = Pruner::new(&connection, keep);
             let (ledger, swept) = (Ledger::default(), Instant::now());
-            Thread { connection, path, file, ledger, pruner, problem: told, swept }.run(&inbox);
+            let log = None;
+            Thread { connection, path, file, log, ledger, pruner, problem: told, swept }
+                .run(&inbox);
         });
         let thread = thread.map_err(|error| tracing::error!("no thread for data.db: {error}")).ok();
         Writer { jobs, thread, problem, closed }
@@ -249,6 +251,8 @@ struct Thread {
     connection: Connection,
     path: PathBuf,
     file: Option<(u64, u64)>,
+    /// Where the last commit is, until it is moved into the file.
+    log: Option<(u64, u64)>,
     ledger: Ledger,
     pruner: Pruner,
     problem: Arc<Mutex<Option<String>>>,
@@ -315,6 +319,7 @@ impl Thread {
             self.ledger.forget();
             let _ = self.execute("ROLLBACK");
         } else {
+            self.log = place(&self.path.with_extension("db-wal"));
             after.into_iter().for_each(|run| run());
         }
         self.tell(&committed);
@@ -325,13 +330,16 @@ impl Thread {
 
     /// What is written into a file that was removed is lost, and SQLite does not say so.
     fn is_in_place(&self) -> Result<(), DataError> {
-        if self.file.is_some() && identity(&self.path) == self.file {
-            return Ok(());
-        }
+        let log = self.path.with_extension("db-wal");
+        let lost = match self.file.is_some() && identity(&self.path) == self.file {
+            false => &self.path,
+            true if self.log.is_some() && place(&log) != self.log => &log,
+            true => return Ok(()),
+        };
         Err(DataError::Broken(format!(
-            "{} was removed, emptied or replaced while the daemon runs, and nothing is stored. Put it back, \
-             or restart the daemon.",
-            self.path.display()
+            "{} was removed, emptied or replaced while the daemon runs, and nothing is stored. \
+             Put it back, or restart the daemon.",
+            lost.display()
         )))
     }
 
