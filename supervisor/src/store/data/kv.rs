@@ -428,9 +428,9 @@ fn sweep_own(connection: &Connection, plugin: &str) -> rusqlite::Result<(i64, i6
          WHERE plugin = ?1 AND expires > 0 AND expires <= ?2 LIMIT ?3) \
          RETURNING length(CAST(key AS BLOB)) + length(value)",
     )?;
-    let sizes = delete.query_map(params![plugin, now_ms(), AT_ONCE as i64], |row| row.get(0))?;
-    sizes.fold(Ok((0, 0)), |all, size: rusqlite::Result<i64>| {
-        let (keys, bytes) = all?;
+    let mut sizes =
+        delete.query_map(params![plugin, now_ms(), AT_ONCE as i64], |row| row.get(0))?;
+    sizes.try_fold((0, 0), |(keys, bytes), size: rusqlite::Result<i64>| {
         Ok((keys + 1, bytes + size?))
     })
 }
