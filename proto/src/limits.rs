@@ -129,10 +129,11 @@ bounds! {
         bytes HTTP2_FRAME = 32 << 10, "One frame of HTTP/2; nothing of it is known, or paid for, before all of it has come", "fixed", "GOAWAY";
         bytes WINDOW = 1 << 20, "Bytes on one HTTP/2 connection that nobody has read yet", "fixed", "the client waits";
         count WATCHERS = 4096, "Streams that follow health, events or logs, all together", "fixed", "429 / RESOURCE_EXHAUSTED";
+        count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
         count PROVIDERS = 1024, "Providers that servers have registered, all together; what is kept of each, its compiled schemas as the most they may take, is a matter of `max_buffered`", "fixed", "not registered, told; RESOURCE_EXHAUSTED";
+        count PROVIDER_QUEUE = 256, "Requests of plugins that wait until a server takes them; one plugin has a quarter of them", "fixed", "UNAVAILABLE, RESOURCE_EXHAUSTED to the plugin that asks";
         count WORKSPACES = 10_000, "Workspaces that are configured", "fixed", "RESOURCE_EXHAUSTED, 507";
         bytes WORKSPACE_BYTES = 64 << 20, "Their documents, all together (they are kept in memory)", "fixed", "RESOURCE_EXHAUSTED, 507";
-        count OPERATORS_WATCHERS = 1024, "The same for operators, counted apart", "fixed", "RESOURCE_EXHAUSTED, 429";
         count CALLS = 256, "Calls of one `Tools/Calls` stream that are under way at once", "fixed", "further calls wait";
         count CALLS_WAITING = 4096, "Calls of such a stream that wait", "fixed", "refused, `QueueFull`";
         count ANSWERS = 65_536, "Calls of such a stream whose answers its client has not taken, those under way and those that wait among them", "fixed", "no more calls are read; the stream ends, RESOURCE_EXHAUSTED";

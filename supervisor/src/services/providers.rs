@@ -30,8 +30,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that a provider takes besides its texts, or the reason why it was refused.
 const ENTRY: usize = 1 << 10;
-/// Requests that may wait for a server.
-const WAITING: usize = 256;
+/// Requests that may wait for a server, of all plugins and of one.
+const WAITING: usize = limits::PROVIDER_QUEUE;
+const OF_ONE: usize = WAITING / 4;
 
 /// A provider as a server registers it.
 pub type ServerProvider = worker::Provider;
@@ -44,7 +45,42 @@ pub(super) struct Providers(Mutex<BTreeMap<String, Registered>>);
 struct Registered {
     provider: Arc<Provider>,
     asks: mpsc::Sender<Ask>,
+    line: Line,
     registration: u64,
+}
+
+/// How many requests of each plugin wait for a server.
+type Line = Arc<Mutex<BTreeMap<Arc<str>, usize>>>;
+
+/// One request's place in it; free when dropped.
+#[derive(Debug)]
+pub struct Place {
+    line: Line,
+    plugin: Arc<str>,
+}
+
+impl Place {
+    /// None: the plugin has its part of the line.
+    fn take(line: &Line, plugin: &Arc<str>) -> Option<Self> {
+        let mut waiting = line.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = waiting.entry(plugin.clone()).or_default();
+        if *own == OF_ONE {
+            return None;
+        }
+        *own += 1;
+        Some(Place { line: line.clone(), plugin: plugin.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut waiting = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(own) = waiting.get_mut(&self.plugin) else { return };
+        *own -= 1;
+        if *own == 0 {
+            waiting.remove(&self.plugin);
+        }
+    }
 }
 
 /// A plugin's request to a server.
@@ -66,6 +102,8 @@ pub struct Ask {
     pub answer: oneshot::Sender<Result<Bytes, (String, String)>>,
     /// What the request takes of the budget.
     pub held: Held,
+    /// Of its plugin, until the server takes it.
+    pub place: Place,
 }
 
 /// A server's providers; gone when dropped.
@@ -106,6 +144,7 @@ impl HostServices {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (asks, receiver) = mpsc::channel(WAITING);
+        let line = Line::default();
         // Whoever writes a schema chooses what it costs.
         let crew = self.calls().await.crew().clone();
         let lane = Lane::Client(format!("registration {id}").into());
@@ -123,8 +162,8 @@ impl HostServices {
                 }
                 Entry::Occupied(_) => Err("there is one of this name; the first stays".to_owned()),
                 Entry::Vacant(place) => {
-                    let (provider, asks) = (Arc::new(provider), asks.clone());
-                    place.insert(Registered { provider, asks, registration: id });
+                    let (provider, asks, line) = (Arc::new(provider), asks.clone(), line.clone());
+                    place.insert(Registered { provider, asks, line, registration: id });
                     Ok(())
                 }
             });
@@ -318,6 +357,13 @@ async fn ask_server(
     let (provider, lane, account) = (&registered.provider, asked.plugin.clone(), asked.account);
     let fits = check(services, (&lane, &account), provider, Side::Request, &asked.request).await?;
     fits.map_err(|why| invalid(name, why))?;
+    let place = Place::take(&registered.line, &lane).ok_or_else(|| {
+        let text = format!(
+            "provider {name}: {OF_ONE} requests of this plugin wait for its server; make the next \
+             one when one of them is answered"
+        );
+        Status::resource_exhausted(text)
+    })?;
     let (answer, reply) = oneshot::channel();
     let timeout = asked.timeout.unwrap_or(PATIENCE);
     let ask = Ask {
@@ -329,6 +375,7 @@ async fn ask_server(
         timeout,
         answer,
         held: asked.held,
+        place,
     };
     registered.asks.try_send(ask).map_err(|_| {
         let text = format!("provider {name}: its server does not keep up, or is gone");
@@ -391,4 +438,21 @@ async fn ask_plugin(services: &HostServices, name: &str, asked: Asked) -> Result
     let fits = check(services, asks, provider, Side::Response, &success.result).await?;
     fits.map_err(|why| bad_response(name, &why))?;
     Ok(success.result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_has_its_part_of_the_line_and_gives_it_back() {
+        let line = Line::default();
+        let (much, little): (Arc<str>, Arc<str>) = ("much".into(), "little".into());
+        let taken: Vec<Place> = (0..WAITING).map_while(|_| Place::take(&line, &much)).collect();
+        assert_eq!(taken.len(), OF_ONE);
+        assert!(Place::take(&line, &little).is_some());
+        drop(taken);
+        assert!(Place::take(&line, &much).is_some());
+        assert!(line.lock().unwrap().is_empty());
+    }
 }

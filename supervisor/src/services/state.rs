@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     capacity::{Account, Charge, is_quick, limits, turn_for, weigh, why_unread},
-    store::{DataError, Document, Edit},
+    store::{DataError, Document, DocumentPart, Edit},
 };
 
 impl Channel {
@@ -121,7 +121,7 @@ impl Channel {
         };
         let own = names::own(&self.name, &key).map_err(|error| self.name_error(error))?;
         let (key, value) = (names::full(&self.name, own), self.part(value)?);
-        let part = format!("flags.{key}");
+        let part = DocumentPart { section: "flags", key: key.clone() };
         let is_quick = value.is_quick();
         let apply = move |document: &mut Document| {
             let (value, _room) = value.read()?;
@@ -145,7 +145,7 @@ impl Channel {
         };
         names::of_host(&with).map_err(|error| self.name_error(error))?;
         let patch = self.part(patch)?;
-        let part = format!("relationships.{with}");
+        let part = DocumentPart { section: "relationships", key: with.clone() };
         let is_quick = patch.is_quick();
         let apply = move |document: &mut Document| {
             let (patch, _room) = patch.object()?;
@@ -178,7 +178,7 @@ impl Channel {
         };
         let key =
             names::own_component(&self.name, &name).map_err(|error| self.name_error(error))?;
-        let part = format!("components.{key}");
+        let part = DocumentPart { section: "components", key: key.clone() };
         if kind == Kind::Delete {
             let apply = move |document: &mut Document| {
                 let there = section(document, "components")?.shift_remove(&key);

@@ -29,7 +29,7 @@ use std::{
 pub use counters::Counters;
 pub use crash::{CrashRecord, InFlight};
 pub use data::{
-    Author, Data, DataError, Document, Edit, Entry, Expectation, Payer, Provenance,
+    Author, Data, DataError, Document, DocumentPart, Edit, Entry, Expectation, Payer, Provenance,
     ProvenanceQuery, Row, Swap, Usage, Workspace, Workspaces, check_workspace, enabled_plugins,
     operators_turn, time_text,
 };

@@ -9,13 +9,10 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Author, Data, DataError, Payer, TRIES, now_ms, operators_turn, provenance, time_text,
-    usage::Room, writer::Change as StoreChange,
+    Author, Data, DataError, Payer, TRIES, now_ms, operators_turn, provenance, shares, time_text,
+    writer::Change as StoreChange,
 };
-use crate::{
-    capacity::{Charge, Weight, is_quick, limits, read_through, weigh},
-    manifest::Quota,
-};
+use crate::capacity::{Charge, Weight, is_quick, limits, read_through, weigh};
 
 /// The document of one entity.
 pub type Document = Map<String, Value>;
@@ -24,12 +21,35 @@ pub type Document = Map<String, Value>;
 /// to do. It is made again when another change has come before it.
 type Apply = Box<dyn Fn(&mut Document) -> Result<Option<Bytes>, DataError> + Send + Sync>;
 
+/// A flag, a relationship or a component of a document.
+#[derive(Clone, Debug)]
+pub struct DocumentPart {
+    /// `flags`, `relationships` or `components`.
+    pub section: &'static str,
+    /// Its whole name there.
+    pub key: String,
+}
+
+impl DocumentPart {
+    /// Bytes that it takes.
+    fn size(&self, document: &Document) -> usize {
+        let part = document.get(self.section).and_then(|section| section.get(&self.key));
+        part.map_or(0, |value| self.key.len() + value.to_string().len())
+    }
+}
+
+impl std::fmt::Display for DocumentPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.section, self.key)
+    }
+}
+
 /// One change of a document.
 pub struct Edit {
     /// For the record.
     pub operation: &'static str,
-    /// What is changed, for the record.
-    pub part: String,
+    /// What is changed.
+    pub part: DocumentPart,
     /// Makes it.
     pub apply: Apply,
     /// That takes little time, if the document is small.
@@ -47,6 +67,8 @@ struct Task {
 /// A document that was changed.
 struct Changed {
     text: String,
+    /// By so much the part has grown.
+    grown: i64,
     /// What is there, for the answer.
     value: Bytes,
     /// For the texts, and what was read.
@@ -184,10 +206,7 @@ fn replace(
         }
     }
     // It is the host's now.
-    let mut forget = change
-        .connection
-        .prepare_cached("DELETE FROM share WHERE workspace = ?1 AND entity = ?2")?;
-    forget.execute(params![workspace, entity])?;
+    shares::forget(change.connection, workspace, entity)?;
     provenance::record(change, author, "entity.set", &format!("{workspace}/{entity}"))
 }
 
@@ -212,11 +231,11 @@ impl Task {
             let found = self.find(connection)?;
             let Some(changed) = self.change(found.as_deref())? else { return Ok(None) };
             let task = self.clone();
-            let Changed { text, value, _room } = changed;
+            let Changed { text, grown, value, _room } = changed;
             let stored = data.writer.write_here(&data.prepared, move |change| {
                 let is_same = task.find(change.connection)? == found;
                 if is_same {
-                    task.store(change, found.as_deref(), &text)?;
+                    task.store(change, grown, &text)?;
                 }
                 Ok(is_same)
             });
@@ -240,7 +259,7 @@ impl Task {
         found: Option<String>,
     ) -> Result<Option<Bytes>, DataError> {
         let Some(changed) = self.change(found.as_deref())? else { return Ok(None) };
-        self.store(change, found.as_deref(), &changed.text)?;
+        self.store(change, changed.grown, &changed.text)?;
         Ok(Some(changed.value))
     }
 
@@ -253,25 +272,21 @@ impl Task {
         let room = found.map(|text| self.payer.hold_read(text.as_bytes())).transpose()?.flatten();
         let found = found.map(|text| read(&self.entity, text)).transpose()?;
         let mut document = found.unwrap_or_default();
+        let before = self.edit.part.size(&document);
         let Some(value) = (self.edit.apply)(&mut document)? else { return Ok(None) };
+        let grown = self.edit.part.size(&document) as i64 - before as i64;
         sign(&mut document, &self.author);
         let text = text_of(&document);
         check(&text).map_err(|why| {
             DataError::Invalid(format!("the document of {} would have {why}", self.entity))
         })?;
-        Ok(Some(Changed { text, value, _room: room }))
+        Ok(Some(Changed { text, grown, value, _room: room }))
     }
 
-    fn store(
-        &self,
-        change: &mut StoreChange<'_>,
-        before: Option<&str>,
-        text: &str,
-    ) -> Result<(), DataError> {
+    fn store(&self, change: &mut StoreChange<'_>, grown: i64, text: &str) -> Result<(), DataError> {
         let Task { author, entity, payer, edit } = self;
         put(change.connection, &author.workspace, entity, text)?;
-        let grown = text.len() as i64 - before.map_or(0, str::len) as i64;
-        share(change, author, entity, grown, payer.quota)?;
+        shares::enter(change, author, (entity, &edit.part), grown, payer.quota)?;
         let key = format!("{}/{entity}#{}", author.workspace, edit.part);
         provenance::record(change, author, edit.operation, &key)
     }
@@ -334,35 +349,6 @@ fn put(connection: &Connection, workspace: &str, entity: &str, text: &str) -> ru
     upsert.execute(params![workspace, entity, text, now_ms()]).map(drop)
 }
 
-/// Whoever makes a document grow is charged for it.
-fn share(
-    change: &mut StoreChange<'_>,
-    author: &Author,
-    entity: &str,
-    grown: i64,
-    quota: Quota,
-) -> Result<(), DataError> {
-    let Some(plugin) = author.actor.strip_prefix("plugin:") else { return Ok(()) };
-    let mut select = change.connection.prepare_cached(
-        "SELECT bytes FROM share WHERE plugin = ?1 AND workspace = ?2 AND entity = ?3",
-    )?;
-    let place = params![plugin, author.workspace, entity];
-    let before: Option<i64> = select.query_row(place, |row| row.get(0)).optional()?;
-    // Whoever makes it smaller has no part in it.
-    if before.is_none() && grown <= 0 {
-        return Ok(());
-    }
-    let after = (before.unwrap_or(0) + grown).max(0);
-    let mut upsert = change.connection.prepare_cached(
-        "INSERT INTO share (plugin, workspace, entity, bytes) VALUES (?1, ?2, ?3, ?4) \
-         ON CONFLICT (plugin, workspace, entity) DO UPDATE SET bytes = ?4",
-    )?;
-    upsert.execute(params![plugin, author.workspace, entity, after])?;
-    let keys = i64::from(before.is_none());
-    let room = Room { keys: quota.keys, bytes: quota.bytes };
-    change.ledger.enter(change.connection, plugin, keys, after - before.unwrap_or(0), room)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -391,8 +377,8 @@ mod tests {
             document.insert("ours".into(), json!(1));
             Ok(Some(Bytes::new()))
         };
-        let edit =
-            Edit { operation: "o", part: "p".into(), apply: Box::new(apply), is_quick: false };
+        let part = DocumentPart { section: "flags", key: "p".into() };
+        let edit = Edit { operation: "o", part, apply: Box::new(apply), is_quick: false };
         let payer = Payer::operators();
         data.change_document(Author::default(), "session/1", payer, edit).await.unwrap();
         assert_eq!(tried.load(Ordering::Relaxed), TRIES + 1);

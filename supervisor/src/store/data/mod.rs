@@ -10,6 +10,7 @@ mod documents;
 mod kv;
 mod provenance;
 mod queue;
+mod shares;
 mod usage;
 mod workspaces;
 mod writer;
@@ -22,7 +23,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode};
 
-pub use documents::{Document, Edit};
+pub use documents::{Document, DocumentPart, Edit};
 pub use kv::{Entry, Expectation, Row, Swap};
 pub use provenance::{Author, Provenance, ProvenanceQuery};
 pub use usage::Usage;
@@ -93,13 +94,16 @@ const SCHEMA: &str = "
         modified INTEGER NOT NULL,
         PRIMARY KEY (workspace, entity)
     ) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS share (
-        plugin TEXT NOT NULL,
+    CREATE TABLE IF NOT EXISTS part (
         workspace TEXT NOT NULL,
         entity TEXT NOT NULL,
+        name TEXT NOT NULL,
+        plugin TEXT NOT NULL,
         bytes INTEGER NOT NULL,
-        PRIMARY KEY (plugin, workspace, entity)
+        PRIMARY KEY (workspace, entity, name, plugin)
     ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS part_plugin ON part (plugin, bytes);
+    DROP TABLE IF EXISTS share;
     CREATE TABLE IF NOT EXISTS workspace (
         name TEXT PRIMARY KEY,
         text TEXT NOT NULL,

@@ -9,9 +9,9 @@ use super::DataError;
 /// What one plugin has stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Keys, and documents that it has a part in.
+    /// Keys, and parts of documents that it pays for.
     pub keys: u64,
-    /// Bytes of keys, values and its parts of documents.
+    /// Bytes of keys, values and its shares of documents.
     pub bytes: u64,
 }
 
@@ -23,7 +23,7 @@ impl Usage {
         )?;
         let kv = query.query_row(params![plugin], numbers)?;
         let mut query = connection.prepare_cached(
-            "SELECT count(*), coalesce(sum(bytes), 0) FROM share WHERE plugin = ?1",
+            "SELECT count(*), coalesce(sum(bytes), 0) FROM part WHERE plugin = ?1",
         )?;
         let documents = query.query_row(params![plugin], numbers)?;
         Ok(Usage { keys: kv.0 + documents.0, bytes: kv.1 + documents.1 })
@@ -48,6 +48,11 @@ fn numbers(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64)> {
 pub(super) struct Room {
     pub(super) keys: u64,
     pub(super) bytes: u64,
+}
+
+impl Room {
+    /// For what becomes less.
+    pub(super) const ENDLESS: Room = Room { keys: u64::MAX, bytes: u64::MAX };
 }
 
 /// The writer's book.
