@@ -3,13 +3,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
+use stockade_proto::v1::{
+    EmitEventRequest, PluginHealth, WatchPluginEventsRequest, hosting_client::HostingClient,
+};
 use stockade_tests::{Http, Options, eventually, resident};
-
-use stockade_proto::v1::PluginHealth;
+use tokio::net::UnixStream;
 use tokio_stream::StreamExt as _;
+use tonic::transport::Endpoint;
 
-use crate::scene::{BUFFERED, MIB, QUICK, attacked, large_results, raw, under_attack};
+use crate::scene::{BUFFERED, MIB, QUICK, a_while, attacked, large_results, raw, under_attack};
 
 /// Finding 1: a result that names its attachment of 8 MiB 150 times. Whether the
 /// answer is refused or streamed: it is held once.
@@ -84,6 +89,46 @@ async fn results_that_nobody_takes_are_their_clients() {
             );
         }
         dropped
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// A server that follows events over streams of which it reads nothing: what waits for it
+/// is paid for until it is taken, wherever it waits.
+#[tokio::test]
+async fn events_that_a_server_does_not_take_are_bounded() {
+    let daemon = attacked(Options::new().config("max_buffered = \"64MiB\"")).await;
+    let socket = daemon.socket.clone();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // Nothing of any answer but its head may be sent.
+    let endpoint = Endpoint::from_static("http://localhost").initial_stream_window_size(0);
+    let channel = endpoint.connect_with_connector(connector).await.expect("connect");
+    let payload = Bytes::from(format!("\"{}\"", "x".repeat(1_000_000)));
+    under_attack(&daemon, 128 * MIB, async {
+        let mut following = Vec::new();
+        for n in 0..200 {
+            let mut server = HostingClient::new(channel.clone());
+            let request = WatchPluginEventsRequest { patterns: vec![format!("p{n}")] };
+            following.push(server.watch_plugin_events(request).await.expect("watch"));
+        }
+        let mut server = HostingClient::new(daemon.client().channel());
+        let mut emitted = 0;
+        // The first one is taken out of the queue, to wait for the connection.
+        for payload in [Bytes::from_static(b"1"), payload.clone(), payload] {
+            for n in 0..200 {
+                let (name, payload) = (format!("p{n}"), payload.clone());
+                let event = EmitEventRequest { name, payload, ..EmitEventRequest::default() };
+                let event = server.emit_event(event).await.expect("emitted").into_inner();
+                emitted += u64::from(event.subscribers);
+            }
+        }
+        assert_eq!(emitted, 600, "all of them follow");
+        a_while().await;
+        emitted
     })
     .await;
     daemon.stop().await;
