@@ -434,3 +434,29 @@ fn sweep_own(connection: &Connection, plugin: &str) -> rusqlite::Result<(i64, i6
         Ok((keys + 1, bytes + size?))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However much has expired: others' changes wait for a few deletions at a time.
+    #[test]
+    fn what_has_expired_goes_a_few_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, _) = super::super::open(&folder.path().join("data.db")).unwrap();
+        for (plugin, expires) in [("a", 1), ("b", 1), ("a", i64::MAX)] {
+            for n in 0..AT_ONCE + 50 {
+                let insert = "INSERT INTO kv VALUES (?1, ?2, x'3030', 0, ?3, 0)";
+                let key = format!("{expires:020}{n:04}");
+                connection.execute(insert, params![plugin, key, expires]).unwrap();
+            }
+        }
+        assert_eq!(sweep_own(&connection, "a").unwrap(), (100, 100 * 26));
+        assert_eq!(sweep_own(&connection, "a").unwrap(), (50, 50 * 26));
+        assert_eq!(sweep_own(&connection, "a").unwrap(), (0, 0));
+        let swept: Vec<usize> = (0..3).map(|_| sweep(&connection).unwrap()).collect();
+        assert_eq!(swept, [100, 50, 0]);
+        let left = connection.query_row("SELECT count(*) FROM kv", [], |row| row.get(0));
+        assert_eq!(left, Ok(150));
+    }
+}
