@@ -1,6 +1,9 @@
 //! What systemd is told: ready, status, watchdog. Without systemd, nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 use stockade::{
@@ -30,8 +33,20 @@ fn tell(states: &[NotifyState<'_>]) {
 pub(super) struct Service {
     tasks: Vec<JoinHandle<()>>,
     supervisor: Supervisor,
-    /// Keeps one wish: one that waits stands for all that come meanwhile.
-    reload: Arc<Notify>,
+    reload: Arc<Wish>,
+}
+
+/// To reload: one that waits stands for all that come meanwhile.
+#[derive(Default)]
+struct Wish {
+    waits: Mutex<bool>,
+    made: Notify,
+}
+
+impl Wish {
+    fn waits(&self) -> MutexGuard<'_, bool> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Service {
@@ -62,9 +77,13 @@ impl Service {
         tell(&[NotifyState::Ready, NotifyState::Status(&status(&self.supervisor))]);
     }
 
-    /// Reloads, one after the other, while signals are listened to.
+    /// Reloads, one after the other, while signals are listened to. That it will is said at
+    /// once, also while it does so for an earlier signal.
     pub(super) fn reload(&self) {
-        self.reload.notify_one();
+        let mut waits = self.reload.waits();
+        *waits = true;
+        tell(&[NotifyState::Reloading, NotifyState::Status("reloading")]);
+        self.reload.made.notify_one();
     }
 
     pub(super) fn stopping(&self) {
@@ -72,16 +91,21 @@ impl Service {
     }
 }
 
-async fn reloads(supervisor: Supervisor, wanted: Arc<Notify>) {
+async fn reloads(supervisor: Supervisor, wish: Arc<Wish>) {
     loop {
-        wanted.notified().await;
+        wish.made.notified().await;
+        *wish.waits() = false;
         info!("SIGHUP: reloading");
-        tell(&[NotifyState::Reloading, NotifyState::Status("reloading")]);
         let reloaded = supervisor.reload_all().await;
         for problem in &reloaded.problems {
             warn!("{problem}");
         }
-        tell(&[NotifyState::Ready, NotifyState::Status(&status(&supervisor))]);
+        let now = status(&supervisor);
+        // Ready for the last signal is ready for all.
+        let waits = wish.waits();
+        if !*waits {
+            tell(&[NotifyState::Ready, NotifyState::Status(&now)]);
+        }
     }
 }
 
