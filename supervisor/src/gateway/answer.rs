@@ -6,56 +6,23 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::http::{HeaderMap, Method, Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tonic::body::Body;
 
 use super::{
     connection::{Active, Taken},
     house::{Guest, House},
+    questions::Turn,
     refusal::refuse,
     unread::Unread,
     whole::Unencoded,
 };
-use crate::capacity::{Charge, limits};
-
-/// How many questions of one connection are answered at once; the others wait, as heads.
-#[derive(Clone)]
-pub(super) struct Questions(Arc<Semaphore>);
-
-impl Questions {
-    pub(super) fn new() -> Self {
-        Questions(Arc::new(Semaphore::new(limits::QUESTIONS)))
-    }
-
-    /// Its turn, for a question; None for all else, which has bounds of its own.
-    pub(super) async fn turn(&self, method: &Method, path: &str) -> Option<OwnedSemaphorePermit> {
-        match is_question(method, path) {
-            true => self.0.clone().acquire_owned().await.ok(),
-            false => None,
-        }
-    }
-}
-
-/// It is answered from what the daemon knows, at once and as a whole.
-pub(super) fn is_question(method: &Method, path: &str) -> bool {
-    let Some(method_of_grpc) = path.strip_prefix("/stockade.v1.") else {
-        return *method == Method::GET && path != "/v1/events";
-    };
-    let whole = ["Data/", "Observability/", "Workspaces/"];
-    let single = [
-        "Plugins/ListPlugins",
-        "Plugins/GetPlugin",
-        "Events/ListCrashes",
-        "Extensions/ListExtensions",
-    ];
-    whole.iter().any(|service| method_of_grpc.starts_with(service))
-        || single.contains(&method_of_grpc)
-}
+use crate::capacity::Charge;
 
 /// What an answer is, as its request says it.
 #[derive(Clone, Copy)]
@@ -75,7 +42,8 @@ pub(super) struct Owner {
     pub(super) guest: Arc<Guest>,
     pub(super) active: Active,
     pub(super) _unread: Unread,
-    pub(super) turn: Option<OwnedSemaphorePermit>,
+    pub(super) is_question: bool,
+    pub(super) _turn: Turn,
     /// What the request itself takes.
     pub(super) _head: Option<Charge>,
 }
@@ -105,7 +73,7 @@ impl Answer {
             inner = Body::empty();
         }
         let mut first = None;
-        if is_grpc && owner.turn.is_some() {
+        if is_grpc && owner.is_question {
             let paid = head.extensions.remove::<Unencoded>();
             if paid.is_some() {
                 // By who has made it: it may be large.
@@ -233,27 +201,4 @@ impl HttpBody for Answer {
 async fn ended(mut ending: watch::Receiver<bool>) {
     // Whoever could have said it is gone otherwise.
     let _ = ending.wait_for(|ending| *ending).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn questions_are_what_is_answered_as_a_whole() {
-        let get = |path| is_question(&Method::GET, path);
-        let post = |path| is_question(&Method::POST, path);
-        assert!(get("/v1/plugins") && get("/v1/plugins/x/tools") && get("/admin/plugins/list"));
-        assert!(post("/stockade.v1.Plugins/GetPlugin") && post("/stockade.v1.Data/ListValues"));
-        for path in [
-            "/stockade.v1.Plugins/WatchPlugins",
-            "/stockade.v1.Tools/Call",
-            "/stockade.v1.Extensions/EvaluateCondition",
-            "/stockade.v1.Events/ReadLogs",
-            "/grpc.health.v1.Health/Watch",
-        ] {
-            assert!(!post(path), "{path}");
-        }
-        assert!(!get("/v1/events") && !post("/v1/plugins/x/tools/t/run"));
-    }
 }

@@ -10,11 +10,12 @@ use tonic::{body::Body, service::Routes};
 use tower::{Service as _, ServiceExt as _};
 
 use super::{
-    answer::{Answer, Kind, Owner, Questions, is_question},
+    answer::{Answer, Kind, Owner},
     body::{self, Form, Most},
     connection::Connection,
     door::{self, Caller, NoToken},
     grpc::ToolsService,
+    questions::{Asked, Questions, Turn, is_question},
     refusal::{self, refuse},
     texts::Reader,
     unread::{Lent, Rest},
@@ -81,15 +82,19 @@ impl House {
                 is_health: asks_for_health(&request),
                 is_head: request.method() == Method::HEAD,
             };
+            let is_question = is_question(request.method(), request.uri().path());
+            let turn = Turn::default();
             // Paid for while it is here; health is answered to whom nothing is left.
-            let (head, turn, answer) = match guest.account.charge(head + limits::REQUEST) {
+            let (head, answer) = match guest.account.charge(head + limits::REQUEST) {
                 Err(why) if !kind.is_health || guest.connection.asks_much() => {
-                    (None, None, body::no_room(kind.is_grpc, why))
+                    (None, body::no_room(kind.is_grpc, why))
                 }
                 head => {
-                    let (method, path) = (request.method(), request.uri().path());
-                    let turn = guest.questions.turn(method, path).await;
-                    (head.ok(), turn, self.answer(request, &guest).await)
+                    // Over gRPC when its message is there.
+                    if is_question && !kind.is_grpc {
+                        guest.questions.clone().wait(turn.clone()).await;
+                    }
+                    (head.ok(), self.answer(request, &guest, &turn).await)
                 }
             };
             let mut answer = answer;
@@ -98,13 +103,22 @@ impl House {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             let _unread = rest.unread();
-            let owner = Owner { house: self, guest, active, _unread, turn, _head: head };
+            let owner = Owner {
+                house: self,
+                guest,
+                active,
+                _unread,
+                is_question,
+                _turn: turn,
+                _head: head,
+            };
             Ok(Answer::of(answer, owner, kind).await)
         })
     }
 
-    async fn answer(&self, request: Request<Lent>, guest: &Guest) -> Response<Body> {
+    async fn answer(&self, request: Request<Lent>, guest: &Guest, turn: &Turn) -> Response<Body> {
         let is_grpc = is_grpc(&request);
+        let is_question = is_question(request.method(), request.uri().path());
         let mut token = None;
         if matches!(guest.caller, Caller::Port) {
             if let Err(refused) = door::check(&request, &self.allowed_hosts) {
@@ -158,7 +172,13 @@ impl House {
         request.extensions_mut().insert(token.unwrap_or_else(|| guest.caller.clone()));
         let answered = async {
             match is_grpc {
-                true => or_never(self.grpc.clone().oneshot(request.map(Body::new)).await),
+                true => {
+                    let request = request.map(|body| match is_question {
+                        true => Body::new(Asked::new(body, guest.questions.clone(), turn.clone())),
+                        false => Body::new(body),
+                    });
+                    or_never(self.grpc.clone().oneshot(request).await)
+                }
                 false => {
                     let request = request.map(axum::body::Body::new);
                     or_never(self.http.clone().call(request).await).map(Body::new)

@@ -11,6 +11,7 @@ mod grpc;
 mod hangup;
 mod house;
 mod http;
+mod questions;
 mod refusal;
 pub mod report;
 mod server;

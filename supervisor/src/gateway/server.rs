@@ -24,13 +24,13 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::{
-    answer::Questions,
     connection::{Place, Places, Verdict},
     door::Caller,
     grpc,
     hangup::Shared,
     house::{Guest, House},
     http,
+    questions::Questions,
     texts::Reader,
     tls,
     traffic::Counted,

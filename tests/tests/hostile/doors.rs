@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::json;
 use stockade_proto::limits;
 use stockade_proto::v1::{
-    EmitEventRequest, ListExtensionsRequest, SetDocumentRequest, SetWorkspaceRequest,
-    WatchPluginsRequest, data_client::DataClient, extensions_client::ExtensionsClient,
-    hosting_client::HostingClient, plugins_client::PluginsClient,
-    workspaces_client::WorkspacesClient,
+    EmitEventRequest, ListExtensionsRequest, SetDocumentRequest, SetValueRequest,
+    SetWorkspaceRequest, WatchPluginsRequest, data_client::DataClient,
+    extensions_client::ExtensionsClient, hosting_client::HostingClient,
+    plugins_client::PluginsClient, workspaces_client::WorkspacesClient,
 };
 use stockade_tests::{Http, Options};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -359,5 +360,28 @@ async fn a_preface_in_pieces_is_no_way_around() {
         }
         assert!(sent < 60 * MIB, "{first}: {sent} bytes of pings were taken");
     }
+    daemon.stop().await;
+}
+
+/// More changes at once on one connection than it may have unread: all of them are made,
+/// and nobody is told that it was slow.
+#[tokio::test]
+async fn many_changes_at_once_on_one_connection_are_all_made() {
+    let daemon = attacked(Options::new()).await;
+    under_attack(&daemon, 192 * MIB, async {
+        let client = daemon.apart().await;
+        let value = Bytes::from(format!("\"{}\"", "x".repeat(100_000)));
+        let all = (0..250).map(|n| {
+            let (mut data, value) = (DataClient::new(client.channel()), value.clone());
+            let (plugin, key) = ("other".to_owned(), format!("k{n}"));
+            let set = SetValueRequest { plugin, key, data: value, ..SetValueRequest::default() };
+            async move { data.set_value(set).await.map(drop) }
+        });
+        let made = futures_util::future::join_all(all);
+        let made = tokio::time::timeout(limits::BODY_PAUSE, made).await;
+        made.expect("nothing waits for what never comes").into_iter().for_each(Result::unwrap);
+        250
+    })
+    .await;
     daemon.stop().await;
 }
