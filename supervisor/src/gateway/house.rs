@@ -14,7 +14,7 @@ use super::{
     body::{self, Form, Most},
     connection::Connection,
     door::{self, Caller, NoToken},
-    grpc::ToolsService,
+    grpc::{PROVIDED, ToolsService},
     questions::{Asked, Questions, Turn, is_question},
     refusal::{self, refuse},
     texts::Reader,
@@ -153,7 +153,7 @@ impl House {
             (false, false) => (Form::Plain, limits::SMALL_BODY),
             (true, true) if path == STREAMS[0] => (Form::Messages, self.max_request + (1 << 20)),
             (true, true) => (Form::Message, self.max_request + (1 << 20)),
-            (true, false) if path == STREAMS[1] => (Form::Messages, 2 * limits::SMALL_BODY),
+            (true, false) if path == STREAMS[1] => (Form::Messages, PROVIDED),
             (true, false) => (Form::Message, 2 * limits::SMALL_BODY),
         };
         let is_tools = is_grpc && path.starts_with(TOOLS);

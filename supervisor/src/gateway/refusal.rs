@@ -60,6 +60,9 @@ pub(super) fn refuse(is_grpc: bool, status: StatusCode, why: &str) -> Response<B
         let bearer = HeaderValue::from_static("Bearer realm=\"stockade\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
     }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response

@@ -4,7 +4,10 @@ use axum::http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::calls::{CallError, Outcome};
+use crate::{
+    calls::{CallError, Outcome},
+    capacity::limits,
+};
 
 /// HTTP status of a call.
 pub(super) fn http(result: &Result<crate::Success, CallError>) -> StatusCode {
@@ -62,10 +65,32 @@ pub(super) fn grpc(outcome: &Outcome, error: &CallError) -> Status {
     if let Some(wait) = error.retry_after() {
         details.set_retry_info(Some(wait));
     }
+    // In the details, and as the violation.
+    let copies = 1 + usize::from(matches!(error, CallError::InvalidArguments(_)));
+    let text = fitting(error.to_string(), copies);
     if let CallError::InvalidArguments(message) = error {
-        details.add_bad_request_violation("args", message);
+        details.add_bad_request_violation("args", limits::cut(message, text.len()));
     }
-    Status::with_error_details(table(error).1, error.to_string(), details)
+    Status::with_error_details(table(error).1, text, details)
+}
+
+/// As much of a text as a status may have. Clients take 8 KiB of metadata; of what has more
+/// they tell their callers that it was too much, and nothing else.
+fn fitting(text: String, copies: usize) -> String {
+    let mut most = text.len();
+    let mut fits = text.clone();
+    while encoded(&fits, copies) > limits::STATUS_TEXT {
+        most = most * 3 / 4;
+        fits = limits::cut(&text, most);
+    }
+    fits
+}
+
+/// Bytes of a text in a status: as its message most bytes but letters and digits become
+/// three, and its copies in the details are base64.
+fn encoded(text: &str, copies: usize) -> usize {
+    let plain = text.bytes().filter(u8::is_ascii_alphanumeric).count();
+    plain + 3 * (text.len() - plain) + copies * text.len().div_ceil(3) * 4
 }
 
 #[cfg(test)]
@@ -74,6 +99,20 @@ mod tests {
 
     use super::*;
     use crate::lifecycle::{Cause, CauseCode, State};
+
+    #[test]
+    fn a_text_is_cut_to_what_clients_take() {
+        for text in ["x".repeat(2500), "some words of an error".to_owned()] {
+            assert_eq!(fitting(text.clone(), 1), text);
+        }
+        for text in ["x".repeat(4000), "\u{e9}".repeat(2000), " ".repeat(100_000)] {
+            for copies in [1, 2] {
+                let fits = fitting(text.clone(), copies);
+                assert!((700..3000).contains(&fits.len()), "{}", fits.len());
+                assert!(encoded(&fits, copies) <= limits::STATUS_TEXT);
+            }
+        }
+    }
 
     #[test]
     fn the_table_is_the_documented_one() {

@@ -162,3 +162,46 @@ async fn a_server_may_answer_for_ever() {
     task.abort();
     daemon.stop().await;
 }
+
+/// An answer as large as one may be costs nobody else's; what is registered late is
+/// refused, and what was registered stays.
+#[tokio::test]
+async fn a_server_may_answer_much_and_registers_once() {
+    let daemon =
+        Options::new().rogue("may", &asking(&["world:read", "provider:weather"], "")).start().await;
+    daemon.serving("may").await;
+    let (sender, receiver) = mpsc::channel(4);
+    let register = |name| {
+        let providers = vec![spec(name, "provider:weather")];
+        let register = from_server::Frame::Register(RegisterProviders { providers });
+        FromServer { frame: Some(register) }
+    };
+    sender.send(register("weather")).await.expect("open");
+    sender.send(register("more")).await.expect("open");
+    let stream = hosting(&daemon).serve_providers(ReceiverStream::new(receiver)).await;
+    let mut stream = stream.expect("serve").into_inner();
+    let mut registered = Vec::new();
+    for _ in 0..2 {
+        match stream.message().await.expect("stream").and_then(|message| message.frame) {
+            Some(to_server::Frame::Registered(one)) => registered.push((one.names, one.refused)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(registered[0], (vec!["weather".to_owned()], vec![]));
+    assert!(registered[1].0.is_empty() && registered[1].1[0].contains("first frame"));
+    tokio::spawn(async move {
+        while let Ok(Some(ToServer { frame: Some(to_server::Frame::Call(call)) })) =
+            stream.message().await
+        {
+            let response = format!("{{\"text\":\"{}\"}}", "x".repeat(7 << 20)).into();
+            let answer = ProviderAnswer { id: call.id, response, ..ProviderAnswer::default() };
+            let frame = Some(from_server::Frame::Answer(answer));
+            let _ = sender.send(FromServer { frame }).await;
+        }
+    });
+    for _ in 0..2 {
+        let told = answer(&daemon, "may", ask("weather", json!({"at": 1}))).await;
+        assert_eq!(told["text"].as_str().map(str::len), Some(7 << 20));
+    }
+    daemon.stop().await;
+}

@@ -10,8 +10,8 @@ use futures_util::{Stream, StreamExt as _};
 use stockade_proto::{
     v1::{
         EmitEventRequest, EmitEventResponse, FromServer, PluginEvent, PluginEventBatch,
-        ProviderCall, ProvidersRegistered, ToServer, WatchPluginEventsRequest, from_server,
-        hosting_server::Hosting, to_server,
+        ProviderAnswer, ProviderCall, ProvidersRegistered, ToServer, WatchPluginEventsRequest,
+        from_server, hosting_server::Hosting, to_server,
     },
     worker,
 };
@@ -104,7 +104,12 @@ impl Hosting for HostingService {
                         // Paid for until it has been passed on.
                         let _paid = reservation.as_ref().and_then(Reservation::next_message);
                         match message {
-                            Ok(Some(message)) => take_answer(&answers, message),
+                            Ok(Some(message)) => match message.frame {
+                                Some(from_server::Frame::Answer(answer)) => {
+                                    take_answer(&answers, answer);
+                                }
+                                _ => if sender.try_send((Ok(too_late()), None)).is_err() { return },
+                            },
                             Ok(None) => return,
                             Err(status) => {
                                 let _ = sender.try_send((Err(status), None));
@@ -175,8 +180,14 @@ fn ask_frame(id: u64, ask: Ask, answers: &Answers) -> (ToServer, Held) {
     (ToServer { frame: Some(frame) }, ask.held)
 }
 
-fn take_answer(answers: &Answers, message: FromServer) {
-    let Some(from_server::Frame::Answer(answer)) = message.frame else { return };
+/// What comes after the first frame and is no answer is not taken.
+fn too_late() -> ToServer {
+    let refused = "providers are registered with the first frame, once; open another stream".into();
+    let registered = ProvidersRegistered { names: Vec::new(), refused: vec![refused] };
+    ToServer { frame: Some(to_server::Frame::Registered(registered)) }
+}
+
+fn take_answer(answers: &Answers, answer: ProviderAnswer) {
     let waiting = answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&answer.id);
     let Some(waiting) = waiting else { return };
     let _ = waiting.send(match answer.error_type.is_empty() {

@@ -27,6 +27,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
     Supervisor,
+    capacity::limits,
     gateway::{
         door::{Caller, NOT_HERE},
         watch::Watch,
@@ -37,6 +38,9 @@ pub(super) use tools::ToolsService;
 
 /// Messages are a little larger than the payloads they hold.
 const ENVELOPE: usize = 1 << 20;
+
+/// A server's answer to a plugin, and its envelope.
+pub(super) const PROVIDED: usize = limits::HOST_MESSAGE + (1 << 10);
 
 /// Who asks, if it may act as an operator.
 fn who<T>(request: &Request<T>) -> Result<String, Status> {
@@ -56,7 +60,10 @@ pub(super) fn routes(supervisor: &Supervisor, watch: &Watch) -> Routes {
         .add_service(AdminServer::new(admin::AdminService::new(supervisor)))
         .add_service(EventsServer::new(events::EventsService::new(supervisor, watch)))
         .add_service(ExtensionsServer::new(extensions::ExtensionsService::new(supervisor)))
-        .add_service(HostingServer::new(hosting::HostingService::new(supervisor, watch)))
+        .add_service(
+            HostingServer::new(hosting::HostingService::new(supervisor, watch))
+                .max_decoding_message_size(PROVIDED),
+        )
         .add_service(DataServer::new(data::DataService::new(supervisor)))
         .add_service(WorkspacesServer::new(workspaces::WorkspacesService::new(supervisor)))
         .add_service(ObservabilityServer::new(observability::ObservabilityService::new(supervisor)))
