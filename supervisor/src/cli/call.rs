@@ -127,7 +127,8 @@ fn finish(call: &Call, outcome: CallOutcome) -> Result<(), Failure> {
             let size = output::size(Some(blob.data.len() as u64));
             eprintln!(
                 "attachment {} ({}, {size}): write it with -o FILE",
-                blob.name, blob.content_type
+                output::harmless(&blob.name),
+                output::harmless(&blob.content_type)
             );
         }
     }

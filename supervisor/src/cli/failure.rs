@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use stockade::document::Problem;
 use tonic::{Code, Status};
 
+use super::output;
+
 /// What went wrong.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -42,7 +44,7 @@ impl Failure {
     /// Prints it.
     pub(super) fn report(self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("stockade: {}", self.message);
+            eprintln!("stockade: {}", output::harmless(&self.message));
         }
         ExitCode::from(self.code)
     }

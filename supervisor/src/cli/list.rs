@@ -47,14 +47,12 @@ pub(super) async fn run(list: List, client: Client) -> Result<(), Failure> {
         let Some(health) = change.health else { continue };
         match list.output {
             Format::Json | Format::Jsonl => {
-                output::line(
-                    &serde_json::to_string(&PluginHealth::from(health)).unwrap_or_default(),
-                );
+                output::json_line(&PluginHealth::from(health));
             }
             // A terminal shows the list as it is; a pipe gets the changed row.
             Format::Table | Format::Wide | Format::Name if std::io::stdout().is_terminal() => {
                 let plugins = client.select(&list.names).await?;
-                output::line("\x1b[2J\x1b[H");
+                output::clear();
                 print(&plugins, list.output);
             }
             Format::Table | Format::Wide | Format::Name => {
@@ -72,7 +70,7 @@ fn print(plugins: &[v1::PluginHealth], format: Format) {
         Format::Json => output::json(&json().collect::<Vec<_>>()),
         Format::Jsonl => {
             for plugin in json() {
-                output::line(&serde_json::to_string(&plugin).unwrap_or_default());
+                output::json_line(&plugin);
             }
         }
         Format::Name => plugins.iter().for_each(|plugin| output::line(&plugin.name)),

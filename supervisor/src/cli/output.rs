@@ -20,8 +20,38 @@ pub(super) enum Format {
     Name,
 }
 
+/// What starts and ends a colour of ours.
+const PAINTS: [&str; 6] = ["\x1b[32m", "\x1b[36m", "\x1b[31m", "\x1b[33m", "\x1b[90m", "\x1b[0m"];
+
+/// A text for a terminal: what plugins say in it moves no cursor and sets no title.
+pub(super) fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(sign) = rest.chars().next() {
+        let paint = PAINTS.into_iter().find(|paint| rest.starts_with(paint));
+        match paint {
+            Some(paint) => shown.push_str(paint),
+            None if sign.is_control() && !matches!(sign, '\n' | '\t') => {
+                shown.extend(sign.escape_default());
+            }
+            None => shown.push(sign),
+        }
+        rest = &rest[paint.map_or(sign.len_utf8(), str::len)..];
+    }
+    shown
+}
+
 /// Prints a line. A reader that is gone (`| head`) ends the command quietly.
 pub(super) fn line(text: &str) {
+    raw(&harmless(text));
+}
+
+/// Begins at the top of an empty terminal.
+pub(super) fn clear() {
+    raw("\x1b[2J\x1b[H");
+}
+
+fn raw(text: &str) {
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
@@ -34,7 +64,12 @@ pub(super) fn json(value: &impl serde::Serialize) {
         true => serde_json::to_string_pretty(value),
         false => serde_json::to_string(value),
     };
-    line(&text.unwrap_or_default());
+    raw(&text.unwrap_or_default());
+}
+
+/// Prints JSON on one line.
+pub(super) fn json_line(value: &impl serde::Serialize) {
+    raw(&serde_json::to_string(value).unwrap_or_default());
 }
 
 /// Colours are wanted: a terminal, and nobody said NO_COLOR.
@@ -130,4 +165,17 @@ pub(super) fn columns() -> usize {
     }
     rustix::termios::tcgetwinsize(std::io::stdout())
         .map_or(100, |size| usize::from(size.ws_col).max(60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_plugin_says_moves_no_cursor() {
+        let said = "a\x1b[2Jb\x07\r\u{9b}1m\tc\nd";
+        assert_eq!(harmless(said), "a\\u{1b}[2Jb\\u{7}\\r\\u{9b}1m\tc\nd");
+        let painted = "\x1b[31mFAILED\x1b[0m é";
+        assert_eq!(harmless(painted), painted);
+    }
 }

@@ -37,8 +37,7 @@ pub(super) async fn run(status: Status, client: Client) -> Result<(), Failure> {
             output::json(&plugins.into_iter().map(PluginHealth::from).collect::<Vec<_>>());
         }
         Format::Jsonl => plugins.into_iter().for_each(|plugin| {
-            let json = serde_json::to_string(&PluginHealth::from(plugin));
-            output::line(&json.unwrap_or_default());
+            output::json_line(&PluginHealth::from(plugin));
         }),
         Format::Name => plugins.iter().for_each(|plugin| output::line(&plugin.name)),
         Format::Table | Format::Wide => {

@@ -154,8 +154,7 @@ fn list(reply: &v1::ListWorkspacesResponse, format: Format) {
     match format {
         Format::Json => output::json(&workspaces.iter().map(workspace_json).collect::<Vec<_>>()),
         Format::Jsonl => {
-            let text = |one| serde_json::to_string(&workspace_json(one)).unwrap_or_default();
-            workspaces.iter().for_each(|one| output::line(&text(one)));
+            workspaces.iter().for_each(|one| output::json_line(&workspace_json(one)));
         }
         Format::Name => workspaces.iter().for_each(|one| output::line(&one.name)),
         Format::Table | Format::Wide if workspaces.is_empty() && !reply.closed.is_empty() => {
