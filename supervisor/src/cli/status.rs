@@ -57,7 +57,7 @@ pub(super) async fn run(status: Status, client: Client) -> Result<(), Failure> {
 async fn problems(client: &Client) {
     if let Ok(daemon) = client.admin().get_daemon(v1::GetDaemonRequest {}).await {
         for problem in daemon.into_inner().problems {
-            output::line(&format!("problem: {problem}"));
+            output::line(&format!("problem: {}", problem.replace('\n', "\n  ")));
         }
     }
 }
@@ -69,6 +69,8 @@ pub(super) fn card(plugin: &v1::PluginHealth) {
     output::line(&output::state_colour(state, &title));
     let fact = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
+            // Its further lines stand below it: none looks like another fact.
+            let value = value.replace('\n', &format!("\n{:17}", ""));
             output::line(&format!("  {:<14} {value}", format!("{name}:")));
         }
     };
