@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use stockade_proto::limits;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -91,7 +92,7 @@ impl InitContext {
     /// Says how far loading is (`fraction` 0 to 1) and extends its deadline.
     pub fn progress(&self, fraction: f64, message: &str) {
         if let Some(progress) = &self.progress {
-            let _ = progress.send((fraction, message.to_owned()));
+            let _ = progress.send((fraction, limits::cut(message, limits::ERROR_TEXT)));
         }
     }
 

@@ -103,7 +103,7 @@ bounds! {
         bytes MAX_RESULT = 32 << 20, "Result and attachments of one call, or one item of a stream", "max_result", "502 `InvalidResult`";
         bytes STATUS_TEXT = 6 << 10, "Text of an error in a gRPC status, as it is encoded there: a letter of ASCII takes 3 bytes, any other sign of it 5, all else 9 or more; `CallStream`, `Calls` and HTTP have all of it", "fixed", "cut in the middle, with the number of bytes that went";
         bytes SMALL_BODY = 2 << 20, "Body of a request that is no call (workspaces, values, contexts, admin); a message of gRPC may have twice as much", "fixed", "413, RESOURCE_EXHAUSTED";
-        bytes NAME = 128, "Names and identifiers: plugin, tool, workspace, provider, permission, attachment", "fixed", "INVALID_ARGUMENT, 422; of a plugin or tool that is asked for NOT_FOUND, 404";
+        bytes NAME = 128, "Names and identifiers: plugin, tool, workspace, provider, permission, attachment", "fixed", "INVALID_ARGUMENT, 422; in a path 404";
         bytes KEY = 512, "Keys, entities, events, patterns, ids of conditions and effects", "fixed", "INVALID_ARGUMENT, 422";
         bytes CONTENT_TYPE = 256, "Content type of an attachment", "fixed", "INVALID_ARGUMENT, 422";
         count ATTACHMENTS = 256, "Attachments of one call or result", "fixed", "INVALID_ARGUMENT, 422; of a result 502 `InvalidResult`, and a breach of the protocol where it is sent all the same";

@@ -370,7 +370,7 @@ impl Supervisor {
         }
         let state = self.inner.first.state_dir.display();
         Err(format!(
-            "Plugin '{plugin}' does what you asked for, but {state} could not be written: it will \
+            "Plugin '{plugin}' does what you asked for, but {state} could not be written: it may \
              be forgotten when the daemon restarts. `stockade status` says what is wrong."
         ))
     }

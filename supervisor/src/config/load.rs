@@ -346,7 +346,7 @@ impl Loader {
             max_request: self.take(
                 &mut s,
                 "max_request",
-                "a size of 255MiB or less such as \"64MiB\"",
+                "a size of 1 byte to 255MiB such as \"64MiB\"",
                 limits::MAX_REQUEST,
                 show_size,
                 payload,
@@ -354,7 +354,7 @@ impl Loader {
             max_result: self.take(
                 &mut s,
                 "max_result",
-                "a size of 255MiB or less such as \"64MiB\"",
+                "a size of 1 byte to 255MiB such as \"64MiB\"",
                 limits::MAX_RESULT,
                 show_size,
                 payload,

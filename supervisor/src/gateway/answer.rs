@@ -19,6 +19,7 @@ use super::{
     house::{Guest, House},
     questions::Turn,
     refusal::refuse,
+    status,
     unread::Unread,
     whole::Unencoded,
 };
@@ -135,8 +136,8 @@ impl Answer {
                 match self.owner.guest.account.charge(bytes) {
                     Ok(charge) => charge,
                     Err(why) => {
-                        let why = format!("the stream was ended: {why}");
-                        let why = tonic::Status::resource_exhausted(why);
+                        let text = format!("the stream was ended: {why}");
+                        let why = status::of_room(text, why);
                         // HTTP has no other way to say that this is not all.
                         return self.ends(&why).or(Some(Err(why)));
                     }

@@ -18,6 +18,7 @@ use tokio::{
 };
 use tonic::Status;
 
+use super::status;
 use crate::capacity::{Account, Charge, Exhausted, Held, limits};
 
 /// What a request's body takes of the budget; an extension of the request. Whoever
@@ -268,7 +269,7 @@ fn refuse(form: Form, why: Exhausted) -> Status {
     let text = format!("the request was not read: {why}");
     match (form, why) {
         (Form::Plain, Exhausted::Never { .. }) => Status::out_of_range(text),
-        _ => Status::resource_exhausted(text),
+        _ => status::of_room(text, why),
     }
 }
 
@@ -281,7 +282,7 @@ fn too_long(form: Form, length: usize, most: Most) -> Status {
     let text = format!("the request has {length} bytes or more; {allowed} are allowed{what}");
     match form {
         Form::Plain => Status::out_of_range(text),
-        Form::Message | Form::Messages => Status::resource_exhausted(text),
+        Form::Message | Form::Messages => status::too_large(text),
     }
 }
 

@@ -3,6 +3,7 @@
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tonic::body::Body;
 
+use super::status;
 use crate::capacity::limits;
 
 /// Why a request with these headers is not read, if it is not.
@@ -42,25 +43,24 @@ fn unknown_encoding(is_grpc: bool, encoding: &str) -> Response<Body> {
 }
 
 /// As the protocol of the request says it.
-pub(super) fn refuse(is_grpc: bool, status: StatusCode, why: &str) -> Response<Body> {
+pub(super) fn refuse(is_grpc: bool, code: StatusCode, why: &str) -> Response<Body> {
     if is_grpc {
-        let refused = match status {
+        let refused = match code {
             StatusCode::UNAUTHORIZED => tonic::Status::unauthenticated(why),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-                tonic::Status::resource_exhausted(why)
-            }
+            StatusCode::SERVICE_UNAVAILABLE => status::overloaded(why),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => status::too_large(why),
             _ => tonic::Status::permission_denied(why),
         };
         return refused.into_http();
     }
     let body = serde_json::json!({ "detail": why }).to_string();
     let mut response = Response::new(Body::new(axum::body::Body::from(body)));
-    *response.status_mut() = status;
-    if status == StatusCode::UNAUTHORIZED {
+    *response.status_mut() = code;
+    if code == StatusCode::UNAUTHORIZED {
         let bearer = HeaderValue::from_static("Bearer realm=\"stockade\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if code == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     let json = HeaderValue::from_static("application/json");

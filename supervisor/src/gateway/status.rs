@@ -1,13 +1,18 @@
 //! The one table from outcomes to gRPC and HTTP statuses.
 
+use std::{collections::HashMap, time::Duration};
+
 use axum::http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     calls::{CallError, Outcome},
-    capacity::limits,
+    capacity::{Exhausted, limits},
 };
+
+/// After which who was refused for want of room may ask again.
+const SOON: Duration = Duration::from_secs(1);
 
 /// HTTP status of a call.
 pub(super) fn http(result: &Result<crate::Success, CallError>) -> StatusCode {
@@ -59,7 +64,7 @@ pub(super) fn grpc(outcome: &Outcome, error: &CallError) -> Status {
         ("duration_ms", format!("{:.3}", outcome.duration.as_secs_f64() * 1000.0)),
     ];
     metadata.extend(error.cause().map(|cause| ("cause", cause.code.to_string())));
-    let metadata: std::collections::HashMap<String, String> =
+    let metadata: HashMap<String, String> =
         metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     details.set_error_info(error.error_type(), "stockade", metadata);
     if let Some(wait) = error.retry_after() {
@@ -72,6 +77,31 @@ pub(super) fn grpc(outcome: &Outcome, error: &CallError) -> Status {
         details.add_bad_request_violation("args", limits::cut(message, text.len()));
     }
     Status::with_error_details(table(error).1, text, details)
+}
+
+/// What has no room now and may have it soon.
+pub(super) fn overloaded(why: impl ToString) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(SOON));
+    details.set_error_info("Overloaded", "stockade", HashMap::new());
+    exhausted(&why.to_string(), details)
+}
+
+/// What never has room.
+pub(super) fn too_large(why: impl ToString) -> Status {
+    let details = ErrorDetails::with_error_info("PayloadTooLarge", "stockade", HashMap::new());
+    exhausted(&why.to_string(), details)
+}
+
+/// What a budget refuses, for now or for ever.
+pub(super) fn of_room(text: impl ToString, why: Exhausted) -> Status {
+    match why {
+        Exhausted::Never { .. } => too_large(text),
+        Exhausted::Now { .. } => overloaded(text),
+    }
+}
+
+fn exhausted(why: &str, details: ErrorDetails) -> Status {
+    Status::with_error_details(Code::ResourceExhausted, fitting(why.to_owned(), 0), details)
 }
 
 /// As much of a text as a status may have. Clients take 8 KiB of metadata; of what has more
@@ -95,8 +125,6 @@ fn encoded(text: &str, copies: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::lifecycle::{Cause, CauseCode, State};
 

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tonic::Status;
 
+use super::status;
 use crate::{
     Supervisor,
     capacity::{Lane, Overloaded, is_quick},
@@ -99,6 +100,6 @@ pub(super) async fn valid<T: Send + 'static>(
     check: impl FnOnce(&[u8]) -> serde_json::Result<T> + Send + 'static,
 ) -> Result<T, Status> {
     let read = read(supervisor, text, move |text| check(text)).await;
-    let read = read.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+    let read = read.map_err(status::overloaded)?;
     read.map_err(|error| Status::invalid_argument(format!("{what}: {error}")))
 }

@@ -15,7 +15,7 @@ use stockade_proto::v1::{PluginHealth, plugin_change::Kind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Status};
 
-use super::{body::Reservation, door::Caller, report::health, wanted::Wanted};
+use super::{body::Reservation, door::Caller, report::health, status, wanted::Wanted};
 use crate::{
     Supervisor,
     capacity::{Charge, limits},
@@ -90,7 +90,7 @@ impl Watch {
     /// The same, or why not.
     pub(super) fn grpc_place<T>(&self, request: &Request<T>) -> Result<Place, Status> {
         let caller = request.extensions().get::<Caller>();
-        self.place(caller).ok_or_else(|| Status::resource_exhausted(Self::FULL))
+        self.place(caller).ok_or_else(|| status::overloaded(Self::FULL))
     }
 
     /// The same for one who follows plugins of these names, which are kept.
@@ -102,7 +102,7 @@ impl Watch {
         let bytes = names.iter().map(|name| name.len() + size_of::<String>()).sum();
         let account = request.extensions().get::<Reservation>().map(Reservation::account);
         let room = account.map(|account| account.charge(bytes)).transpose();
-        let room = room.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        let room = room.map_err(|why| status::of_room(why, why))?;
         Ok(Place { _room: room, ..self.grpc_place(request)? })
     }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 use tonic::Status;
 
-use super::{body::Reservation, texts};
+use super::{body::Reservation, status, texts};
 use crate::{Supervisor, capacity::Held};
 
 /// What a message takes until it has been encoded.
@@ -30,9 +30,9 @@ pub(super) async fn message<M: Message + 'static>(
         let paid = account.map(|account| account.charge(message.encoded_len())).transpose();
         paid.map(|paid| (message, paid.map(Held::new)))
     });
-    let made = made.await.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+    let made = made.await.map_err(status::overloaded)?;
     let (message, paid) =
-        made.map_err(|why| Status::resource_exhausted(format!("the answer was not sent: {why}")))?;
+        made.map_err(|why| status::of_room(format!("the answer was not sent: {why}"), why))?;
     let mut response = tonic::Response::new(message);
     if let Some(paid) = paid {
         response.extensions_mut().insert(Unencoded(paid));

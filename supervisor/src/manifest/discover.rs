@@ -43,16 +43,38 @@ impl Found {
     }
 }
 
-/// Every plugin of the folders, in the order of the folders, then by name. A
-/// folder that cannot be read is returned as a text for the log.
-pub fn scan(folders: &[PathBuf]) -> (Vec<Found>, Vec<String>) {
+/// A folder of plugins that cannot be read now. That is no reason to end them: a disk may
+/// be away for a moment.
+#[derive(Debug)]
+pub struct Unread {
+    /// The folder, as the keys of its plugins have it.
+    pub folder: PathBuf,
+    /// What is wrong.
+    pub why: io::Error,
+}
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Unread { folder, why } = self;
+        write!(
+            f,
+            "cannot read plugin folder {}: {why}. Its plugins stay as they are until it can be \
+             read. Put it back, or take it out of plugin_dirs",
+            folder.display()
+        )
+    }
+}
+
+/// Every plugin of the folders, in the order of the folders, then by name.
+pub fn scan(folders: &[PathBuf]) -> (Vec<Found>, Vec<Unread>) {
     let mut found = Vec::new();
     let mut unread = Vec::new();
     for folder in folders {
         match directories(folder) {
             Ok(all) => found.extend(all.iter().filter_map(|directory| load(directory))),
-            Err(error) => {
-                unread.push(format!("cannot read plugin folder {}: {error}", folder.display()));
+            Err(why) => {
+                let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+                unread.push(Unread { folder, why });
             }
         }
     }
@@ -64,9 +86,9 @@ pub fn scan(folders: &[PathBuf]) -> (Vec<Found>, Vec<String>) {
 /// # Errors
 /// The folder cannot be read.
 pub fn directories(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
-    let mut directories: Vec<PathBuf> =
-        entries.filter(|path| !hidden(path) && path.is_dir()).collect();
+    let entries = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
+    let mut directories = entries.collect::<io::Result<Vec<PathBuf>>>()?;
+    directories.retain(|path| !hidden(path) && path.is_dir());
     directories.sort();
     Ok(directories)
 }

@@ -18,7 +18,7 @@ mod types;
 
 pub use ceilings::Ceilings;
 pub use discover::{
-    Found, MANIFEST_FILES, directories, fingerprint, load, parse, python_sources, scan,
+    Found, MANIFEST_FILES, Unread, directories, fingerprint, load, parse, python_sources, scan,
     untrusted_now,
 };
 pub use entry_points::{advertised, libraries};

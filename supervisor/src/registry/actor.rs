@@ -13,12 +13,15 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{RegistrySnapshot, watcher::FolderWatcher};
+use super::{
+    RegistrySnapshot,
+    watcher::{FolderWatcher, watched},
+};
 use crate::{
     config::Overlay,
     lifecycle::{Cause, CauseCode},
     manifest::{
-        self, Ceilings, Found, Net, PermissionLists, Quota, RemoteRules, Restrictions, Run,
+        self, Ceilings, Found, Net, PermissionLists, Quota, RemoteRules, Restrictions, Run, Unread,
     },
     plugin::{self, Command, Context, EventKind, Handle, Recollection},
 };
@@ -27,6 +30,8 @@ use crate::{
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// A burst that does not end is looked at all the same.
 const LONGEST_BURST: Duration = Duration::from_secs(2);
+/// A folder that could not be read is tried again after this long.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Removed plugins are waited for this long, all together.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -125,6 +130,8 @@ struct Actor {
     ending: watch::Receiver<bool>,
     /// Removed, and not seen to have ended.
     leaving: Vec<Handle>,
+    /// Folders that could not be read the last time.
+    unread: Vec<PathBuf>,
 }
 
 /// Starts the actor on the current runtime; it scans the folders first.
@@ -143,6 +150,7 @@ pub fn start(context: Context, folders: Folders, watch_folders: bool) -> Registr
         draining: false,
         ending: ended,
         leaving: Vec::new(),
+        unread: Vec::new(),
     };
     tokio::spawn(actor.run(inbox, changes));
     Registry { requests, ending: Arc::new(ending), snapshots: receiver }
@@ -152,7 +160,7 @@ impl Actor {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut changes: mpsc::Receiver<()>) {
         self.rescan().await;
         loop {
-            // Both arms only take from a queue: cancel-safe.
+            // The arms only take from a queue, or look: cancel-safe.
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(Request::Reload(folders, reply)) => {
@@ -172,6 +180,9 @@ impl Actor {
                 },
                 Some(()) = changes.recv() => {
                     quiet(&mut changes).await;
+                    self.rescan().await;
+                }
+                () = readable(&self.unread), if !self.unread.is_empty() => {
                     self.rescan().await;
                 }
             }
@@ -201,11 +212,19 @@ impl Actor {
             scanned = scan => scanned.ok(),
             _ = self.ending.wait_for(|ending| *ending) => None,
         };
-        let Some((found, mut problems, mut memories)) = scanned else { return Reloaded::default() };
+        let Some((found, unread, mut memories)) = scanned else { return Reloaded::default() };
+        let mut problems: Vec<String> = unread.iter().map(Unread::to_string).collect();
         problems.extend(self.watch_problem.clone());
+        self.unread = unread.into_iter().map(|unread| unread.folder).collect();
         let mut reloaded = Reloaded { problems: problems.clone(), ..Reloaded::default() };
         // A name that is mistyped would leave its plugin as it is, in silence.
-        let nobody = |name: &&String| !found.iter().any(|one| one.name == **name);
+        let stays = |name: &str| {
+            self.entries
+                .iter()
+                .any(|(key, one)| self.is_unread(key) && **one.handle.name() == *name)
+        };
+        let nobody =
+            |name: &&String| !found.iter().any(|one| one.name == **name) && !stays(name.as_str());
         problems.extend(self.folders.overlays.keys().filter(nobody).map(|name| {
             format!("[plugin.{name}] of the configuration is for nobody: there is no plugin {name}")
         }));
@@ -259,13 +278,18 @@ impl Actor {
         ceilings.lowered(&asked, manifest)
     }
 
+    /// Whether its plugin is there cannot be told now.
+    fn is_unread(&self, directory: &Path) -> bool {
+        self.unread.iter().any(|folder| directory.starts_with(folder))
+    }
+
     async fn remove_gone(&mut self, found: &[Found], reloaded: &mut Reloaded) {
         let present: HashMap<&PathBuf, &Found> = found.iter().map(|one| (&one.key, one)).collect();
         let missing: Vec<PathBuf> = self
             .entries
             .iter()
             .filter(|(directory, entry)| match present.get(directory) {
-                None => true,
+                None => !self.is_unread(directory),
                 // A directory whose plugin has another name is another plugin.
                 Some(one) => one.manifest.is_ok() && *one.name != entry.scanned,
             })
@@ -440,26 +464,16 @@ impl Actor {
     }
 }
 
-/// The folders whose changes are looked out for.
-fn watched(folders: &[PathBuf], python: Option<&Path>, found: &[Found]) -> HashSet<PathBuf> {
-    let mut paths: HashSet<PathBuf> = folders.iter().cloned().collect();
-    // Those without a manifest, too: it may come.
-    paths.extend(folders.iter().flat_map(|folder| manifest::directories(folder)).flatten());
-    for one in found {
-        paths.insert(one.directory.clone());
-        match one.manifest.as_ref().map(|manifest| &manifest.run) {
-            Ok(Run::Binary(program)) => {
-                paths.extend(one.directory.join(program).parent().map(PathBuf::from));
-            }
-            Ok(Run::Python { .. }) => {
-                let sources = manifest::python_sources(&one.directory);
-                paths.extend(sources.iter().filter_map(|file| file.parent()).map(PathBuf::from));
-            }
-            Ok(Run::Library(_) | Run::Remote(_)) | Err(_) => {}
+/// Waits until one of these can be read again.
+async fn readable(folders: &[PathBuf]) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        let folders = folders.to_owned();
+        let one = move || folders.iter().any(|folder| manifest::directories(folder).is_ok());
+        if tokio::task::spawn_blocking(one).await.unwrap_or_default() {
+            return;
         }
     }
-    paths.extend(python.iter().flat_map(|python| manifest::libraries(python)));
-    paths
 }
 
 /// Waits for the end of a burst, but not for ever: a plugin may write into its

@@ -2,12 +2,14 @@
 
 use std::{
     collections::HashSet,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
+
+use crate::manifest::{self, Found, Run};
 
 /// Watches folders, plugin directories and the folders of their programs; not
 /// deeper (a virtual environment has ten thousand files).
@@ -70,4 +72,30 @@ impl FolderWatcher {
         // Also what is watched already: the path may be another directory now.
         self.add(wanted);
     }
+}
+
+/// The folders whose changes are looked out for.
+pub(super) fn watched(
+    folders: &[PathBuf],
+    python: Option<&Path>,
+    found: &[Found],
+) -> HashSet<PathBuf> {
+    let mut paths: HashSet<PathBuf> = folders.iter().cloned().collect();
+    // Those without a manifest, too: it may come.
+    paths.extend(folders.iter().flat_map(|folder| manifest::directories(folder)).flatten());
+    for one in found {
+        paths.insert(one.directory.clone());
+        match one.manifest.as_ref().map(|manifest| &manifest.run) {
+            Ok(Run::Binary(program)) => {
+                paths.extend(one.directory.join(program).parent().map(PathBuf::from));
+            }
+            Ok(Run::Python { .. }) => {
+                let sources = manifest::python_sources(&one.directory);
+                paths.extend(sources.iter().filter_map(|file| file.parent()).map(PathBuf::from));
+            }
+            Ok(Run::Library(_) | Run::Remote(_)) | Err(_) => {}
+        }
+    }
+    paths.extend(python.iter().flat_map(|python| manifest::libraries(python)));
+    paths
 }

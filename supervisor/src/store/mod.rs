@@ -22,6 +22,7 @@ mod writer;
 use std::{
     fs,
     io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -40,7 +41,8 @@ pub use database::{Database, Recovered, Remembered};
 pub enum StoreError {
     /// It cannot be made or read.
     #[error(
-        "state directory {path}: {source}; correct its mode or choose another with --state-dir"
+        "state directory {path}: {source}; make it a directory that the daemon may write, or choose \
+         another with --state-dir"
     )]
     Directory {
         /// The directory.
@@ -96,6 +98,9 @@ impl Store {
         fs::create_dir_all(directory).map_err(failed)?;
         let lock = lock::Lock::take(directory)?;
         let mut problems = Vec::new();
+        if let Some(problem) = open_to_others(directory) {
+            note(&mut problems, problem);
+        }
         let made = Arc::new(made::Made::read(&directory.join("made")));
         let file = |name: &str| directory.join(name);
         let counters = counters::CounterFile::open(&file("counters"), &made, &mut problems);
@@ -146,12 +151,34 @@ fn damage(text: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(code, Some(text))
 }
 
+/// Looks for damage; the first that there is says enough.
+fn check_whole(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    match verdict.as_str() {
+        "ok" => Ok(()),
+        _ => Err(damage(format!("quick_check: {}", verdict.replace('\n', " ")))),
+    }
+}
+
+/// Whoever may write there may replace every file.
+fn open_to_others(directory: &Path) -> Option<String> {
+    let mode = fs::metadata(directory).ok()?.permissions().mode();
+    (mode & 0o022 != 0).then(|| {
+        format!(
+            "other users may write in the state directory {path} (mode {mode:o}), and so undo what \
+             operators want and change what plugins store. Close it: chmod go-w {path}",
+            path = directory.display(),
+            mode = mode & 0o7777
+        )
+    })
+}
+
 /// What plugins store is for the daemon's user alone, whatever the umask.
 fn keep_private(path: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();
         file.push(suffix);
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        let mode = fs::Permissions::from_mode(0o600);
         let _ = fs::set_permissions(file, mode);
     }
 }

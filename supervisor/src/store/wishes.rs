@@ -11,7 +11,7 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::{Remembered, write_whole};
+use super::{Remembered, identity, write_whole};
 use crate::{document::read_start, lifecycle::Wanted};
 
 /// More bytes than the file of any daemon has.
@@ -24,6 +24,8 @@ const WHOLE: &str = "whole";
 pub(super) struct Wishes {
     path: PathBuf,
     known: Mutex<Option<HashMap<String, Wanted>>>,
+    /// The file that says what is known, if there is one.
+    kept: Mutex<Option<(u64, u64)>>,
 }
 
 pub(super) fn word(wanted: Wanted) -> &'static str {
@@ -72,13 +74,15 @@ impl Wishes {
             Err(error) => {
                 let path = path.display();
                 let text = format!(
-                    "{path} cannot be read: {error}; which plugins are disabled or stopped is \
-                     taken from stockade.db. Make it a file that the daemon may read and write."
+                    "{path} could not be read when the daemon started: {error}; which plugins \
+                     are disabled or stopped is taken from stockade.db"
                 );
                 (None, Some(text))
             }
         };
-        (Wishes { path: path.to_owned(), known: Mutex::new(known) }, problem)
+        let kept = known.as_ref().and_then(|_| identity(path));
+        let (path, known, kept) = (path.to_owned(), Mutex::new(known), Mutex::new(kept));
+        (Wishes { path, known, kept }, problem)
     }
 
     /// Neither this file nor, so far, the database has told.
@@ -105,15 +109,37 @@ impl Wishes {
         let Ok(rows) = in_database(connection) else { return };
         let known = self.known().clone();
         let wishes = known.clone().unwrap_or_else(|| rows.clone());
-        if known.is_none() || !self.path.exists() {
-            let _ = write(&self.path, &wishes);
-        }
         if wishes != rows
             && let Err(error) = into_database(connection, &wishes)
         {
             tracing::warn!("what operators want cannot be written into the database: {error}");
         }
         *self.known() = Some(wishes);
+        let _ = self.keep();
+    }
+
+    /// Writes the file when it is not there, or is another one than was written; true: it
+    /// has. A lost one is replaced before the database is lost, too.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn keep(&self) -> io::Result<bool> {
+        let kept = *self.kept();
+        if kept.is_some() && kept == identity(&self.path) {
+            return Ok(false);
+        }
+        let known = self.known().clone();
+        known.map_or(Ok(false), |known| self.write(&known).map(|()| true))
+    }
+
+    fn write(&self, wishes: &HashMap<String, Wanted>) -> io::Result<()> {
+        write(&self.path, wishes)?;
+        *self.kept() = identity(&self.path);
+        Ok(())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<(u64, u64)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what has changed; false: not yet. Nobody but the thread of the store does, so
@@ -132,7 +158,7 @@ impl Wishes {
             };
         }
         if known.as_ref() != Some(&all) {
-            write(&self.path, &all)?;
+            self.write(&all)?;
             *self.known() = Some(all);
         }
         Ok(true)
@@ -246,6 +272,24 @@ mod tests {
         fs::remove_file(&new).unwrap();
         wishes.note(&disabled).unwrap();
         assert_eq!(fs::read_to_string(&other).unwrap(), "other");
+        assert_eq!(read(&path).of("a"), Some(Wanted::Disabled));
+    }
+
+    #[test]
+    fn a_file_that_is_lost_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wanted");
+        let wishes = read(&path);
+        wishes.note(&noted(&[("a", Wanted::Disabled)])).unwrap();
+        assert!(!wishes.keep().unwrap());
+        fs::remove_file(&path).unwrap();
+        assert!(wishes.keep().unwrap());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("x"), "x").unwrap();
+        wishes.keep().unwrap_err();
+        fs::remove_dir_all(&path).unwrap();
+        assert!(wishes.keep().unwrap());
         assert_eq!(read(&path).of("a"), Some(Wanted::Disabled));
     }
 

@@ -256,7 +256,7 @@ impl Writer {
     fn write(&mut self) {
         let waiting = self.shared.waiting().take();
         if waiting.is_empty() {
-            return;
+            return self.keep();
         }
         let noted = self.shared.wishes.note(&waiting.remembered);
         if matches!(noted, Ok(true)) {
@@ -276,11 +276,7 @@ impl Writer {
             (Err(error), _) => {
                 Some(format!("cannot write {}: {error}. {}.", path.display(), advice(&error)))
             }
-            (Ok(()), Err(error)) => Some(format!(
-                "cannot write {}: {error}. Free its disk, or make it a file that the daemon may \
-                 write.",
-                path.with_file_name("wanted").display()
-            )),
+            (Ok(()), Err(error)) => Some(self.unwritten(&error)),
             (Ok(()), Ok(_)) => None,
         };
         let is_failed = failed.is_some();
@@ -292,6 +288,22 @@ impl Writer {
             let crashes = if is_written { VecDeque::new() } else { waiting.crashes };
             self.put_back(Waiting { crashes, ..waiting });
         }
+    }
+
+    /// What operators want is in a file of its own at all times.
+    fn keep(&self) {
+        let kept = self.shared.wishes.keep();
+        // Of a database that cannot be opened more is told already.
+        if self.connection.is_some() && !matches!(kept, Ok(false)) {
+            self.shared.tell(kept.err().map(|error| self.unwritten(&error)));
+        }
+    }
+
+    fn unwritten(&self, error: &std::io::Error) -> String {
+        format!(
+            "cannot write {}: {error}. Free its disk, or make it a file that the daemon may write.",
+            self.shared.path.with_file_name("wanted").display()
+        )
     }
 
     fn put_back(&self, old: Waiting) {
@@ -347,10 +359,7 @@ fn open(path: &Path, patience: Duration) -> rusqlite::Result<(Connection, bool)>
     connection.busy_timeout(patience)?;
     let is_new = super::is_new(&connection)?;
     connection.execute_batch(SCHEMA)?;
-    let verdict: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
-    if verdict != "ok" {
-        return Err(super::damage(format!("quick_check: {verdict}")));
-    }
+    super::check_whole(&connection)?;
     super::keep_private(path);
     connection.busy_timeout(PATIENCE)?;
     Ok((connection, is_new))

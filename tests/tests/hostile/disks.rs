@@ -456,3 +456,34 @@ async fn a_damaged_data_db_closes_workspaces() {
         daemon.stop().await;
     }
 }
+
+/// A disk with plugins that is away for a moment ends none of them, and nothing waits for
+/// an operator when it is back.
+#[tokio::test]
+async fn a_plugin_folder_that_is_away_ends_nobody() {
+    let daemon = with_x().start().await;
+    let pid = daemon.serving("x").await.pid;
+    let (there, away) = (daemon.root.join("plugins"), daemon.root.join("away"));
+    std::fs::rename(&there, &away).expect("away");
+    let (_, text, error) = daemon.cli(&["reload"]).await;
+    assert!(error.contains("Its plugins stay as they are"), "{text}{error}");
+    let said = problems(&daemon).await;
+    assert!(said.iter().any(|said| said.contains("cannot read plugin folder")), "{said:?}");
+    assert_eq!(daemon.serving("x").await.pid, pid);
+    daemon.call("x", "pid", serde_json::json!({})).await.unwrap();
+    std::fs::rename(&away, &there).expect("back");
+    eventually("the problem is gone", || async {
+        let said = problems(&daemon).await;
+        said.iter().all(|said| !said.contains("plugin folder")).then_some(())
+    })
+    .await;
+    assert_eq!(daemon.serving("x").await.pid, pid);
+    // What is removed while the folder can be read is removed.
+    std::fs::rename(there.join("x"), &away).expect("removed");
+    eventually("x is gone", || async {
+        let list = daemon.list().await;
+        list.plugins.iter().all(|plugin| plugin.name != "x").then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}

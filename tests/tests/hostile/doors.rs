@@ -13,6 +13,7 @@ use stockade_proto::v1::{
 };
 use stockade_tests::{Http, Options};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt as _;
 
 use crate::scene::{BUFFERED, MIB, QUICK, attacked, under_attack};
 
@@ -42,6 +43,11 @@ async fn names_that_are_followed_are_bounded() {
                     Ok(stream) => held.push(stream),
                     Err(refused) => {
                         assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+                        // As of a call that is refused.
+                        let details = refused.get_error_details();
+                        let reason = details.error_info().map(|info| info.reason.as_str());
+                        assert_eq!(reason, Some("Overloaded"), "{refused}");
+                        assert!(details.retry_info().is_some(), "{refused}");
                         break 'connections;
                     }
                 }

@@ -9,7 +9,7 @@ use stockade_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{plugins::not_found, who};
+use super::{super::status, plugins::not_found, who};
 use crate::{
     Supervisor,
     gateway::report::health,
@@ -38,10 +38,7 @@ impl AdminService {
             self.supervisor.plugin(&request.name).ok_or_else(|| not_found(&request.name))?;
         let command = command(who);
         let is_kept = command.is_kept();
-        handle
-            .order(command)
-            .await
-            .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        handle.order(command).await.map_err(status::overloaded)?;
         if is_kept {
             self.supervisor.noted(&request.name).await.map_err(Status::unavailable)?;
         }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{plugins::not_found, who};
+use super::{super::status, plugins::not_found, who};
 use crate::{
     Supervisor,
     capacity::read_through,
@@ -202,7 +202,7 @@ impl data_server::Data for DataService {
                 let bytes = page.iter().map(|row| row.entry.data.len()).sum();
                 let _room = match account.as_ref().map(|account| account.charge(bytes)) {
                     Some(Err(why)) => {
-                        let status = Status::resource_exhausted(why.to_string());
+                        let status = status::of_room(why, why);
                         let _ = sender.send(Err(status)).await;
                         return;
                     }

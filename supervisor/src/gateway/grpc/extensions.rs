@@ -10,6 +10,7 @@ use stockade_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
+use super::super::status;
 use crate::{
     Supervisor,
     gateway::{body::Reservation, report, texts::lane, whole},
@@ -106,7 +107,7 @@ impl Extensions for ExtensionsService {
         let built = services.build_simulation_config(lane(), base, &request.workspace, enabled);
         let built = built.await.map_err(|why| match why {
             Unbuilt::Invalid(why) => Status::invalid_argument(why),
-            Unbuilt::Overloaded(why) => Status::resource_exhausted(why),
+            Unbuilt::Overloaded(why) => status::overloaded(why),
         })?;
         let skipped = built.skipped.into_iter();
         Ok(Response::new(BuildSimulationConfigResponse {

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::who;
+use super::{super::status, who};
 use crate::{
     Supervisor,
     capacity::Held,
@@ -71,7 +71,7 @@ impl Hosting for HostingService {
         });
         let payer = reservation.as_ref().map(Reservation::account);
         let provided = self.supervisor.services().provide(offered.collect(), payer.as_ref());
-        let (registration, mut asks) = provided.await.map_err(Status::resource_exhausted)?;
+        let (registration, mut asks) = provided.await.map_err(status::overloaded)?;
         drop(paid);
         let (sender, receiver) = mpsc::channel::<(_, Option<Held>)>(WAITING);
         let registered = ProvidersRegistered {
@@ -131,7 +131,7 @@ impl Hosting for HostingService {
         who(&request)?;
         let EmitEventRequest { name, payload, workspace } = request.into_inner();
         let checked = texts::read(&self.supervisor, payload.clone(), move |_| check_json(payload));
-        let checked = checked.await.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        let checked = checked.await.map_err(status::overloaded)?;
         let payload = checked.map_err(Status::invalid_argument)?;
         let emitted = self.supervisor.services().emit_checked(&name, payload, &workspace);
         let (sequence, subscribers) = emitted.map_err(Status::invalid_argument)?;

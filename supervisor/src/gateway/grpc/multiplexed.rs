@@ -18,7 +18,10 @@ use tokio::{
 };
 use tonic::{Status, Streaming};
 
-use super::wire::{held_by, to_call, to_outcome};
+use super::{
+    super::status,
+    wire::{held_by, to_call, to_outcome},
+};
 use crate::{
     calls::{CallError, Calls, Outcome},
     capacity::{Charge, Held, Place, is_free, limits, took},
@@ -222,7 +225,7 @@ impl Stream {
         match self.sender.clone().try_reserve_owned() {
             Ok(place) => self.take(request, Answering { place, paid: messages.paid() }),
             Err(mpsc::error::TrySendError::Full(_)) => {
-                return Err(Status::resource_exhausted(format!(
+                return Err(status::overloaded(format!(
                     "{} answers of this stream wait to be taken, as many as may. Read them \
                      while you send calls.",
                     limits::ANSWERS

@@ -144,10 +144,8 @@ pub(super) fn refused_body(status: &tonic::Status) -> Response {
 /// A body of JSON; no body is `{}`.
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Box<Response>> {
     let text = if text.is_empty() { b"{}" } else { text };
-    let read = match is_object(text) {
-        true => serde_json::from_slice(text).map_err(|error| error.to_string()),
-        false => Err("it is no JSON object".to_owned()),
-    };
+    let read = is_object(text)
+        .and_then(|()| serde_json::from_slice(text).map_err(|error| error.to_string()));
     read.map_err(|why| {
         let why = format!("the body is not as it should be: {why}");
         Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &why))
@@ -155,8 +153,14 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Box<Response>> {
 }
 
 /// An array would be taken for the fields of an object, in their order.
-fn is_object(text: &[u8]) -> bool {
-    text.trim_ascii_start().first() == Some(&b'{')
+fn is_object(text: &[u8]) -> Result<(), String> {
+    match text {
+        [0xef, 0xbb, 0xbf, ..] | [0xfe, 0xff, ..] | [0xff, 0xfe, ..] | [0, ..] | [_, 0, ..] => {
+            Err("it begins with a byte order mark, or is UTF-16: send UTF-8 without one".to_owned())
+        }
+        _ if text.trim_ascii_start().first() == Some(&b'{') => Ok(()),
+        _ => Err("it is no JSON object".to_owned()),
+    }
 }
 
 /// The same, by the crew when it is large.

@@ -207,10 +207,8 @@ fn read_json(bytes: &Bytes, mut call: ToolCall) -> Result<ToolCall, Box<Response
         );
         return Err(Box::new(detail(StatusCode::PAYLOAD_TOO_LARGE, &text)));
     }
-    let read = match is_object(bytes) {
-        true => serde_json::from_slice(bytes).map_err(|error| why_unread(&error)),
-        false => Err("it is no object".to_owned()),
-    };
+    let read = is_object(bytes)
+        .and_then(|()| serde_json::from_slice(bytes).map_err(|error| why_unread(&error)));
     let body: Body<'_> = read.map_err(|why| {
         invalid(format!("the body is not JSON of the form {{\"args\": {{…}}}}: {why}"), &call)
     })?;

@@ -330,10 +330,7 @@ fn open(path: &Path) -> rusqlite::Result<(Connection, bool)> {
     connection.busy_timeout(PATIENCE)?;
     let is_new = super::is_new(&connection)?;
     connection.execute_batch(SCHEMA)?;
-    let verdict: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
-    if verdict != "ok" {
-        return Err(damage(format!("quick_check: {verdict}")));
-    }
+    super::check_whole(&connection)?;
     super::keep_private(path);
     Ok((connection, is_new))
 }
