@@ -5,13 +5,14 @@
 use std::{
     collections::HashMap,
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rusqlite::Connection;
 
-use super::{Remembered, identity, write_whole};
+use super::{Remembered, write_whole};
 use crate::{document::read_start, lifecycle::Wanted};
 
 /// More bytes than the file of any daemon has.
@@ -25,7 +26,16 @@ pub(super) struct Wishes {
     path: PathBuf,
     known: Mutex<Option<HashMap<String, Wanted>>>,
     /// The file that says what is known, if there is one.
-    kept: Mutex<Option<(u64, u64)>>,
+    kept: Mutex<Option<Mark>>,
+}
+
+/// Tells a file from another one that has its place, also when that one was made with its
+/// number: which one, and when it was last changed.
+type Mark = (u64, i64, i64);
+
+fn mark(path: &Path) -> Option<Mark> {
+    let file = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+    Some((file.ino(), file.ctime(), file.ctime_nsec()))
 }
 
 pub(super) fn word(wanted: Wanted) -> &'static str {
@@ -80,7 +90,7 @@ impl Wishes {
                 (None, Some(text))
             }
         };
-        let kept = known.as_ref().and_then(|_| identity(path));
+        let kept = known.as_ref().and_then(|_| mark(path));
         let (path, known, kept) = (path.to_owned(), Mutex::new(known), Mutex::new(kept));
         (Wishes { path, known, kept }, problem)
     }
@@ -125,7 +135,7 @@ impl Wishes {
     /// It cannot be written.
     pub(super) fn keep(&self) -> io::Result<bool> {
         let kept = *self.kept();
-        if kept.is_some() && kept == identity(&self.path) {
+        if kept.is_some() && kept == mark(&self.path) {
             return Ok(false);
         }
         let known = self.known().clone();
@@ -134,11 +144,11 @@ impl Wishes {
 
     fn write(&self, wishes: &HashMap<String, Wanted>) -> io::Result<()> {
         write(&self.path, wishes)?;
-        *self.kept() = identity(&self.path);
+        *self.kept() = mark(&self.path);
         Ok(())
     }
 
-    fn kept(&self) -> MutexGuard<'_, Option<(u64, u64)>> {
+    fn kept(&self) -> MutexGuard<'_, Option<Mark>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
