@@ -10,8 +10,8 @@ use stockade_proto::worker::invoke::Kind;
 use super::CallError;
 use crate::{
     capacity::{
-        Account, Charge, QUICK_VALUES, Weight, is_quick as is_quick_text, limits, read_through,
-        weigh, why_unread,
+        Account, Charge, QUICK_VALUES, Weight, exact, is_quick as is_quick_text, limits,
+        read_through, weigh, why_unread,
     },
     plugin::{Attachment, Binary, Schema, Tool, Verdict},
 };
@@ -98,11 +98,15 @@ pub(super) fn prepare(tool: &Tool, given: Given, account: &Account) -> Result<Pr
             "the arguments take too many steps to check against the tool's schema".to_owned(),
         ),
     }
+    let is_rewritten = taken || loose;
+    if is_rewritten && let Err(why) = exact(&args) {
+        problems.push(why);
+    }
     if !problems.is_empty() {
         problems.truncate(TOLD);
         return invalid(limits::cut(&problems.join("; "), limits::ERROR_TEXT));
     }
-    let text = match taken || loose {
+    let text = match is_rewritten {
         true => serde_json::to_vec(&value).unwrap_or_default().into(),
         false => args,
     };
@@ -141,6 +145,8 @@ fn loosen(
             return Err(too_many_values(loosened.values));
         }
         loosened._held.extend(held);
+        exact(text.as_bytes())
+            .map_err(|why| CallError::InvalidArguments(format!("{name}: {why}")))?;
         if let Ok(read) = serde_json::from_str::<Value>(text) {
             *value = read;
         }

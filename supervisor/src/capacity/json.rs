@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fmt, mem::size_of};
 
 use memchr::memchr2;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::Value;
 use stockade_proto::limits;
 
@@ -81,6 +83,58 @@ pub(crate) fn end_of_string(text: &[u8], start: usize) -> usize {
 /// What is wrong with it.
 pub fn read_through(text: &[u8]) -> Result<(), serde_json::Error> {
     serde_json::from_slice::<Passed>(text).map(drop)
+}
+
+/// A text that is to be read, and written again later.
+///
+/// # Errors
+/// What is wrong with it, an integer among it that would not be written as it was.
+pub fn read_exactly<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    exact(text).map_err(serde_json::Error::custom)?;
+    serde_json::from_slice(text)
+}
+
+/// The text can be read and written again, and says the same.
+///
+/// # Errors
+/// Which integer would be another number.
+pub fn exact(text: &[u8]) -> Result<(), String> {
+    inexact(text).map_or(Ok(()), |number| {
+        Err(format!(
+            "{} is an integer of more than 64 bits and would not be kept as it is; write it as a \
+             string",
+            limits::cut(number, limits::NAME)
+        ))
+    })
+}
+
+/// The first integer beyond 64 bits, which becomes the nearest float when it is read.
+fn inexact(text: &[u8]) -> Option<&str> {
+    let mut index = 0;
+    while let Some(byte) = text.get(index) {
+        match byte {
+            b'"' => index = end_of_string(text, index),
+            b'-' | b'0'..=b'9' => {
+                let rest = &text[index..];
+                let is_part = |byte: &u8| {
+                    matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E') || byte.is_ascii_digit()
+                };
+                let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
+                let number = &rest[..end];
+                // Those of fewer digits fit.
+                if end > 18 && !number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
+                    let number = str::from_utf8(number).unwrap_or_default();
+                    if number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+                        return Some(number);
+                    }
+                }
+                index += end - 1;
+            }
+            _ => {}
+        }
+        index += 1;
+    }
+    None
 }
 
 /// A value that was read with all that is in it, as a [`Value`] is: what is too deep or no
@@ -180,6 +234,24 @@ mod tests {
             assert_eq!(passed, whole, "{text:.40}");
         }
         assert!(read_through(&[b'"', 0xff, b'"']).is_err());
+    }
+
+    #[test]
+    fn what_would_not_be_kept_as_it_is_is_not_read() {
+        let kept = r#"{"a":[-9223372036854775808,18446744073709551615,0.12345678901234567890,
+            1e300,12345678901234567890123e0,"12345678901234567890123"],"12345678901234567890123":1}"#;
+        for text in [kept, "1", "[]", "\"never ends 12345678901234567890123"] {
+            assert_eq!(inexact(text.as_bytes()), None, "{text}");
+        }
+        for (text, number) in [
+            ("18446744073709551616", "18446744073709551616"),
+            (r#"{"a\"":[1,-9223372036854775809]}"#, "-9223372036854775809"),
+            ("[0,12345678901234567890123]", "12345678901234567890123"),
+        ] {
+            assert_eq!(inexact(text.as_bytes()), Some(number));
+            let why = read_exactly::<Value>(text.as_bytes()).unwrap_err().to_string();
+            assert!(why.starts_with(number) && why.contains("64 bits"), "{why}");
+        }
     }
 
     #[test]

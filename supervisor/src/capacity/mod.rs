@@ -12,7 +12,9 @@ mod turns;
 pub use budget::{Account, Budget, Charge, Exhausted, Held};
 pub use crew::{Crew, Lane, Overloaded, give_way};
 pub(crate) use json::end_of_string;
-pub use json::{QUICK_VALUES, Weight, is_quick, read_through, weigh, why_unread};
+pub use json::{
+    QUICK_VALUES, Weight, exact, is_quick, read_exactly, read_through, weigh, why_unread,
+};
 pub use line::{Place, is_free, is_little, took, turn_for};
 pub use stockade_proto::limits;
 pub use sweeper::swept;

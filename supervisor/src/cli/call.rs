@@ -9,7 +9,9 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+use stockade::capacity::read_exactly;
 use stockade_proto::v1::{Attachment, CallItem, CallOutcome, CallRequest, call_update::Update};
 
 use super::{arguments::Given, client::Client, failure::Failure, output};
@@ -95,31 +97,70 @@ fn print_item(item: &CallItem) {
     output::line(&String::from_utf8_lossy(&item.value));
 }
 
+/// What `--outcome` prints.
+#[derive(Serialize)]
+struct Whole<'a> {
+    ok: bool,
+    result: Option<Shown>,
+    error: Option<&'a str>,
+    error_type: Option<&'a str>,
+    plugin: &'a str,
+    tool: &'a str,
+    duration_ms: f64,
+    call_id: &'a str,
+    generation: u64,
+    delivered: bool,
+    cause: Option<&'a str>,
+}
+
+impl<'a> Whole<'a> {
+    fn of(outcome: &'a CallOutcome) -> Self {
+        let given = |text: &'a str| (!text.is_empty()).then_some(text);
+        Whole {
+            ok: outcome.ok,
+            result: Shown::of(&outcome.result),
+            error: given(&outcome.error),
+            error_type: given(&outcome.error_type),
+            plugin: &outcome.plugin,
+            tool: &outcome.tool,
+            duration_ms: outcome.duration_ms,
+            call_id: &outcome.call_id,
+            generation: outcome.generation,
+            delivered: outcome.delivered,
+            cause: given(&outcome.cause),
+        }
+    }
+}
+
+/// A result that is printed as people read it, if that changes no number of it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown {
+    Read(Value),
+    AsItIs(Box<RawValue>),
+}
+
+impl Shown {
+    fn of(text: &[u8]) -> Option<Self> {
+        match read_exactly(text) {
+            Ok(value) => Some(Shown::Read(value)),
+            Err(_) => serde_json::from_slice(text).ok().map(Shown::AsItIs),
+        }
+    }
+}
+
 fn finish(call: &Call, outcome: CallOutcome) -> Result<(), Failure> {
     if call.outcome {
-        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        output::json(&serde_json::json!({
-            "ok": outcome.ok,
-            "result": serde_json::from_slice::<Value>(&outcome.result).ok(),
-            "error": given(&outcome.error),
-            "error_type": given(&outcome.error_type),
-            "plugin": outcome.plugin,
-            "tool": outcome.tool,
-            "duration_ms": outcome.duration_ms,
-            "call_id": outcome.call_id,
-            "generation": outcome.generation,
-            "delivered": outcome.delivered,
-            "cause": given(&outcome.cause),
-        }));
+        output::json(&Whole::of(&outcome));
     }
     if !outcome.ok {
         return Err(failure(&outcome));
     }
     save(&outcome.attachments, call.output.as_deref(), 0)?;
     if !call.outcome {
-        match serde_json::from_slice::<Value>(&outcome.result) {
-            Ok(result) => output::json(&result),
-            Err(_) => output::line(&String::from_utf8_lossy(&outcome.result)),
+        match Shown::of(&outcome.result) {
+            Some(result) => output::json(&result),
+            None => output::line(&String::from_utf8_lossy(&outcome.result)),
         }
     }
     if call.output.is_none() {

@@ -14,7 +14,7 @@ use tonic::Status;
 use super::status;
 use crate::{
     Supervisor,
-    capacity::{Lane, Overloaded, is_quick},
+    capacity::{Lane, Overloaded, is_quick, read_exactly},
 };
 
 tokio::task_local! {
@@ -89,7 +89,7 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     text: Bytes,
     what: &str,
 ) -> Result<T, Status> {
-    valid(supervisor, text, what, |text| serde_json::from_slice(text)).await
+    valid(supervisor, text, what, read_exactly).await
 }
 
 /// The same of what `check` makes of it.

@@ -8,7 +8,7 @@ use stockade_proto::worker as wire;
 
 use super::schema::{Allowance, Schema, Verdict};
 use crate::{
-    capacity::{QUICK_VALUES, is_quick, limits, read_through, weigh},
+    capacity::{QUICK_VALUES, is_quick, limits, read_exactly, read_through, weigh},
     manifest::{Permissions, known_permission},
 };
 
@@ -222,7 +222,7 @@ fn effect(wire: wire::Effect) -> Result<Effect, String> {
     }
     let default_params = match wire.default_params.is_empty() {
         true => Map::new(),
-        false => serde_json::from_slice::<Map<String, Value>>(&wire.default_params)
+        false => read_exactly::<Map<String, Value>>(&wire.default_params)
             .map_err(|error| format!("its default parameters are no JSON object: {error}"))?,
     };
     Ok(Effect { name: wire.name, description: described(wire.description), default_params })

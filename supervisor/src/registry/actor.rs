@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::{
     RegistrySnapshot,
+    doubtful::Doubtful,
     watcher::{FolderWatcher, watched},
 };
 use crate::{
@@ -30,8 +31,6 @@ use crate::{
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// A burst that does not end is looked at all the same.
 const LONGEST_BURST: Duration = Duration::from_secs(2);
-/// A folder that could not be read is tried again after this long.
-const AGAIN: Duration = Duration::from_secs(2);
 /// Removed plugins are waited for this long, all together.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -130,8 +129,7 @@ struct Actor {
     ending: watch::Receiver<bool>,
     /// Removed, and not seen to have ended.
     leaving: Vec<Handle>,
-    /// Folders that could not be read the last time.
-    unread: Vec<PathBuf>,
+    doubtful: Doubtful,
 }
 
 /// Starts the actor on the current runtime; it scans the folders first.
@@ -150,7 +148,7 @@ pub fn start(context: Context, folders: Folders, watch_folders: bool) -> Registr
         draining: false,
         ending: ended,
         leaving: Vec::new(),
-        unread: Vec::new(),
+        doubtful: Doubtful::default(),
     };
     tokio::spawn(actor.run(inbox, changes));
     Registry { requests, ending: Arc::new(ending), snapshots: receiver }
@@ -182,7 +180,7 @@ impl Actor {
                     quiet(&mut changes).await;
                     self.rescan().await;
                 }
-                () = readable(&self.unread), if !self.unread.is_empty() => {
+                () = self.doubtful.changes(), if !self.doubtful.is_empty() => {
                     self.rescan().await;
                 }
             }
@@ -215,13 +213,12 @@ impl Actor {
         let Some((found, unread, mut memories)) = scanned else { return Reloaded::default() };
         let mut problems: Vec<String> = unread.iter().map(Unread::to_string).collect();
         problems.extend(self.watch_problem.clone());
-        self.unread = unread.into_iter().map(|unread| unread.folder).collect();
+        self.doubtful = Doubtful::of(unread, &found);
         let mut reloaded = Reloaded { problems: problems.clone(), ..Reloaded::default() };
         // A name that is mistyped would leave its plugin as it is, in silence.
         let stays = |name: &str| {
-            self.entries
-                .iter()
-                .any(|(key, one)| self.is_unread(key) && **one.handle.name() == *name)
+            let mut kept = self.entries.iter().filter(|(key, _)| self.doubtful.has(key));
+            kept.any(|(_, one)| **one.handle.name() == *name)
         };
         let nobody =
             |name: &&String| !found.iter().any(|one| one.name == **name) && !stays(name.as_str());
@@ -278,18 +275,13 @@ impl Actor {
         ceilings.lowered(&asked, manifest)
     }
 
-    /// Whether its plugin is there cannot be told now.
-    fn is_unread(&self, directory: &Path) -> bool {
-        self.unread.iter().any(|folder| directory.starts_with(folder))
-    }
-
     async fn remove_gone(&mut self, found: &[Found], reloaded: &mut Reloaded) {
         let present: HashMap<&PathBuf, &Found> = found.iter().map(|one| (&one.key, one)).collect();
         let missing: Vec<PathBuf> = self
             .entries
             .iter()
             .filter(|(directory, entry)| match present.get(directory) {
-                None => !self.is_unread(directory),
+                None => !self.doubtful.has(directory),
                 // A directory whose plugin has another name is another plugin.
                 Some(one) => one.manifest.is_ok() && *one.name != entry.scanned,
             })
@@ -461,18 +453,6 @@ impl Actor {
             left.extend(names);
         }
         left
-    }
-}
-
-/// Waits until one of these can be read again.
-async fn readable(folders: &[PathBuf]) {
-    loop {
-        tokio::time::sleep(AGAIN).await;
-        let folders = folders.to_owned();
-        let one = move || folders.iter().any(|folder| manifest::directories(folder).is_ok());
-        if tokio::task::spawn_blocking(one).await.unwrap_or_default() {
-            return;
-        }
     }
 }
 

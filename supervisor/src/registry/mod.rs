@@ -2,6 +2,7 @@
 //! and ends their actors, and publishes the list.
 
 mod actor;
+mod doubtful;
 mod recovered;
 mod watcher;
 

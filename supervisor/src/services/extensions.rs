@@ -15,7 +15,7 @@ use stockade_proto::worker::invoke::Kind;
 use super::{HostServices, filter};
 use crate::{
     calls::{CallError, Calls, ToolCall},
-    capacity::{Lane, QUICK_VALUES, is_quick, limits, weigh},
+    capacity::{Lane, QUICK_VALUES, is_quick, limits, read_exactly, weigh},
     manifest::Manifest,
     store::{check_workspace, enabled_plugins},
 };
@@ -347,8 +347,8 @@ impl HostServices {
                         return Err(too_much(limits::CONFIGURATION_VALUES, "values"));
                     }
                     values = with;
-                    serde_json::from_slice::<Map<String, Value>>(&text)
-                        .map_err(|_| "it did not return an object".to_owned())
+                    read_exactly::<Map<String, Value>>(&text)
+                        .map_err(|error| format!("it did not return an object: {error}"))
                 });
                 match read {
                     Ok(one) => {
@@ -396,7 +396,7 @@ fn object(what: &str, text: &Bytes) -> Result<Map<String, Value>, Why> {
     if text.is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_slice(text)
+    read_exactly(text)
         .map_err(|error| why("InvalidArguments", format!("{what} is no JSON object: {error}")))
 }
 

@@ -11,7 +11,7 @@ use super::{
     names::{self, EntityKind, NameError},
 };
 use crate::{
-    capacity::{Account, Charge, is_quick, limits, turn_for, weigh, why_unread},
+    capacity::{Account, Charge, is_quick, limits, read_exactly, turn_for, weigh, why_unread},
     store::{DataError, Document, DocumentPart, Edit},
 };
 
@@ -225,7 +225,7 @@ impl Part {
     fn read(&self) -> Result<(Value, Charge), DataError> {
         let room = self.account.charge(weigh(&self.text).bytes);
         let room = room.map_err(|why| DataError::Room(why.to_string()))?;
-        let value = serde_json::from_slice(&self.text).map_err(|error| {
+        let value = read_exactly(&self.text).map_err(|error| {
             DataError::Invalid(format!("the value is not JSON: {}", why_unread(&error)))
         })?;
         Ok((value, room))

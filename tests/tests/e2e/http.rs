@@ -86,6 +86,12 @@ async fn a_picture_goes_in_as_json_multipart_and_raw() {
     let base64 = outcome["result"]["thumbnail"].as_str().expect("base64");
     assert!(base64.starts_with("/9j/"), "a JPEG in base64");
 
+    // A number that could not be passed on as it came is refused.
+    let large = "width=123456789012345678901";
+    let answer = curl(&[&run("thumbnail"), "-F", large, "-F", &part]).await;
+    let error = answer.json()["error"].to_string();
+    assert!(answer.status == 422 && error.contains("64 bits"), "{error}");
+
     // A part `args` with JSON does the same.
     let answer = curl(&[&run("thumbnail"), "-F", "args={\"width\": 32}", "-F", &part]).await;
     assert_eq!(answer.json()["result"]["width"], 32);

@@ -129,5 +129,14 @@ async fn documents_are_of_one_workspace() {
     let document = data(&daemon).get_document(request).await.expect("get").into_inner().document;
     let document: Value = serde_json::from_slice(&document.expect("there")).expect("JSON");
     assert_eq!(document["flags"], json!({"plugin:me:met": "a"}));
+    // What could not be given back as it came is not taken.
+    let request = SetDocumentRequest {
+        workspace: "a".into(),
+        entity: "npc/7".into(),
+        document: r#"{"flags": {"n": -123456789012345678901}}"#.into(),
+    };
+    let refused = data(&daemon).set_document(request).await.expect_err("another number");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("-123456789012345678901"), "{refused}");
     daemon.stop().await;
 }

@@ -30,7 +30,7 @@ use super::{
     texts,
     watch::Watch,
 };
-use crate::Supervisor;
+use crate::{Supervisor, capacity::read_exactly};
 
 /// Every route.
 pub(super) fn router(supervisor: &Supervisor, watch: &Watch) -> Router {
@@ -144,8 +144,7 @@ pub(super) fn refused_body(status: &tonic::Status) -> Response {
 /// A body of JSON; no body is `{}`.
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Box<Response>> {
     let text = if text.is_empty() { b"{}" } else { text };
-    let read = is_object(text)
-        .and_then(|()| serde_json::from_slice(text).map_err(|error| error.to_string()));
+    let read = is_object(text).and_then(|()| read_exactly(text).map_err(|error| error.to_string()));
     read.map_err(|why| {
         let why = format!("the body is not as it should be: {why}");
         Box::new(detail(StatusCode::UNPROCESSABLE_ENTITY, &why))
