@@ -64,7 +64,7 @@ pub fn is_quick(text: &[u8]) -> bool {
 }
 
 /// Where the string that begins at `start` ends: its closing quote, or the text's end.
-pub(crate) fn end_of_string(text: &[u8], start: usize) -> usize {
+fn end_of_string(text: &[u8], start: usize) -> usize {
     let mut index = start + 1;
     while let Some(next) = text.get(index..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         index += next;

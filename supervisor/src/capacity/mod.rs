@@ -11,7 +11,6 @@ mod turns;
 
 pub use budget::{Account, Budget, Charge, Exhausted, Held};
 pub use crew::{Crew, Lane, Overloaded, give_way};
-pub(crate) use json::end_of_string;
 pub use json::{
     QUICK_VALUES, Weight, exact, is_quick, read_exactly, read_through, weigh, why_unread,
 };

@@ -5,6 +5,7 @@ mod admin;
 mod bounded;
 mod data;
 mod extensions;
+mod inlined;
 mod parts;
 mod plugins;
 mod render;

@@ -1,5 +1,4 @@
-//! Outcomes as bodies, written out piece by piece: nothing is assembled. Where an
-//! attachment stands in the result its base64 is made while it is sent.
+//! Outcomes as bodies, written out piece by piece: nothing is assembled.
 
 use std::{
     collections::VecDeque,
@@ -7,38 +6,30 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use serde_json::json;
 
+use super::inlined::Inlined;
 use crate::{
     CallError, Outcome, Success,
     capacity::{Held, Place, limits},
-    plugin::Attachment,
 };
-
-/// Bytes that become one piece of base64 of at most [`limits::STEP`].
-const TRIPLES: usize = limits::STEP / 4 * 3;
-/// What an attachment stands as in a result.
-const REFERENCE: &[u8] = b"\"attachment:";
 
 /// A part of a body.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Piece {
     /// Sent as it is.
     Plain(Bytes),
-    /// Sent on one line.
-    Line(Bytes),
-    /// Sent as base64.
-    Base64(Bytes),
+    /// Sent with its attachments, on one line if this says so; and how long it is.
+    Result(Inlined, bool, usize),
 }
 
 impl Piece {
     fn len(&self) -> usize {
         match self {
-            Piece::Plain(data) | Piece::Line(data) => data.len(),
-            Piece::Base64(data) => data.len().div_ceil(3) * 4,
+            Piece::Plain(data) => data.len(),
+            Piece::Result(_, _, length) => *length,
         }
     }
 
@@ -49,23 +40,19 @@ impl Piece {
                 let part = data.split_to(data.len().min(limits::STEP));
                 (part, data.is_empty())
             }
-            Piece::Line(data) => {
-                let part = data.split_to(data.len().min(limits::STEP));
+            Piece::Result(result, one_line, _) => {
+                let (part, last) = result.next();
                 // JSON has no line breaks within texts.
-                let breaks = part.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
+                let breaks = *one_line && part.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
+                let spaced = |byte: &u8| match byte {
+                    b'\n' | b'\r' => b' ',
+                    other => *other,
+                };
                 let part = match breaks {
                     false => part,
-                    true => part
-                        .iter()
-                        .map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte })
-                        .collect::<Vec<u8>>()
-                        .into(),
+                    true => part.iter().map(spaced).collect::<Vec<u8>>().into(),
                 };
-                (part, data.is_empty())
-            }
-            Piece::Base64(data) => {
-                let part = data.split_to(data.len().min(TRIPLES));
-                (STANDARD.encode(part).into(), data.is_empty())
+                (part, last)
             }
         }
     }
@@ -175,47 +162,12 @@ fn head(outcome: &Outcome) -> String {
 /// A result with its attachments as base64.
 pub(super) fn inline(success: Success, one_line: bool) -> Pieces {
     let Success { result, attachments, held } = success;
-    let text = |part: Bytes| match one_line {
-        true => Piece::Line(part),
-        false => Piece::Plain(part),
-    };
+    let result = Inlined::new(result, attachments);
+    let length = result.len();
     let mut pieces = Pieces::default();
-    let mut done = 0;
-    for (place, index) in references(&result, &attachments) {
-        // Its quotes stay.
-        pieces.push(text(result.slice(done..place.start + 1)));
-        pieces.push(Piece::Base64(attachments[index].data.clone()));
-        done = place.end - 1;
-    }
-    pieces.push(text(result.slice(done..)));
+    pieces.push(Piece::Result(result, one_line, length));
     pieces.hold(held);
     pieces
-}
-
-/// Where attachments stand in a result: texts (never keys) that are written exactly as
-/// `"attachment:NAME"`. The SDKs write a text that merely says so with an escape in it.
-fn references(result: &[u8], attachments: &[Attachment]) -> Vec<(std::ops::Range<usize>, usize)> {
-    let mut found = Vec::new();
-    if attachments.is_empty() {
-        return found;
-    }
-    let mut index = 0;
-    while let Some(start) = result[index..].iter().position(|byte| *byte == b'"') {
-        let start = index + start;
-        let end = (crate::capacity::end_of_string(result, start) + 1).min(result.len());
-        index = end;
-        let written = &result[start..end];
-        let Some(name) = written.strip_prefix(REFERENCE).and_then(|rest| rest.strip_suffix(b"\""))
-        else {
-            continue;
-        };
-        let is_key = result[end..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':');
-        let meant = attachments.iter().position(|blob| blob.name.as_bytes() == name);
-        if let Some(meant) = meant.filter(|_| !is_key) {
-            found.push((start..end, meant));
-        }
-    }
-    found
 }
 
 /// What the name of a part cannot hold, and what stands for it (WHATWG).
@@ -255,7 +207,10 @@ pub(super) fn parts(mut from: Outcome) -> (Pieces, String) {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
+    use crate::plugin::Attachment;
 
     fn all(mut pieces: Pieces) -> String {
         let said = pieces.left;
