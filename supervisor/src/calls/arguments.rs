@@ -272,12 +272,14 @@ pub(super) fn check_extension(
 /// The result of anything is JSON that others can read.
 fn check_json(name: &str, result: &[u8], account: &Account) -> Result<(), CallError> {
     room_for_result(name, result, account)?;
-    serde_json::from_slice::<serde::de::IgnoredAny>(result).map(drop).map_err(|error| {
-        CallError::InvalidResult(format!(
-            "Tool {name} returned what is not JSON: {}",
-            why_unread(&error)
-        ))
-    })
+    let wrong = |why: String| {
+        CallError::InvalidResult(format!("Tool {name} returned what is not JSON: {why}"))
+    };
+    // What is passed over is not looked into.
+    let text = str::from_utf8(result).map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text)
+        .map(drop)
+        .map_err(|error| wrong(why_unread(&error)))
 }
 
 fn room_for_result(

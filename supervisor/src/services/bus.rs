@@ -64,6 +64,17 @@ pub struct Event {
     _room: Charge,
 }
 
+impl Event {
+    /// Bytes that it takes while it waits.
+    fn size(&self) -> usize {
+        size(&self.name, &self.payload)
+    }
+}
+
+fn size(name: &str, payload: &[u8]) -> usize {
+    payload.len() + name.len() + ENVELOPE
+}
+
 /// Some events, in order, and how many were lost before them.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -152,7 +163,7 @@ impl Bus {
         if wanting.is_empty() {
             return (sequence, wanted);
         }
-        let Some(room) = self.room(&all, payload.len() + name.len() + ENVELOPE) else {
+        let Some(room) = self.room(&all, size(name, &payload)) else {
             wanting.iter().for_each(|subscriber| subscriber.lost(1, 0));
             return (sequence, wanted);
         };
@@ -191,7 +202,7 @@ impl Queue {
     fn shrink(&mut self, events: usize, bytes: usize) {
         while self.events.len() > events || self.bytes > bytes {
             let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= oldest.payload.len();
+            self.bytes -= oldest.size();
             self.dropped += 1;
             self.lost += 1;
         }
@@ -217,7 +228,7 @@ impl Subscriber {
 
     fn push(&self, event: Arc<Event>) {
         let mut queue = self.queue();
-        queue.bytes += event.payload.len();
+        queue.bytes += event.size();
         queue.events.push_back(event);
         queue.shrink(WAITING, WAITING_BYTES);
         drop(queue);
@@ -252,7 +263,7 @@ impl Subscriber {
         let mut bytes = 0;
         while batch.events.len() < BATCH.0 && bytes < BATCH.1 {
             let Some(event) = queue.events.pop_front() else { break };
-            queue.bytes -= event.payload.len();
+            queue.bytes -= event.size();
             bytes += event.payload.len();
             batch.events.push(event);
         }
@@ -271,7 +282,7 @@ impl Subscriber {
         let mut queue = self.queue();
         queue.dropped += batch.dropped;
         for event in batch.events.into_iter().rev() {
-            queue.bytes += event.payload.len();
+            queue.bytes += event.size();
             queue.events.push_front(event);
         }
     }
@@ -357,6 +368,22 @@ mod tests {
     }
 
     #[test]
+    fn small_events_of_long_names_are_who_is_behind() {
+        let bus = bus(1 << 20);
+        let behind = bus.subscribe("plugin:behind".into(), vec!["plugin:a:*".into()]);
+        let other = bus.subscribe("plugin:other".into(), vec!["plugin:b:x".into()]);
+        let emit = |source: &str, name: &str, bytes: usize| {
+            let payload = Bytes::from(vec![b'1'; bytes]);
+            bus.emit(source.into(), name, payload, "".into(), |_, _| true);
+        };
+        let name = format!("plugin:a:{}", "x".repeat(490));
+        (0..900).for_each(|_| emit("plugin:a", &name, 1));
+        (0..150).for_each(|_| emit("plugin:b", "plugin:b:x", 1000));
+        assert_eq!(other.counts().1, 0);
+        assert!(behind.counts().1 > 0);
+    }
+
+    #[test]
     fn nobody_hears_itself_and_large_events_are_bounded_by_bytes() {
         let bus = bus(1 << 30);
         let own = bus.subscribe("plugin:a".into(), vec!["*".into()]);
@@ -368,11 +395,11 @@ mod tests {
             assert_eq!(wanted, 1);
         }
         assert_eq!(own.counts(), (0, 0));
-        assert_eq!(other.counts(), (8, 12));
+        assert_eq!(other.counts(), (7, 13));
         let batch = other.take();
         assert_eq!(batch.events.len(), 1);
         other.put_back(batch);
-        assert_eq!(other.counts(), (8, 12));
+        assert_eq!(other.counts(), (7, 13));
         bus.unsubscribe(&other);
         assert_eq!(bus.emit("plugin:b".into(), "plugin:a:x", payload, "".into(), |_, _| true).1, 1);
     }

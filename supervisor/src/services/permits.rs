@@ -12,8 +12,14 @@ use crate::{
     plugin::{EventKind, Journal},
 };
 
-/// A refusal is told this often; all are counted.
+/// After a refusal of a plugin is told, further ones of it are only counted for this long.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
+/// Each time twice as long, at most this, until it has been refused nothing for as long:
+/// what other plugins do stays in the journal.
+const TOLD_RARELY: Duration = Duration::from_secs(300);
+
+/// Of so many permissions the first refusal is told in any case.
+const FIRSTS: usize = 16;
 
 /// How often a permission was used and refused since the daemon's start.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,8 +28,6 @@ pub struct PermissionUse {
     pub used: u64,
     /// Asked for and refused.
     pub refused: u64,
-    told: Option<Instant>,
-    untold: u64,
 }
 
 /// How a plugin has used its permissions.
@@ -33,6 +37,33 @@ pub struct PluginUse {
     pub permissions: BTreeMap<String, PermissionUse>,
     /// Requests refused for a quota.
     pub over_quota: u64,
+    told: Told,
+}
+
+/// What has been said of a plugin's refusals.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// When, and how long nothing is said after it.
+    last: Option<(Instant, Duration)>,
+    /// Refused meanwhile.
+    untold: u64,
+}
+
+impl Told {
+    /// One more is refused: how many were before it of which nothing was said, if it is
+    /// to be told.
+    fn one(&mut self) -> Option<u64> {
+        let pause = match self.last {
+            Some((last, pause)) if last.elapsed() < pause => {
+                self.untold += 1;
+                return None;
+            }
+            Some((last, pause)) if last.elapsed() < pause * 2 + TOLD_EVERY => pause * 2,
+            _ => TOLD_EVERY,
+        };
+        self.last = Some((Instant::now(), pause.min(TOLD_RARELY)));
+        Some(std::mem::take(&mut self.untold))
+    }
 }
 
 /// The use of every plugin.
@@ -88,16 +119,17 @@ impl Permits {
         text: &str,
     ) {
         let mut all = self.lock();
-        let one = all.entry(plugin.clone()).or_default().entry(permission);
+        let of_plugin = all.entry(plugin.clone()).or_default();
+        let one = of_plugin.entry(permission);
         one.refused += 1;
-        if one.told.is_some_and(|told| told.elapsed() < TOLD_EVERY) {
-            one.untold += 1;
-            return;
-        }
-        one.told = Some(Instant::now());
-        let more = match std::mem::take(&mut one.untold) {
-            0 => String::new(),
-            n => format!(" ({n} more since)"),
+        let is_first = one.refused == 1 && of_plugin.permissions.len() <= FIRSTS;
+        let more = match of_plugin.told.one() {
+            None if is_first => String::new(),
+            None => return,
+            Some(0) => String::new(),
+            Some(n) => format!(
+                " ({n} more refusals of this plugin before; `stockade permissions` counts them)"
+            ),
         };
         drop(all);
         tracing::warn!(plugin = %plugin, permission, "plugin_permission_denied: {text}{more}");
@@ -112,5 +144,23 @@ impl Permits {
     /// How a plugin has used its permissions.
     pub(super) fn of(&self, plugin: &str) -> PluginUse {
         self.lock().get(plugin).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_plugins_refusals_leave_room_for_what_others_do() {
+        let (permits, journal) = (Permits::default(), Journal::default());
+        let plugin: Arc<str> = "x".into();
+        for n in 0..10_000 {
+            permits.refused(&journal, &plugin, &format!("plugin:call:{}", n % 500), "no");
+        }
+        let (first, next) = crate::plugin::Feed::span(&journal);
+        assert!((1..=FIRSTS as u64 + 2).contains(&(next - first)), "{}", next - first);
+        let of = permits.of("x");
+        assert_eq!(of.permissions.values().map(|one| one.refused).sum::<u64>(), 10_000);
     }
 }

@@ -34,7 +34,7 @@ pub fn schemas(mode: &str, spec: &mut wire::ToolSpec) {
             spec.output_schema =
                 r#"{"type":"integer","maxLength":1,"pattern":"^$","const":1}"#.into();
         }
-        "references" | "many-attachments" => spec.output_schema = String::new(),
+        "references" | "tiny-references" | "many-attachments" => spec.output_schema = String::new(),
         _ => {}
     }
 }
@@ -70,16 +70,18 @@ pub fn failure(mode: &str) -> Option<wire::InitFailed> {
     })
 }
 
-/// The result of `references:N` (one attachment of 8 MiB, named N times),
+/// The result of `references:N` (one attachment of 8 MiB, named N times), `tiny-references:N`
+/// (of one byte),
 /// `many-attachments:N` (each of them empty) and `refused-result:MIB` (a text).
 pub fn result(mode: &str, call_id: u64) -> Option<wire::Done> {
     let (kind, _) = mode.split_once(':')?;
     let count = number(mode);
     Some(match kind {
-        "references" => {
+        "references" | "tiny-references" => {
+            let bytes = if kind == "references" { 8 << 20 } else { 1 };
             let attachment = wire::Attachment {
                 name: "a".into(),
-                data: vec![0; 8 << 20].into(),
+                data: vec![0; bytes].into(),
                 ..Default::default()
             };
             let names = vec![r#""attachment:a""#; count].join(",");

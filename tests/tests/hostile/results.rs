@@ -35,6 +35,26 @@ async fn an_attachment_that_is_named_many_times_is_held_once() {
     daemon.stop().await;
 }
 
+/// Where attachments stand in a result is not kept, however often that is.
+#[tokio::test]
+async fn a_million_references_cost_no_more_than_their_text() {
+    let mode = raw("tiny-references:1000000", QUICK);
+    let daemon = attacked(Options::new().port().rogue("x", &mode)).await;
+    daemon.serving("x").await;
+    let address = daemon.address().await;
+    under_attack(&daemon, 80 * MIB, async {
+        let mut port = Http::tcp(&address).await.expect("connect");
+        port.head("POST", "/v1/plugins/x/tools/t/run", "application/json", 2).await.expect("send");
+        port.write(b"{}").await.expect("send");
+        let head = port.answer_head().await.expect("an answer");
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        port.drain(Duration::from_secs(20)).await
+    })
+    .await;
+    daemon.stop().await;
+}
+
 /// `[run]` of a plugin whose calls may wait.
 fn patient() -> String {
     format!("concurrency = 8\nqueue = {{ size = 1000, timeout = \"60s\" }}\n{QUICK}")

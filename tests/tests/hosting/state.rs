@@ -1,7 +1,7 @@
 //! Documents of entities: what a plugin may read and write of them, per workspace.
 
 use serde_json::{Value, json};
-use stockade_proto::v1::{GetDocumentRequest, SetDocumentRequest};
+use stockade_proto::v1::{GetDocumentRequest, ListDocumentsRequest, SetDocumentRequest};
 use stockade_tests::Options;
 
 use crate::actor::{ALL, answer, asking, data, op, provenance, refused, with_me};
@@ -109,6 +109,37 @@ async fn protected_components_and_other_plugins_parts_are_refused() {
     let nothing =
         answer(&daemon, "reader", json!({"op": "entity", "key": "npc/7", "value": ""})).await;
     assert_eq!(nothing, Value::Null, "nothing was written");
+    daemon.stop().await;
+}
+
+/// Documents that nobody pays for do not stay.
+#[tokio::test]
+async fn a_document_in_which_nothing_is_left_is_none() {
+    let daemon = with_me().await;
+    let entities = async |after: &str| {
+        let request = ListDocumentsRequest { after: after.into(), ..Default::default() };
+        data(&daemon).list_documents(request).await.expect("list").into_inner()
+    };
+    for n in 0..3 {
+        let part = json!({"name": "humour", "value": {"a": 1}});
+        op(&daemon, "set_component", &format!("npc/{n}"), part).await;
+    }
+    assert_eq!(entities("").await.entities, ["npc/0", "npc/1", "npc/2"]);
+    let rest = entities("npc/0").await;
+    assert!(rest.entities == ["npc/1", "npc/2"] && !rest.more);
+    op(&daemon, "delete_component", "npc/1", json!({"name": "humour"})).await;
+    op(&daemon, "delete_component", "npc/9", json!({"name": "humour"})).await;
+    assert_eq!(entities("").await.entities, ["npc/0", "npc/2"]);
+    // What the host has set stays.
+    let set = SetDocumentRequest {
+        workspace: String::new(),
+        entity: "npc/3".into(),
+        document: json!({"name": "Ada"}).to_string().into(),
+    };
+    data(&daemon).set_document(set).await.expect("set");
+    op(&daemon, "set_component", "npc/3", json!({"name": "humour", "value": {"a": 1}})).await;
+    op(&daemon, "delete_component", "npc/3", json!({"name": "humour"})).await;
+    assert_eq!(entities("npc/2").await.entities, ["npc/3"]);
     daemon.stop().await;
 }
 

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::{super::status, plugins::not_found, who};
 use crate::{
     Supervisor,
-    capacity::read_through,
+    capacity::{limits, read_through},
     gateway::{body::Reservation, report, texts, whole},
     plugin::Handle,
     services::HostServices,
@@ -255,9 +255,17 @@ impl data_server::Data for DataService {
         request: Request<ListDocumentsRequest>,
     ) -> Result<Response<ListDocumentsResponse>, Status> {
         who(&request)?;
-        let entities = self.data().entities(&request.into_inner().workspace).await;
-        let entities = entities.map_err(data_error)?;
-        Ok(Response::new(ListDocumentsResponse { entities }))
+        let reservation = request.extensions().get::<Reservation>().cloned();
+        let ListDocumentsRequest { workspace, after } = request.into_inner();
+        let most = limits::DOCUMENTS_LISTED;
+        let entities = self.data().entities(&workspace, &after, most + 1).await;
+        let mut entities = entities.map_err(data_error)?;
+        let make = move || {
+            let more = entities.len() > most;
+            entities.truncate(most);
+            ListDocumentsResponse { entities, more }
+        };
+        whole::message(&self.supervisor, reservation, make).await
     }
 
     async fn list_provenance(

@@ -99,7 +99,8 @@ fn written(event: CallEvent, events: bool) -> Pieces {
         }
         CallEvent::Update(Update::Item(result, attachments, held)) => {
             // A tool's item is not checked like its result: JSON, or null.
-            let is_json = serde_json::from_slice::<IgnoredAny>(&result).is_ok();
+            let is_json = str::from_utf8(&result)
+                .is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
             let result = if is_json { result } else { Bytes::from_static(b"null") };
             ("item", render::inline(Success { result, attachments, held }, true))
         }

@@ -66,7 +66,8 @@ struct Task {
 
 /// A document that was changed.
 struct Changed {
-    text: String,
+    /// None: nothing of it is left.
+    text: Option<String>,
     /// By so much the part has grown.
     grown: i64,
     /// What is there, for the answer.
@@ -119,17 +120,24 @@ impl Data {
         .await
     }
 
-    /// The entities of a workspace.
+    /// So many entities of a workspace, in order, that come after this one.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn entities(self: &Arc<Self>, workspace: &str) -> Result<Vec<String>, DataError> {
-        let workspace = workspace.to_owned();
+    pub async fn entities(
+        self: &Arc<Self>,
+        workspace: &str,
+        after: &str,
+        most: usize,
+    ) -> Result<Vec<String>, DataError> {
+        let (workspace, after) = (workspace.to_owned(), after.to_owned());
         self.read(operators_turn(), move |connection| {
             let mut select = connection.prepare_cached(
-                "SELECT entity FROM document WHERE workspace = ?1 ORDER BY entity",
+                "SELECT entity FROM document WHERE workspace = ?1 AND entity > ?2 \
+                 ORDER BY entity LIMIT ?3",
             )?;
-            let rows = select.query_map(params![workspace], |row| row.get(0))?;
+            let rows =
+                select.query_map(params![workspace, after, most as i64], |row| row.get(0))?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
         .await
@@ -198,12 +206,7 @@ fn replace(
     let workspace = &author.workspace;
     match text {
         Some(text) => put(change.connection, workspace, entity, text)?,
-        None => {
-            let mut delete = change
-                .connection
-                .prepare_cached("DELETE FROM document WHERE workspace = ?1 AND entity = ?2")?;
-            delete.execute(params![workspace, entity])?;
-        }
+        None => remove(change.connection, workspace, entity)?,
     }
     // It is the host's now.
     shares::forget(change.connection, workspace, entity)?;
@@ -235,7 +238,7 @@ impl Task {
             let stored = data.writer.write_here(&data.prepared, move |change| {
                 let is_same = task.find(change.connection)? == found;
                 if is_same {
-                    task.store(change, grown, &text)?;
+                    task.store(change, grown, text.as_deref())?;
                 }
                 Ok(is_same)
             });
@@ -259,7 +262,7 @@ impl Task {
         found: Option<String>,
     ) -> Result<Option<Bytes>, DataError> {
         let Some(changed) = self.change(found.as_deref())? else { return Ok(None) };
-        self.store(change, changed.grown, &changed.text)?;
+        self.store(change, changed.grown, changed.text.as_deref())?;
         Ok(Some(changed.value))
     }
 
@@ -271,25 +274,44 @@ impl Task {
     fn change(&self, found: Option<&str>) -> Result<Option<Changed>, DataError> {
         let room = found.map(|text| self.payer.hold_read(text.as_bytes())).transpose()?.flatten();
         let found = found.map(|text| read(&self.entity, text)).transpose()?;
+        let is_there = found.is_some();
         let mut document = found.unwrap_or_default();
         let before = self.edit.part.size(&document);
         let Some(value) = (self.edit.apply)(&mut document)? else { return Ok(None) };
         let grown = self.edit.part.size(&document) as i64 - before as i64;
+        // Nobody pays for a document in which nothing is.
+        if is_bare(&document) && (grown != 0 || !is_there) {
+            return Ok(Some(Changed { text: None, grown, value, _room: room }));
+        }
         sign(&mut document, &self.author);
         let text = text_of(&document);
         check(&text).map_err(|why| {
             DataError::Invalid(format!("the document of {} would have {why}", self.entity))
         })?;
-        Ok(Some(Changed { text, grown, value, _room: room }))
+        Ok(Some(Changed { text: Some(text), grown, value, _room: room }))
     }
 
-    fn store(&self, change: &mut StoreChange<'_>, grown: i64, text: &str) -> Result<(), DataError> {
+    fn store(
+        &self,
+        change: &mut StoreChange<'_>,
+        grown: i64,
+        text: Option<&str>,
+    ) -> Result<(), DataError> {
         let Task { author, entity, payer, edit } = self;
-        put(change.connection, &author.workspace, entity, text)?;
+        match text {
+            Some(text) => put(change.connection, &author.workspace, entity, text)?,
+            None => remove(change.connection, &author.workspace, entity)?,
+        }
         shares::enter(change, author, (entity, &edit.part), grown, payer.quota)?;
         let key = format!("{}/{entity}#{}", author.workspace, edit.part);
         provenance::record(change, author, edit.operation, &key)
     }
+}
+
+/// It says nothing but who has changed it.
+fn is_bare(document: &Document) -> bool {
+    let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
+    document.iter().all(|(section, value)| section == "meta" || empty(value))
 }
 
 /// `meta.last_modified_by` and `meta.last_modified_at`.
@@ -339,6 +361,12 @@ fn unreadable(entity: &str, error: &serde_json::Error) -> DataError {
         "the document of {entity} is damaged ({error}); an operator can replace it \
          (stockade.v1.Data/SetDocument)"
     ))
+}
+
+fn remove(connection: &Connection, workspace: &str, entity: &str) -> rusqlite::Result<()> {
+    let mut delete =
+        connection.prepare_cached("DELETE FROM document WHERE workspace = ?1 AND entity = ?2")?;
+    delete.execute(params![workspace, entity]).map(drop)
 }
 
 fn put(connection: &Connection, workspace: &str, entity: &str, text: &str) -> rusqlite::Result<()> {

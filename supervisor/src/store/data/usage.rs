@@ -1,6 +1,6 @@
 //! How much each plugin has stored: asked of the file once, then kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, params};
 
@@ -59,15 +59,24 @@ impl Room {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     known: HashMap<String, Usage>,
-    /// What the change under way has found there.
-    before: Vec<(String, Usage)>,
+    /// Those of which some may have expired meanwhile.
+    doubtful: HashSet<String>,
+    /// What the change under way has found there; None: what is to be asked for again.
+    before: Vec<(String, Option<Usage>)>,
 }
 
 impl Ledger {
     /// What was rolled back may be in the book: it is asked for again.
     pub(super) fn forget(&mut self) {
         self.known.clear();
+        self.doubtful.clear();
         self.before.clear();
+    }
+
+    /// Of some of the plugins keys that had expired are gone: who seems to have no room is
+    /// asked for again.
+    pub(super) fn doubt(&mut self) {
+        self.doubtful.extend(self.known.keys().cloned());
     }
 
     /// The next change begins.
@@ -78,7 +87,10 @@ impl Ledger {
     /// The change is undone in the file, and so here.
     pub(super) fn undo(&mut self) {
         for (plugin, usage) in self.before.drain(..).rev() {
-            self.known.insert(plugin, usage);
+            match usage {
+                Some(usage) => self.known.insert(plugin, usage),
+                None => self.known.remove(&plugin),
+            };
         }
     }
 
@@ -96,9 +108,16 @@ impl Ledger {
             // The change itself is in the file already.
             None => Usage::of(connection, plugin)?.and(-keys, -bytes),
         };
-        self.before.push((plugin.to_owned(), before));
+        self.before.push((plugin.to_owned(), Some(before)));
         self.known.insert(plugin.to_owned(), before.and(keys, bytes));
-        self.check(plugin, keys, bytes, room)
+        let checked = self.check(plugin, keys, bytes, room);
+        if checked.is_err() && self.doubtful.remove(plugin) {
+            self.known.insert(plugin.to_owned(), Usage::of(connection, plugin)?);
+            self.before.retain(|(other, _)| other != plugin);
+            self.before.push((plugin.to_owned(), None));
+            return self.check(plugin, keys, bytes, room);
+        }
+        checked
     }
 
     fn check(&self, plugin: &str, keys: i64, bytes: i64, room: Room) -> Result<(), DataError> {
@@ -116,5 +135,39 @@ impl Ledger {
             return over("bytes", usage.bytes, room.bytes);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_seems_to_have_no_room_is_asked_for_again_after_a_sweep() {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, _) = super::super::open(&folder.path().join("data.db")).unwrap();
+        let mut ledger = Ledger::default();
+        let room = Room { keys: 2, bytes: 1000 };
+        let put = |ledger: &mut Ledger, key: &str| {
+            let insert = "INSERT INTO kv VALUES ('a', ?1, x'30', 0, 0, 0)";
+            connection.execute(insert, [key]).unwrap();
+            ledger.begin();
+            let entered = ledger.enter(&connection, "a", 1, 2, room);
+            if entered.is_err() {
+                connection.execute("DELETE FROM kv WHERE key = ?1", [key]).unwrap();
+                ledger.undo();
+            }
+            entered
+        };
+        put(&mut ledger, "k").unwrap();
+        put(&mut ledger, "l").unwrap();
+        put(&mut ledger, "m").unwrap_err();
+        connection.execute("DELETE FROM kv WHERE key = 'k'", []).unwrap();
+        ledger.doubt();
+        put(&mut ledger, "m").unwrap();
+        put(&mut ledger, "n").unwrap_err();
+        connection.execute("DELETE FROM kv WHERE key = 'l'", []).unwrap();
+        ledger.doubt();
+        put(&mut ledger, "n").unwrap();
     }
 }

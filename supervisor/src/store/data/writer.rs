@@ -3,7 +3,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -89,7 +89,7 @@ impl Writer {
             let (path, file) = (opening.path.clone(), identity(&opening.path));
             let pruner = Pruner::new(&connection, keep);
             let (ledger, swept) = (Ledger::default(), Instant::now());
-            let log = None;
+            let log = log_of(&connection, &path);
             Thread { connection, path, file, log, ledger, pruner, problem: told, swept }
                 .run(&inbox);
         });
@@ -247,11 +247,18 @@ fn savepoint<T>(
     result
 }
 
+/// Which file it is; None when the file system can have none.
+fn log_of(connection: &Connection, path: &Path) -> Option<(u64, u64)> {
+    let mode = connection.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0));
+    let is_log = mode.is_ok_and(|mode| mode == "wal");
+    is_log.then(|| place(&path.with_extension("db-wal")).unwrap_or_default())
+}
+
 struct Thread {
     connection: Connection,
     path: PathBuf,
     file: Option<(u64, u64)>,
-    /// Where the last commit is, until it is moved into the file.
+    /// Where commits are, until they are moved into the file: the same as long as it is open.
     log: Option<(u64, u64)>,
     ledger: Ledger,
     pruner: Pruner,
@@ -278,10 +285,9 @@ impl Thread {
                     tracing::debug!("expired keys stay for now: {error}");
                 });
                 let swept = swept.unwrap_or(0);
-                let had_more = std::mem::replace(&mut has_more, swept == kv::AT_ONCE);
-                // Once for all: what each plugin has is asked for again.
-                if (swept > 0 || had_more) && !has_more {
-                    self.ledger.forget();
+                has_more = swept == kv::AT_ONCE;
+                if swept > 0 {
+                    self.ledger.doubt();
                 }
             }
         }
@@ -315,11 +321,12 @@ impl Thread {
             }
         }
         let committed = begun.and_then(|()| self.execute("COMMIT").map_err(DataError::from));
+        // Meanwhile it may have gone.
+        let committed = committed.and_then(|()| self.is_in_place());
         if committed.is_err() {
             self.ledger.forget();
             let _ = self.execute("ROLLBACK");
         } else {
-            self.log = place(&self.path.with_extension("db-wal"));
             after.into_iter().for_each(|run| run());
         }
         self.tell(&committed);
