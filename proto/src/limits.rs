@@ -186,6 +186,7 @@ bounds! {
         count PATH_PARTS = 64, "Parts of a path within a document", "fixed", "INVALID_ARGUMENT";
         bytes DOCUMENT = 1 << 20, "Document of an entity or a workspace", "fixed", "INVALID_ARGUMENT";
         count DOCUMENT_VALUES = 200_000, "Values of a document of an entity", "fixed", "INVALID_ARGUMENT";
+        bytes DOCUMENT_SHARE = 512 << 10, "What one plugin may have in one document of an entity", "fixed", "`QuotaExceeded`";
         count DOCUMENTS_LISTED = 4096, "Entities of one `ListDocuments` answer", "fixed", "`more` is true";
         count CALL_DEPTH = 8, "Calls within calls", "fixed", "508 `CallCycle`";
         bytes LOG_LINE = 8 << 10, "Line of output", "fixed", "cut, with a mark";

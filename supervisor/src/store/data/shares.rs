@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Author, DataError, documents::DocumentPart, usage::Room, writer::Change};
-use crate::manifest::Quota;
+use crate::{capacity::limits, manifest::Quota};
 
 /// The share of one plugin in one part.
 struct Share<'a> {
@@ -19,7 +19,8 @@ struct Share<'a> {
 /// others: all shares of a part are never more than the part.
 ///
 /// # Errors
-/// The author's quota has no room for it, or the store cannot be written.
+/// The author's quota, or its share of the document, has no room for it, or the store cannot
+/// be written.
 pub(super) fn enter(
     change: &mut Change<'_>,
     author: &Author,
@@ -32,6 +33,14 @@ pub(super) fn enter(
     if grown > 0 {
         let Some(plugin) = plugin else { return Ok(()) };
         let room = Room { keys: quota.keys, bytes: quota.bytes };
+        let has = share.of_document(change.connection, plugin)? + grown;
+        if has > limits::DOCUMENT_SHARE as i64 {
+            return Err(DataError::Quota(format!(
+                "Plugin '{plugin}' would have {has} bytes in the document of {entity}; {} are \
+                 allowed to each plugin, so that others find room there. Delete some.",
+                limits::DOCUMENT_SHARE
+            )));
+        }
         let before = share.of(change.connection, plugin)?;
         return share.set(change, plugin, before, before + grown, room);
     }
@@ -70,6 +79,15 @@ impl Share<'_> {
         )?;
         let place = params![self.workspace, self.entity, self.part, plugin];
         Ok(select.query_row(place, |row| row.get(0)).optional()?.unwrap_or(0))
+    }
+
+    /// All that it pays for of the document.
+    fn of_document(&self, connection: &Connection, plugin: &str) -> rusqlite::Result<i64> {
+        let mut select = connection.prepare_cached(
+            "SELECT coalesce(sum(bytes), 0) FROM part \
+             WHERE workspace = ?1 AND entity = ?2 AND plugin = ?3",
+        )?;
+        select.query_row(params![self.workspace, self.entity, plugin], |row| row.get(0))
     }
 
     fn others(&self, connection: &Connection, plugin: &str) -> rusqlite::Result<Vec<String>> {
@@ -127,6 +145,15 @@ mod tests {
     };
 
     async fn set(data: &Arc<Data>, plugin: &str, part: (&'static str, &str), value: Value) {
+        try_set(data, plugin, part, value).await.unwrap();
+    }
+
+    async fn try_set(
+        data: &Arc<Data>,
+        plugin: &str,
+        part: (&'static str, &str),
+        value: Value,
+    ) -> Result<(), DataError> {
         let actor = format!("plugin:{plugin}").into();
         let author = Author { actor, ..Author::default() };
         let part = DocumentPart { section: part.0, key: part.1.to_owned() };
@@ -141,7 +168,7 @@ mod tests {
             Ok(Some(Bytes::new()))
         };
         let edit = Edit { operation: "o", part, apply: Box::new(apply), is_quick: true };
-        data.change_document(author, "npc/1", Payer::operators(), edit).await.unwrap();
+        data.change_document(author, "npc/1", Payer::operators(), edit).await.map(drop)
     }
 
     fn text(bytes: usize) -> Value {
@@ -179,5 +206,14 @@ mod tests {
         assert_eq!((has("a"), has("b")), ((2, 110), (1, 100)));
         set(&data, "a", shared, Value::Null).await;
         assert_eq!((has("a"), has("b")), ((1, 100), (0, 0)));
+        // Nobody takes a document for itself, in however many parts.
+        let half = limits::DOCUMENT_SHARE / 2;
+        set(&data, "c", ("flags", "c"), text(half)).await;
+        set(&data, "c", ("flags", "d"), text(half)).await;
+        let refused = try_set(&data, "c", ("flags", "e"), text(10)).await.unwrap_err();
+        assert!(refused.to_string().contains("so that others find room"), "{refused}");
+        set(&data, "b", ("flags", "b"), text(half)).await;
+        set(&data, "c", ("flags", "d"), text(half - 20)).await;
+        set(&data, "c", ("flags", "e"), text(10)).await;
     }
 }
