@@ -86,7 +86,10 @@ impl Channel {
         self.within(&self.requests, "requests")?;
         let call = scope.as_ref().and_then(|scope| self.caller.session()?.scope(scope.call_id));
         let patience = time_left(call.as_ref(), timeout_ms);
-        let Some(permission) = providers::permission(&self.host, &name, patience).await else {
+        // Who may nothing starts nobody.
+        let wakes = !self.caller.manifest.permissions.granted.is_empty();
+        let permission = providers::permission(&self.host, &name, patience, wakes).await;
+        let Some(permission) = permission else {
             return Err(Status::not_found(format!("there is no provider {name:?} now")));
         };
         let capability = format!("provider.{name}");

@@ -255,19 +255,26 @@ fn parts(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(super::PLUGIN_PREFIX)?.split_once(':')
 }
 
-/// What a plugin must hold to ask this provider; None = there is none.
+/// What a plugin must hold to ask this provider; None = there is none. `wakes`: it may start
+/// a plugin to find out.
 pub(super) async fn permission(
     services: &HostServices,
     name: &str,
     patience: Option<Duration>,
+    wakes: bool,
 ) -> Option<String> {
     if let Some(registered) = services.inner.providers.lock().get(name) {
         return Some(registered.provider.permission.clone());
     }
     let (plugin, name) = parts(name)?;
     let calls = services.calls().await;
-    let patience = patience.unwrap_or(PATIENCE).min(PATIENCE);
-    let session = calls.session_of(plugin, patience).await.ok()?;
+    let session = match wakes {
+        true => {
+            let patience = patience.unwrap_or(PATIENCE).min(PATIENCE);
+            calls.session_of(plugin, patience).await.ok()?
+        }
+        false => calls.registry().plugins.get(plugin)?.snapshot().session.clone()?,
+    };
     session.registered.provider(name).map(|provider| provider.permission.clone())
 }
 

@@ -205,3 +205,20 @@ async fn a_server_may_answer_much_and_registers_once() {
     }
     daemon.stop().await;
 }
+
+/// Who holds no permission cannot start a plugin by asking for its provider.
+#[tokio::test]
+async fn who_may_nothing_wakes_nobody() {
+    let daemon = Options::new()
+        .rogue("none", &asking(&[], ""))
+        .rogue("lazy", "activation = \"on_demand\"")
+        .start()
+        .await;
+    daemon.serving("none").await;
+    daemon.until("lazy", |health| health.substate == "ON_DEMAND").await;
+    let (kind, text) = refused(&daemon, "none", ask("plugin:lazy:x", json!(1))).await;
+    assert_eq!(kind, "NotFound", "{text}");
+    let lazy = daemon.health("lazy").await;
+    assert_eq!((lazy.substate.as_str(), lazy.generation), ("ON_DEMAND", 0), "{lazy:?}");
+    daemon.stop().await;
+}
