@@ -8,7 +8,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tonic::Status;
 
 use super::status;
@@ -27,6 +27,7 @@ tokio::task_local! {
 pub(super) struct Reader {
     lane: Lane,
     one: Arc<Mutex<()>>,
+    building: Arc<Mutex<()>>,
 }
 
 impl Reader {
@@ -34,7 +35,8 @@ impl Reader {
     pub(super) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Reader { lane: Lane::Client(format!("connection {number}").into()), one: Arc::default() }
+        let lane = Lane::Client(format!("connection {number}").into());
+        Reader { lane, one: Arc::default(), building: Arc::default() }
     }
 
     /// In whose turn it is read.
@@ -81,6 +83,13 @@ async fn of_bytes<T: Send + 'static>(
 /// The turn of the connection whose request is being answered.
 pub(super) fn lane() -> Lane {
     READER.try_with(Reader::lane).unwrap_or_else(|_| Reader::new().lane())
+}
+
+/// Waits until this connection builds no other configuration: each keeps its texts while
+/// plugins are asked.
+pub(super) async fn building() -> OwnedMutexGuard<()> {
+    let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
+    reader.building.lock_owned().await
 }
 
 /// The value, for gRPC; `what` is said of one that is none.

@@ -285,9 +285,10 @@ impl HostServices {
                 None => known.map(|one| one.behavior()).unwrap_or_default(),
             };
             let own = enabled_plugins(&base).map_err(|error| error.to_string())?;
+            // Read again when all have answered: what is read takes many times its text.
             let user = match base.get("simulationConfig") {
-                None | Some(Value::Null) => Map::new(),
-                Some(Value::Object(user)) => user.clone(),
+                None | Some(Value::Null) => Bytes::from_static(b"{}"),
+                Some(user @ Value::Object(_)) => to_bytes(user),
                 Some(_) => return Err("base.simulationConfig must be an object".to_owned()),
             };
             Ok((to_bytes(&json!({ "base": base })), own, user))
@@ -329,7 +330,7 @@ impl HostServices {
         });
         let answers: Vec<Result<Bytes, String>> = answers.collect().await;
         let quick = {
-            let all = answers.iter().flatten().chain([&args]);
+            let all = answers.iter().flatten().chain([&args, &user]);
             all.clone().map(Bytes::len).sum::<usize>() <= limits::STEP
                 && all.map(|text| weigh(text).values).sum::<usize>() <= QUICK_VALUES
         };
@@ -358,7 +359,7 @@ impl HostServices {
                     Err(why) => built.skipped.push((id, why)),
                 }
             }
-            merge(&mut config, user);
+            merge(&mut config, serde_json::from_slice(&user).unwrap_or_default());
             built.config = to_bytes(&Value::Object(config));
             built
         });

@@ -13,7 +13,12 @@ use tonic::{Request, Response, Status};
 use super::super::status;
 use crate::{
     Supervisor,
-    gateway::{body::Reservation, report, texts::lane, whole},
+    gateway::{
+        body::Reservation,
+        report,
+        texts::{building, lane},
+        whole,
+    },
     services::Unbuilt,
 };
 
@@ -104,6 +109,7 @@ impl Extensions for ExtensionsService {
         let base = Some(request.base).filter(|base| !base.is_empty());
         let services = self.supervisor.services();
         let enabled = names(request.enabled_plugins);
+        let _one = building().await;
         let built = services.build_simulation_config(lane(), base, &request.workspace, enabled);
         let built = built.await.map_err(|why| match why {
             Unbuilt::Invalid(why) => Status::invalid_argument(why),

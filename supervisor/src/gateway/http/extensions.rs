@@ -127,6 +127,7 @@ pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text
         Err(response) => return *response,
     };
     let services = supervisor.services();
+    let _one = texts::building().await;
     let built = services
         .build_simulation_config(
             texts::lane(),
