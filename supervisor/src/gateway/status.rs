@@ -106,7 +106,7 @@ fn exhausted(why: &str, details: ErrorDetails) -> Status {
 
 /// As much of a text as a status may have. Clients take 8 KiB of metadata; of what has more
 /// they tell their callers that it was too much, and nothing else.
-fn fitting(text: String, copies: usize) -> String {
+pub(super) fn fitting(text: String, copies: usize) -> String {
     let mut most = text.len();
     let mut fits = text.clone();
     while encoded(&fits, copies) > limits::STATUS_TEXT {

@@ -15,6 +15,7 @@ use super::status;
 use crate::{
     Supervisor,
     capacity::{Lane, Overloaded, is_quick, read_exactly},
+    services::Turn,
 };
 
 tokio::task_local! {
@@ -90,6 +91,17 @@ pub(super) fn lane() -> Lane {
 pub(super) async fn building() -> OwnedMutexGuard<()> {
     let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
     reader.building.lock_owned().await
+}
+
+/// The turn of this connection for texts that are read elsewhere; one at a time, if they
+/// are large.
+pub(super) async fn turn(texts: &[&Bytes]) -> Turn {
+    let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
+    let held = match texts.iter().all(|text| is_quick(text)) {
+        true => None,
+        false => Some(reader.one.lock_owned().await),
+    };
+    Turn { lane: reader.lane, held }
 }
 
 /// The value, for gRPC; `what` is said of one that is none.

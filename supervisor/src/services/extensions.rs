@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Map, Value, json};
 use stockade_proto::worker::invoke::Kind;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{HostServices, filter};
 use crate::{
@@ -111,6 +112,15 @@ fn call(id: (&str, &str), kind: Kind, args: Bytes, workspace: &str, timeout: Dur
     }
 }
 
+/// In whose turn a client's texts are read, and what is held until they have been.
+#[derive(Debug)]
+pub struct Turn {
+    /// The crew's lane.
+    pub lane: Lane,
+    /// Keeps the client from having more read meanwhile.
+    pub held: Option<OwnedMutexGuard<()>>,
+}
+
 impl HostServices {
     /// The plugin may run here; else why not.
     fn disabled(&self, plugin: &str, workspace: &str, enabled: &Enabled) -> Option<String> {
@@ -144,13 +154,14 @@ impl HostServices {
     /// nothing is an empty one.
     pub async fn evaluate_condition(
         &self,
+        turn: Turn,
         id: &str,
         context: Bytes,
         workspace: &str,
         enabled: Enabled,
         timeout: Option<Duration>,
     ) -> Answer<bool> {
-        match self.evaluate(id, context, workspace, enabled, bounded(timeout)).await {
+        match self.evaluate(turn, id, context, workspace, enabled, bounded(timeout)).await {
             Ok(result) => Answer { result, why: None },
             Err((kind, text)) => Answer::none(false, &kind, text),
         }
@@ -158,6 +169,7 @@ impl HostServices {
 
     async fn evaluate(
         &self,
+        turn: Turn,
         id: &str,
         context: Bytes,
         workspace: &str,
@@ -180,7 +192,7 @@ impl HostServices {
         })?;
         session.registered.condition(name).ok_or_else(unknown)?;
         let (quick, own) = (is_quick(&context), name.to_owned());
-        let args = self.aside(Lane::Plugin(plugin.into()), quick, move || {
+        let args = self.aside(turn.lane.clone(), quick, move || {
             let context = object("context", &context)?;
             let condition = session.registered.condition(&own);
             let needed = condition.into_iter().flat_map(|condition| &condition.required_context);
@@ -191,6 +203,7 @@ impl HostServices {
             Ok(to_bytes(&json!({ "context": context_for(&session.manifest, context) })))
         });
         let args = args.await??;
+        drop(turn);
         let left = deadline.saturating_duration_since(Instant::now());
         let mut call = call((plugin, name), Kind::Condition, args, workspace, left);
         call.enabled_plugins = enabled;
@@ -202,6 +215,7 @@ impl HostServices {
     /// are texts of JSON objects.
     pub async fn apply_effect(
         &self,
+        turn: Turn,
         id: &str,
         context: Bytes,
         params: Bytes,
@@ -209,7 +223,7 @@ impl HostServices {
         enabled: Enabled,
         timeout: Option<Duration>,
     ) -> Answer<Bytes> {
-        match self.apply(id, (context, params), workspace, enabled, bounded(timeout)).await {
+        match self.apply(turn, id, (context, params), workspace, enabled, bounded(timeout)).await {
             Ok(result) => Answer { result, why: None },
             Err((kind, text)) => Answer::none(Bytes::from_static(b"null"), &kind, text),
         }
@@ -217,6 +231,7 @@ impl HostServices {
 
     async fn apply(
         &self,
+        turn: Turn,
         id: &str,
         (context, params): (Bytes, Bytes),
         workspace: &str,
@@ -240,7 +255,7 @@ impl HostServices {
         session.registered.effect(name).ok_or_else(unknown)?;
         let quick = is_quick(&context) && is_quick(&params);
         let own = name.to_owned();
-        let args = self.aside(Lane::Plugin(plugin.into()), quick, move || {
+        let args = self.aside(turn.lane.clone(), quick, move || {
             let context = context_for(&session.manifest, object("context", &context)?);
             let effect = session.registered.effect(&own);
             let mut all = effect.map(|effect| effect.default_params.clone()).unwrap_or_default();
@@ -248,6 +263,7 @@ impl HostServices {
             Ok::<_, Why>(to_bytes(&json!({ "context": context, "params": all })))
         });
         let args = args.await??;
+        drop(turn);
         let left = deadline.saturating_duration_since(Instant::now());
         let mut call = call((plugin, name), Kind::Effect, args, workspace, left);
         call.enabled_plugins = enabled;

@@ -37,7 +37,7 @@ use stockade_proto::{host::host_server::HostServer, inherited, socket::Socket};
 use tokio::{runtime::Handle as Runtime, sync::SetOnce};
 
 pub use bus::{Batch, Event};
-pub use extensions::{Answer, Built, EFFECT_PREFIX, PLUGIN_PREFIX, Unbuilt};
+pub use extensions::{Answer, Built, EFFECT_PREFIX, PLUGIN_PREFIX, Turn, Unbuilt};
 pub use permits::{PermissionUse, PluginUse};
 pub use providers::{Ask, Registration, ServerProvider};
 

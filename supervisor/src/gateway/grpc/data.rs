@@ -48,7 +48,7 @@ impl DataService {
 
 /// The store's answer as a status.
 pub(crate) fn data_error(error: DataError) -> Status {
-    let text = error.to_string();
+    let text = status::fitting(error.to_string(), 0);
     match error {
         DataError::Full(_) | DataError::Busy | DataError::Room(_) | DataError::Quota(_) => {
             Status::resource_exhausted(text)

@@ -16,7 +16,7 @@ use crate::{
     gateway::{
         body::Reservation,
         report,
-        texts::{building, lane},
+        texts::{building, lane, turn},
         whole,
     },
     services::Unbuilt,
@@ -69,6 +69,7 @@ impl Extensions for ExtensionsService {
             .supervisor
             .services()
             .evaluate_condition(
+                turn(&[&request.context]).await,
                 &request.condition_id,
                 request.context,
                 &request.workspace,
@@ -89,6 +90,7 @@ impl Extensions for ExtensionsService {
             .supervisor
             .services()
             .apply_effect(
+                turn(&[&request.context, &request.params]).await,
                 &request.effect_id,
                 request.context,
                 request.params,

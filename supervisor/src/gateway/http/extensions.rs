@@ -66,11 +66,13 @@ pub(super) async fn evaluate(State(supervisor): State<Supervisor>, Text(text): T
         Ok(request) => request,
         Err(response) => return *response,
     };
+    let context = request.context.unwrap_or_default().0;
     let evaluated = supervisor
         .services()
         .evaluate_condition(
+            texts::turn(&[&context]).await,
             &request.condition_id.0,
-            request.context.unwrap_or_default().0,
+            context,
             &request.workspace.0,
             request.enabled_plugins.map(|names| names.0),
             request.timeout_ms.map(Duration::from_millis),
@@ -98,12 +100,15 @@ pub(super) async fn apply(State(supervisor): State<Supervisor>, Text(text): Text
         Ok(request) => request,
         Err(response) => return *response,
     };
+    let context = request.context.unwrap_or_default().0;
+    let params = request.params.unwrap_or_default().0;
     let applied = supervisor
         .services()
         .apply_effect(
+            texts::turn(&[&context, &params]).await,
             &request.effect_id.0,
-            request.context.unwrap_or_default().0,
-            request.params.unwrap_or_default().0,
+            context,
+            params,
             &request.workspace.0,
             request.enabled_plugins.map(|names| names.0),
             request.timeout_ms.map(Duration::from_millis),
