@@ -92,8 +92,7 @@ impl Extensions for ExtensionsService {
             .apply_effect(
                 turn(&[&request.context, &request.params]).await,
                 &request.effect_id,
-                request.context,
-                request.params,
+                (request.context, request.params),
                 &request.workspace,
                 names(request.enabled_plugins),
                 timeout(request.timeout_ms),

@@ -107,8 +107,7 @@ pub(super) async fn apply(State(supervisor): State<Supervisor>, Text(text): Text
         .apply_effect(
             texts::turn(&[&context, &params]).await,
             &request.effect_id.0,
-            context,
-            params,
+            (context, params),
             &request.workspace.0,
             request.enabled_plugins.map(|names| names.0),
             request.timeout_ms.map(Duration::from_millis),
