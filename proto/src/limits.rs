@@ -196,7 +196,7 @@ bounds! {
         count LOG_FIELDS = 64, "Fields of a log line", "fixed", "INVALID_ARGUMENT";
         count DENIED_NAMES = 200, "Permissions whose use is counted by name", "fixed", "counted together";
         count EVENT_QUEUE = 10_000, "Events that wait for a subscriber", "fixed", "the oldest go, counted";
-        bytes EVENT_BYTES = 8 << 20, "Their bytes (of all subscribers together half of `max_buffered`)", "fixed", "the oldest go, counted; of those who are furthest behind";
+        bytes EVENT_BYTES = 8 << 20, "Their bytes, with their names and 256 more for each (of all subscribers together half of `max_buffered`)", "fixed", "the oldest go, counted; of those who are furthest behind";
     }
     Service {
         bytes SERVICE_MESSAGE = 32 << 20, "Answer of a service, over each protocol", "fixed", "the call fails: `InvalidResponse`";

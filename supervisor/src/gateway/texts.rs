@@ -93,15 +93,10 @@ pub(super) async fn building() -> OwnedMutexGuard<()> {
     reader.building.lock_owned().await
 }
 
-/// The turn of this connection for texts that are read elsewhere; one at a time, if they
-/// are large.
-pub(super) async fn turn(texts: &[&Bytes]) -> Turn {
+/// The turn of this connection, for texts that are read elsewhere.
+pub(super) fn turn() -> Turn {
     let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
-    let held = match texts.iter().all(|text| is_quick(text)) {
-        true => None,
-        false => Some(reader.one.lock_owned().await),
-    };
-    Turn { lane: reader.lane, held }
+    Turn { lane: reader.lane, one: reader.one }
 }
 
 /// The value, for gRPC; `what` is said of one that is none.

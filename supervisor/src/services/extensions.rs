@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Map, Value, json};
 use stockade_proto::worker::invoke::Kind;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::Mutex;
 
 use super::{HostServices, filter};
 use crate::{
@@ -112,13 +112,13 @@ fn call(id: (&str, &str), kind: Kind, args: Bytes, workspace: &str, timeout: Dur
     }
 }
 
-/// In whose turn a client's texts are read, and what is held until they have been.
+/// In whose turn a client's texts are read.
 #[derive(Debug)]
 pub struct Turn {
     /// The crew's lane.
     pub lane: Lane,
-    /// Keeps the client from having more read meanwhile.
-    pub held: Option<OwnedMutexGuard<()>>,
+    /// Held while a large one is read: the client has one read at a time.
+    pub one: Arc<Mutex<()>>,
 }
 
 impl HostServices {
@@ -148,6 +148,20 @@ impl HostServices {
         }
         let done = self.calls().await.crew().run(lane, work).await;
         done.map_err(|overloaded| why("Overloaded", overloaded.to_string()))
+    }
+
+    /// The same, one after the other of a client.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        turn: Turn,
+        quick: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Why> {
+        if quick {
+            return Ok(work());
+        }
+        let _one = turn.one.lock().await;
+        self.aside(turn.lane, false, work).await
     }
 
     /// True only if the condition ran and said so. `context` is the text of a JSON object;
@@ -192,7 +206,7 @@ impl HostServices {
         })?;
         session.registered.condition(name).ok_or_else(unknown)?;
         let (quick, own) = (is_quick(&context), name.to_owned());
-        let args = self.aside(turn.lane.clone(), quick, move || {
+        let args = self.in_turn(turn, quick, move || {
             let context = object("context", &context)?;
             let condition = session.registered.condition(&own);
             let needed = condition.into_iter().flat_map(|condition| &condition.required_context);
@@ -203,7 +217,6 @@ impl HostServices {
             Ok(to_bytes(&json!({ "context": context_for(&session.manifest, context) })))
         });
         let args = args.await??;
-        drop(turn);
         let left = deadline.saturating_duration_since(Instant::now());
         let mut call = call((plugin, name), Kind::Condition, args, workspace, left);
         call.enabled_plugins = enabled;
@@ -254,7 +267,7 @@ impl HostServices {
         session.registered.effect(name).ok_or_else(unknown)?;
         let quick = is_quick(&context) && is_quick(&params);
         let own = name.to_owned();
-        let args = self.aside(turn.lane.clone(), quick, move || {
+        let args = self.in_turn(turn, quick, move || {
             let context = context_for(&session.manifest, object("context", &context)?);
             let effect = session.registered.effect(&own);
             let mut all = effect.map(|effect| effect.default_params.clone()).unwrap_or_default();
@@ -262,7 +275,6 @@ impl HostServices {
             Ok::<_, Why>(to_bytes(&json!({ "context": context, "params": all })))
         });
         let args = args.await??;
-        drop(turn);
         let left = deadline.saturating_duration_since(Instant::now());
         let mut call = call((plugin, name), Kind::Effect, args, workspace, left);
         call.enabled_plugins = enabled;

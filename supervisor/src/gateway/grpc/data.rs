@@ -50,9 +50,8 @@ impl DataService {
 pub(crate) fn data_error(error: DataError) -> Status {
     let text = status::fitting(error.to_string(), 0);
     match error {
-        DataError::Full(_) | DataError::Busy | DataError::Room(_) | DataError::Quota(_) => {
-            Status::resource_exhausted(text)
-        }
+        DataError::Busy | DataError::Room(_) => status::overloaded(text),
+        DataError::Full(_) | DataError::Quota(_) => Status::resource_exhausted(text),
         DataError::Locked(_) => Status::aborted(text),
         DataError::Invalid(_) => Status::invalid_argument(text),
         DataError::Broken(_) => Status::unavailable(text),

@@ -69,7 +69,7 @@ impl Extensions for ExtensionsService {
             .supervisor
             .services()
             .evaluate_condition(
-                turn(&[&request.context]).await,
+                turn(),
                 &request.condition_id,
                 request.context,
                 &request.workspace,
@@ -90,7 +90,7 @@ impl Extensions for ExtensionsService {
             .supervisor
             .services()
             .apply_effect(
-                turn(&[&request.context, &request.params]).await,
+                turn(),
                 &request.effect_id,
                 (request.context, request.params),
                 &request.workspace,

@@ -66,13 +66,12 @@ pub(super) async fn evaluate(State(supervisor): State<Supervisor>, Text(text): T
         Ok(request) => request,
         Err(response) => return *response,
     };
-    let context = request.context.unwrap_or_default().0;
     let evaluated = supervisor
         .services()
         .evaluate_condition(
-            texts::turn(&[&context]).await,
+            texts::turn(),
             &request.condition_id.0,
-            context,
+            request.context.unwrap_or_default().0,
             &request.workspace.0,
             request.enabled_plugins.map(|names| names.0),
             request.timeout_ms.map(Duration::from_millis),
@@ -100,14 +99,12 @@ pub(super) async fn apply(State(supervisor): State<Supervisor>, Text(text): Text
         Ok(request) => request,
         Err(response) => return *response,
     };
-    let context = request.context.unwrap_or_default().0;
-    let params = request.params.unwrap_or_default().0;
     let applied = supervisor
         .services()
         .apply_effect(
-            texts::turn(&[&context, &params]).await,
+            texts::turn(),
             &request.effect_id.0,
-            (context, params),
+            (request.context.unwrap_or_default().0, request.params.unwrap_or_default().0),
             &request.workspace.0,
             request.enabled_plugins.map(|names| names.0),
             request.timeout_ms.map(Duration::from_millis),

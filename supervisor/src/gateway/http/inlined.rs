@@ -132,7 +132,8 @@ impl Inlined {
         let most = written.len().min(limits::NAME + 1);
         let name = memchr(b'"', &written[..most])?;
         let data = self.attachments.get(&written[..name])?;
-        let mut after = written[name + 1..].iter();
+        // One that is further from its colon is no key of anybody.
+        let mut after = written[name + 1..].iter().take(limits::STEP);
         let is_key = after.find(|byte| !byte.is_ascii_whitespace()) == Some(&b':');
         (!is_key).then(|| (REFERENCE.len() + name + 1, data.clone()))
     }
