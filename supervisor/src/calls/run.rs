@@ -255,7 +255,7 @@ impl Attempt<'_> {
     ) -> Result<(), CallError> {
         let (session, tool) = (session.clone(), self.tool.clone());
         let check = move || check(&session, &tool, kind, &result);
-        self.crew.run(self.handle.name(), check).await?
+        self.crew.conclude(self.handle.name(), check).await?
     }
 
     /// By the crew, in the plugin's turn.

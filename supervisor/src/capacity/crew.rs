@@ -2,7 +2,7 @@
 //! documents, SQLite. Each plugin and each client gets its turn, no one gets all
 //! threads nor do all clients together, and what does not fit is refused. Clients' brief
 //! jobs have as much time as all their long ones: however many of those wait, a brief one
-//! waits for one of them.
+//! waits for one of them. Operators have turns and a queue that no client can fill.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -49,6 +49,8 @@ pub enum Lane {
     Client(Arc<str>),
     /// Of one client, for what takes little time.
     Brief(Arc<str>),
+    /// Of one who has the daemon's socket or an admin token.
+    Operator(Arc<str>),
 }
 
 impl Lane {
@@ -66,6 +68,7 @@ impl Lane {
             Lane::Plugin(_) => Kind::Plugins,
             Lane::Client(_) => Kind::Clients,
             Lane::Brief(_) => Kind::Brief,
+            Lane::Operator(_) => Kind::Operators,
         }
     }
 }
@@ -75,6 +78,7 @@ enum Kind {
     Plugins,
     Clients,
     Brief,
+    Operators,
 }
 
 impl From<&Arc<str>> for Lane {
@@ -91,7 +95,7 @@ struct Queue {
     running: usize,
 }
 
-/// The plugins, or the clients, or the clients' brief jobs.
+/// The plugins, or the clients, or the clients' brief jobs, or the operators.
 #[derive(Default)]
 struct Side {
     /// Lanes that have jobs, in the order of their turns.
@@ -110,8 +114,9 @@ struct State {
     plugins: Side,
     clients: Side,
     brief: Side,
-    /// The last job was a client's.
-    client: bool,
+    operators: Side,
+    /// Whose the last job was.
+    last: Option<Kind>,
     over: bool,
 }
 
@@ -121,25 +126,26 @@ impl State {
             Kind::Plugins => &mut self.plugins,
             Kind::Clients => &mut self.clients,
             Kind::Brief => &mut self.brief,
+            Kind::Operators => &mut self.operators,
         }
     }
 
-    fn push(&mut self, lane: Lane, job: Job) -> Result<(), Overloaded> {
+    fn push(&mut self, lane: Lane, is_bounded: bool, job: Job) -> Result<(), Overloaded> {
         let kind = lane.kind();
         let others = match kind {
-            Kind::Plugins => Duration::ZERO,
+            Kind::Plugins | Kind::Operators => Duration::ZERO,
             Kind::Clients => self.brief.spent,
             Kind::Brief => self.clients.spent,
         };
         let side = self.side(kind);
-        if side.waiting >= limits::CREW_QUEUE {
+        if is_bounded && side.waiting >= limits::CREW_QUEUE {
             return Err(Overloaded);
         }
         if side.waiting + side.running == 0 {
             side.spent = side.spent.max(others);
         }
         let own = self.lanes.entry(lane.clone()).or_default();
-        if own.jobs.len() >= limits::CREW_SHARE {
+        if is_bounded && own.jobs.len() >= limits::CREW_SHARE {
             return Err(Overloaded);
         }
         own.jobs.push_back(job);
@@ -155,10 +161,16 @@ impl State {
     /// The next job; `of_one` is how many one lane, and all clients together, may have
     /// running.
     fn next(&mut self, of_one: usize) -> Option<(Lane, Job)> {
-        if self.client {
-            return self.next_of(Kind::Plugins, of_one).or_else(|| self.next_of_clients(of_one));
-        }
-        self.next_of_clients(of_one).or_else(|| self.next_of(Kind::Plugins, of_one))
+        let turns = match self.last {
+            Some(Kind::Plugins) => [Kind::Operators, Kind::Clients, Kind::Plugins],
+            Some(Kind::Operators) => [Kind::Clients, Kind::Plugins, Kind::Operators],
+            _ => [Kind::Plugins, Kind::Operators, Kind::Clients],
+        };
+        turns.into_iter().find_map(|kind| match kind {
+            Kind::Clients | Kind::Brief => self.next_of_clients(of_one),
+            Kind::Operators if self.operators.running >= of_one => None,
+            Kind::Plugins | Kind::Operators => self.next_of(kind, of_one),
+        })
     }
 
     fn next_of_clients(&mut self, of_one: usize) -> Option<(Lane, Job)> {
@@ -189,7 +201,7 @@ impl State {
             }
             side.running += 1;
             side.waiting -= 1;
-            self.client = kind != Kind::Plugins;
+            self.last = Some(kind);
             return Some((lane, job));
         }
         None
@@ -210,7 +222,7 @@ impl State {
 struct Shared {
     state: Mutex<State>,
     filled: Condvar,
-    /// Threads that one lane, and all clients together, may have.
+    /// Threads that one lane, all clients together, and all operators may have.
     of_one: usize,
 }
 
@@ -307,9 +319,32 @@ impl Crew {
         lane: impl Into<Lane>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Overloaded> {
+        self.have_done(lane.into(), true, job).await
+    }
+
+    /// The same at the end of a call that the plugin has answered: it is not refused, for
+    /// what the plugin did is done. There are no more of them than calls.
+    ///
+    /// # Errors
+    /// It failed.
+    pub async fn conclude<T: Send + 'static>(
+        &self,
+        lane: impl Into<Lane>,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Overloaded> {
+        self.have_done(lane.into(), false, job).await
+    }
+
+    async fn have_done<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        is_bounded: bool,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Overloaded> {
         let (reply, answer) = oneshot::channel();
         self.push(
-            lane.into(),
+            lane,
+            is_bounded,
             Box::new(move || {
                 if !reply.is_closed() {
                     let _ = reply.send(job());
@@ -319,9 +354,9 @@ impl Crew {
         answer.await.map_err(|_| Overloaded)
     }
 
-    fn push(&self, lane: Lane, job: Job) -> Result<(), Overloaded> {
+    fn push(&self, lane: Lane, is_bounded: bool, job: Job) -> Result<(), Overloaded> {
         let shared = &self.0.0;
-        shared.lock().push(lane, job)?;
+        shared.lock().push(lane, is_bounded, job)?;
         shared.filled.notify_one();
         Ok(())
     }
@@ -347,19 +382,21 @@ mod tests {
             let _ = begin.send(());
             let _ = held.recv();
         };
-        crew.push((&stuck).into(), Box::new(hold)).unwrap();
+        crew.push((&stuck).into(), true, Box::new(hold)).unwrap();
         begun.recv().unwrap();
-        while crew.push((&stuck).into(), Box::new(|| {})).is_ok() {}
+        while crew.push((&stuck).into(), true, Box::new(|| {})).is_ok() {}
         assert_eq!(block_on(crew.run(&other, || 7)), Ok(7));
         assert_eq!(block_on(crew.run(&stuck, || 7)), Err(Overloaded));
+        let conclude = crew.conclude(&stuck, || 9);
         drop(release);
+        assert_eq!(block_on(conclude), Ok(9));
         assert_eq!(block_on(crew.run(&other, || 8)), Ok(8));
     }
 
     #[test]
     fn clients_come_in_turn_with_the_plugins_as_if_they_were_one() {
         let mut state = State::default();
-        let mut push = |lane| state.push(lane, Box::new(|| {})).unwrap();
+        let mut push = |lane| state.push(lane, true, Box::new(|| {})).unwrap();
         (0..9).for_each(|n| push(Lane::Client(n.to_string().into())));
         let plugins = ["a", "b"].map(|name| Lane::Plugin(name.into()));
         plugins.iter().cloned().for_each(&mut push);
@@ -377,7 +414,7 @@ mod tests {
     #[test]
     fn a_brief_job_waits_for_one_long_one() {
         let mut state = State::default();
-        let push = |state: &mut State, lane| state.push(lane, Box::new(|| {})).unwrap();
+        let push = |state: &mut State, lane| state.push(lane, true, Box::new(|| {})).unwrap();
         let long = |n: usize| Lane::Client(n.to_string().into());
         let brief = |n: usize| Lane::Brief(n.to_string().into());
         (0..9).for_each(|n| push(&mut state, long(n)));
@@ -397,13 +434,17 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_fill_their_queue_leave_the_plugins_theirs() {
+    fn clients_that_fill_their_queue_leave_plugins_and_operators_theirs() {
         let mut state = State::default();
         let mut of = 0..;
         let mut client = || Lane::Client(of.next().unwrap_or(0).to_string().into());
-        while state.push(client(), Box::new(|| {})).is_ok() {}
+        while state.push(client(), true, Box::new(|| {})).is_ok() {}
         assert_eq!(state.clients.waiting, limits::CREW_QUEUE);
-        assert_eq!(state.push(Lane::Plugin("plugin".into()), Box::new(|| {})), Ok(()));
+        assert_eq!(state.push(Lane::Plugin("plugin".into()), true, Box::new(|| {})), Ok(()));
+        let operator = Lane::Operator("operator".into());
+        assert_eq!(state.push(operator.clone(), true, Box::new(|| {})), Ok(()));
+        let first = std::iter::from_fn(|| state.next(1)).take(3).map(|(lane, _)| lane);
+        assert!(first.collect::<Vec<_>>().contains(&operator));
     }
 
     #[test]
@@ -415,7 +456,7 @@ mod tests {
             let _ = begin.send(());
             let _ = held.recv();
         });
-        crew.push(Lane::Client("1".into()), hold).unwrap();
+        crew.push(Lane::Client("1".into()), true, hold).unwrap();
         begun.recv().unwrap();
         let late = crew.run(Lane::Client("2".into()), || 2);
         let mut late = std::pin::pin!(late);

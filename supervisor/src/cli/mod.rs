@@ -18,6 +18,7 @@ mod list;
 mod logs;
 mod metrics;
 mod new;
+mod notify;
 mod output;
 mod permissions;
 mod provenance;

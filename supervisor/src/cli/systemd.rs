@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use sd_notify::NotifyState;
 use stockade::{
     Supervisor,
     gateway::{Doors, Within, report::health},
@@ -17,6 +16,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::notify::{Notifier, Phase};
+
 /// Between looks at the status text.
 const STATUS: Duration = Duration::from_secs(1);
 
@@ -25,15 +26,11 @@ pub(super) fn journal() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some()
 }
 
-fn tell(states: &[NotifyState<'_>]) {
-    let _ = sd_notify::notify(states);
-}
-
 /// The daemon as a unit.
 pub(super) struct Service {
     tasks: Vec<JoinHandle<()>>,
-    supervisor: Supervisor,
     reload: Arc<Wish>,
+    notifier: Notifier,
 }
 
 /// To reload: one that waits stands for all that come meanwhile.
@@ -60,21 +57,18 @@ impl Drop for Service {
 impl Service {
     /// Says READY and keeps status and watchdog going.
     pub(super) fn start(supervisor: &Supervisor, doors: &Doors) -> Self {
-        let mut service =
-            Service { tasks: Vec::new(), supervisor: supervisor.clone(), reload: Arc::default() };
-        service.ready();
-        service.tasks.push(tokio::spawn(reloads(supervisor.clone(), service.reload.clone())));
+        let (reload, notifier): (Arc<Wish>, _) = (Arc::default(), Notifier::start());
+        notifier.enter(Phase::Ready(status(supervisor)));
+        let reloading = reloads(supervisor.clone(), reload.clone(), notifier.clone());
+        let mut tasks = vec![tokio::spawn(reloading)];
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
-            service.tasks.push(tokio::spawn(report_status(supervisor.clone())));
+            tasks.push(tokio::spawn(report_status(supervisor.clone(), notifier.clone())));
         }
         if let Some(period) = sd_notify::watchdog_enabled() {
-            service.tasks.push(tokio::spawn(feed_watchdog(period / 2, doors.within())));
+            let feeding = feed_watchdog(period / 2, doors.within(), notifier.clone());
+            tasks.push(tokio::spawn(feeding));
         }
-        service
-    }
-
-    pub(super) fn ready(&self) {
-        tell(&[NotifyState::Ready, NotifyState::Status(&status(&self.supervisor))]);
+        Service { tasks, reload, notifier }
     }
 
     /// Reloads, one after the other, while signals are listened to. That it will is said at
@@ -82,16 +76,16 @@ impl Service {
     pub(super) fn reload(&self) {
         let mut waits = self.reload.waits();
         *waits = true;
-        tell(&[NotifyState::Reloading, NotifyState::Status("reloading")]);
+        self.notifier.enter(Phase::Reloading);
         self.reload.made.notify_one();
     }
 
     pub(super) fn stopping(&self) {
-        tell(&[NotifyState::Stopping, NotifyState::Status("stopping every plugin")]);
+        self.notifier.enter(Phase::Stopping);
     }
 }
 
-async fn reloads(supervisor: Supervisor, wish: Arc<Wish>) {
+async fn reloads(supervisor: Supervisor, wish: Arc<Wish>, notifier: Notifier) {
     loop {
         wish.made.notified().await;
         *wish.waits() = false;
@@ -104,7 +98,7 @@ async fn reloads(supervisor: Supervisor, wish: Arc<Wish>) {
         // Ready for the last signal is ready for all.
         let waits = wish.waits();
         if !*waits {
-            tell(&[NotifyState::Ready, NotifyState::Status(&now)]);
+            notifier.enter(Phase::Ready(now));
         }
     }
 }
@@ -126,12 +120,12 @@ fn status(supervisor: &Supervisor) -> String {
     text
 }
 
-async fn report_status(supervisor: Supervisor) {
+async fn report_status(supervisor: Supervisor, notifier: Notifier) {
     let mut last = String::new();
     loop {
         let now = status(&supervisor);
         if now != last {
-            tell(&[NotifyState::Status(&now)]);
+            notifier.status(now.clone());
             last = now;
         }
         tokio::time::sleep(STATUS).await;
@@ -140,11 +134,11 @@ async fn report_status(supervisor: Supervisor) {
 
 /// Fed only when a request has been answered: by the same runtime and the same routes as
 /// everybody's, but in nobody's queue.
-async fn feed_watchdog(period: Duration, within: Within) {
+async fn feed_watchdog(period: Duration, within: Within, notifier: Notifier) {
     loop {
         let asked = tokio::time::timeout(period, ask(&within)).await;
         if matches!(asked, Ok(Ok(true))) {
-            tell(&[NotifyState::Watchdog]);
+            notifier.watchdog();
         }
         tokio::time::sleep(period).await;
     }

@@ -76,10 +76,9 @@ impl Answer {
         let mut first = None;
         if is_grpc && owner.is_question {
             let paid = head.extensions.remove::<Unencoded>();
-            if paid.is_some() {
+            if let Some(paid) = &paid {
                 // By who has made it: it may be large.
-                let lane = owner.guest.reader.lane();
-                let encoded = owner.house.crew.run(lane, move || {
+                let encoded = owner.house.crew.run(paid.lane.clone(), move || {
                     let frame = inner.frame().now_or_never().flatten();
                     (inner, frame)
                 });

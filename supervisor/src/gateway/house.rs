@@ -169,7 +169,9 @@ impl House {
             return self.tools.answer(request, reservation, &guest.connection).await;
         }
         request.extensions_mut().insert(reservation);
-        request.extensions_mut().insert(token.unwrap_or_else(|| guest.caller.clone()));
+        let caller = token.unwrap_or_else(|| guest.caller.clone());
+        let reader = guest.reader.of(&caller);
+        request.extensions_mut().insert(caller);
         let answered = async {
             match is_grpc {
                 true => {
@@ -186,7 +188,7 @@ impl House {
             }
         };
         // What is rarely asked is boxed: a call's future stays small.
-        guest.reader.clone().during(Box::pin(answered)).await
+        reader.during(Box::pin(answered)).await
     }
 }
 

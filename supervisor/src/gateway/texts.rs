@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tonic::Status;
 
-use super::status;
+use super::{door::Caller, status};
 use crate::{
     Supervisor,
     capacity::{Lane, Overloaded, is_quick, read_exactly},
@@ -40,9 +40,13 @@ impl Reader {
         Reader { lane, one: Arc::default(), building: Arc::default() }
     }
 
-    /// In whose turn it is read.
-    pub(super) fn lane(&self) -> Lane {
-        self.lane.clone()
+    /// The same connection's, for a request of this caller.
+    pub(super) fn of(&self, caller: &Caller) -> Self {
+        let mut own = self.clone();
+        if let (Lane::Client(name), Some(_)) = (&self.lane, caller.admin()) {
+            own.lane = Lane::Operator(name.clone());
+        }
+        own
     }
 
     /// What is read while this is answered is read in the connection's turn.
@@ -63,15 +67,16 @@ pub(super) async fn read<T: Send + 'static>(
     of_bytes(supervisor, text.len(), move || read(&text)).await
 }
 
-/// Has work of a size that others chose done by the crew, in the connection's turn.
+/// Has an answer of the daemon's own made by the crew, in the connection's turn.
 pub(super) async fn aside<T: Send + 'static>(
     supervisor: &Supervisor,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Overloaded> {
-    of_bytes(supervisor, usize::MAX, work).await
+    of_bytes(supervisor, 0, work).await
 }
 
-async fn of_bytes<T: Send + 'static>(
+/// Has work on so many bytes of a client done by the crew, in the connection's turn.
+pub(super) async fn of_bytes<T: Send + 'static>(
     supervisor: &Supervisor,
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
@@ -83,7 +88,7 @@ async fn of_bytes<T: Send + 'static>(
 
 /// The turn of the connection whose request is being answered.
 pub(super) fn lane() -> Lane {
-    READER.try_with(Reader::lane).unwrap_or_else(|_| Reader::new().lane())
+    READER.try_with(|reader| reader.lane.clone()).unwrap_or_else(|_| Reader::new().lane)
 }
 
 /// Waits until this connection builds no other configuration: each keeps its texts while

@@ -12,11 +12,17 @@ use serde_json::json;
 use tonic::Status;
 
 use super::{body::Reservation, status, texts};
-use crate::{Supervisor, capacity::Held};
+use crate::{
+    Supervisor,
+    capacity::{Held, Lane},
+};
 
-/// What a message takes until it has been encoded.
+/// What a message takes until it has been encoded, and in whose turn it is.
 #[derive(Clone, Debug)]
-pub(super) struct Unencoded(#[expect(dead_code, reason = "given back with it")] Held);
+pub(super) struct Unencoded {
+    pub(super) lane: Lane,
+    _paid: Held,
+}
 
 /// A message of gRPC; its connection pays for it.
 pub(super) async fn message<M: Message + 'static>(
@@ -35,7 +41,7 @@ pub(super) async fn message<M: Message + 'static>(
         made.map_err(|why| status::of_room(format!("the answer was not sent: {why}"), why))?;
     let mut response = tonic::Response::new(message);
     if let Some(paid) = paid {
-        response.extensions_mut().insert(Unencoded(paid));
+        response.extensions_mut().insert(Unencoded { lane: texts::lane(), _paid: paid });
     }
     Ok(response)
 }

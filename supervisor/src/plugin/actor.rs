@@ -406,6 +406,10 @@ impl Actor {
 
     fn command(&mut self, command: Command) {
         self.remember_hidden(&command);
+        let enabled = matches!(command, Command::Enable(_));
+        if enabled || matches!(command, Command::Start(_) | Command::Restart(_)) {
+            self.context.store.database.said(&self.name, self.remembered, enabled);
+        }
         let event = match command {
             Command::Replace(found) => return self.replace(*found),
             Command::Start(who) => self.noted("start", &who, Event::Start),

@@ -34,12 +34,27 @@ pub(super) fn assign(data_dir: &Path, probe: &LayerProbe) -> io::Result<u32> {
     let uids = probe.uids();
     let owner = fs::symlink_metadata(data_dir)?.uid();
     if uids.contains(&owner) {
-        return Ok(owner);
+        if !is_shared(data_dir, owner)? {
+            return Ok(owner);
+        }
+        tracing::warn!(
+            "{} belongs to the user of another plugin, as a copy does: it is given to one of its \
+             own",
+            data_dir.display()
+        );
     }
     let given = give(data_dir, &uids)?;
     // How much there is in it is the plugin's choice: nobody else waits for it.
     hand_over(data_dir, given.0)?;
     Ok(given.0)
+}
+
+/// Another plugin's directory has this owner, too.
+fn is_shared(data_dir: &Path, owner: u32) -> io::Result<bool> {
+    let own = fs::symlink_metadata(data_dir)?.ino();
+    let siblings = fs::read_dir(data_dir.parent().unwrap_or(data_dir))?;
+    let mut others = siblings.flatten().filter_map(|entry| fs::symlink_metadata(entry.path()).ok());
+    Ok(others.any(|other| other.is_dir() && other.uid() == owner && other.ino() != own))
 }
 
 /// A user that nobody has.
@@ -111,6 +126,18 @@ mod tests {
             assert_eq!(fs::symlink_metadata(path).unwrap().uid(), 61_234);
         }
         assert_eq!(fs::metadata(&other).unwrap().uid(), 0);
+    }
+
+    #[test]
+    fn a_copy_of_anothers_data_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, copy) = (folder.path().join("one"), folder.path().join("copy"));
+        fs::create_dir(&one).unwrap();
+        let owner = fs::metadata(&one).unwrap().uid();
+        assert!(!is_shared(&one, owner).unwrap());
+        fs::create_dir(&copy).unwrap();
+        assert!(is_shared(&one, owner).unwrap() && is_shared(&copy, owner).unwrap());
+        assert!(!is_shared(&one, owner + 1).unwrap());
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl HostServices {
         let line = Line::default();
         // Whoever writes a schema chooses what it costs.
         let crew = self.calls().await.crew().clone();
-        let lane = Lane::Client(format!("registration {id}").into());
+        let lane = Lane::Operator(format!("registration {id}").into());
         let compiled = crew.run(lane, move || compile(offered)).await;
         let (compiled, bytes) = compiled.map_err(|why| why.to_string())?;
         let paid = payer.map(|payer| payer.charge(bytes)).transpose();

@@ -73,6 +73,7 @@ impl Database {
             busy: Mutex::default(),
             waiting: Mutex::default(),
             wishes,
+            said: Mutex::default(),
             noted: watch::Sender::new(0),
             recovered: watch::Sender::default(),
         });
@@ -230,6 +231,18 @@ impl Database {
         self.wake();
     }
 
+    /// An operator has enabled a plugin, or started it: what was wanted before, if that is
+    /// still unknown, does not hold any more. Never waits.
+    pub fn said(&self, plugin: &str, remembered: Remembered, enabled: bool) {
+        if self.shared.wishes.are_unknown() {
+            let mut said = self.shared.said();
+            let known = said.entry(plugin.to_owned()).or_default();
+            *known |= enabled;
+            drop(said);
+            self.remember(plugin, remembered);
+        }
+    }
+
     /// Plugins that run although they were not to, as the file tells now that it can be
     /// read.
     pub fn recovered(&self) -> watch::Receiver<Recovered> {
@@ -274,7 +287,7 @@ mod tests {
     use super::*;
 
     fn open(path: &Path, problems: &mut Vec<String>) -> Database {
-        let made = Arc::new(Made::read(&path.with_file_name("made")));
+        let made = Arc::new(Made::read(path.parent().unwrap()));
         Database::open(path, 3, made, problems)
     }
 
@@ -309,6 +322,70 @@ mod tests {
         assert_eq!(database.crashes(None, 10).unwrap(), []);
         // What the operator wanted is known all the same.
         assert_eq!(database.remembered("a").map(|known| known.wanted), Some(Wanted::Disabled));
+    }
+
+    #[test]
+    fn what_an_operator_says_while_nothing_is_known_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stockade.db");
+        let database = open(&path, &mut Vec::new());
+        let wishes = [
+            ("enabled", Wanted::Disabled),
+            ("started", Wanted::Stopped),
+            ("restarted", Wanted::Disabled),
+            ("rested", Wanted::Disabled),
+        ];
+        for (name, wanted) in wishes {
+            database.remember(name, Remembered { wanted, generation: 1 });
+        }
+        database.flush();
+        drop(database);
+        std::fs::remove_file(folder.path().join("wanted")).unwrap();
+        let holder = Connection::open(&path).unwrap();
+        holder.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE;").unwrap();
+        let database = open(&path, &mut Vec::new());
+        let mut recovered = database.recovered();
+        let runs = Remembered { wanted: Wanted::Run, generation: 2 };
+        wishes.map(|(name, _)| database.remember(name, runs));
+        database.said("enabled", runs, true);
+        database.said("started", runs, false);
+        database.said("restarted", runs, false);
+        drop(holder);
+        let begun = Instant::now();
+        while recovered.borrow_and_update().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", database.problem());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut names: Vec<String> =
+            recovered.borrow().iter().map(|(name, _)| name.clone()).collect();
+        names.sort();
+        assert_eq!(names, ["restarted", "rested"]);
+        database.flush();
+        let wanted = |name| database.remembered(name).unwrap().wanted;
+        assert_eq!((wanted("enabled"), wanted("started")), (Wanted::Run, Wanted::Run));
+        assert_eq!(wanted("restarted"), Wanted::Disabled);
+    }
+
+    #[test]
+    fn a_database_of_somebody_else_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stockade.db");
+        let foreign = Connection::open(&path).unwrap();
+        foreign.execute_batch("CREATE TABLE plugin (id INTEGER); CREATE TABLE x (y);").unwrap();
+        drop(foreign);
+        let database = open(&path, &mut Vec::new());
+        let damaged = database.damaged();
+        assert!(
+            damaged.iter().any(|one| one.contains("not ours")),
+            "{damaged:?} {:?}",
+            database.problem()
+        );
+        let disabled = Remembered { wanted: Wanted::Disabled, generation: 1 };
+        database.remember("a", disabled);
+        database.flush();
+        assert_eq!(database.remembered("a"), Some(disabled));
+        let wanted = std::fs::read_to_string(folder.path().join("wanted")).unwrap();
+        assert!(wanted.contains("disabled a"), "{wanted}");
     }
 
     #[test]

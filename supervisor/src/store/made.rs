@@ -13,6 +13,11 @@ use crate::document::read_start;
 /// More bytes than the list has.
 const MOST: usize = 4096;
 
+/// The list, which names itself, too.
+const FILE: &str = "made";
+/// What it can name besides.
+const FILES: [&str; 3] = ["counters", "data.db", "stockade.db"];
+
 /// The list: a file with a name on each line.
 #[derive(Debug)]
 pub(super) struct Made {
@@ -21,10 +26,20 @@ pub(super) struct Made {
 }
 
 impl Made {
-    pub(super) fn read(path: &Path) -> Self {
-        let bytes = read_start(path, MOST).unwrap_or_default();
-        let names = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
-        Made { path: path.to_owned(), names: Mutex::new(names) }
+    /// The list of a state directory. It is written before any other file: where it is not
+    /// and others are, or it is not whole, each of them has been.
+    pub(super) fn read(directory: &Path) -> Self {
+        let path = directory.join(FILE);
+        let bytes = read_start(&path, MOST).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let mut names: BTreeSet<String> = text.lines().map(str::to_owned).collect();
+        let others = [FILES.as_slice(), &["wanted"]].concat();
+        if !names.contains(FILE) && others.iter().any(|other| directory.join(other).exists()) {
+            names.extend(FILES.map(str::to_owned));
+        }
+        let made = Made { path: path.clone(), names: Mutex::new(names) };
+        made.note(&path);
+        made
     }
 
     /// There has been such a file.
@@ -58,14 +73,31 @@ mod tests {
     #[test]
     fn what_was_there_is_known_at_the_next_start() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("made");
-        let made = Made::read(&path);
-        let (one, other) = (folder.path().join("one.db"), folder.path().join("other.db"));
-        assert!(!made.has(&one));
-        made.note(&one);
-        let made = Made::read(&path);
-        assert!(made.has(&one) && !made.has(&other));
-        made.note(&other);
-        assert!(Made::read(&path).has(&one) && Made::read(&path).has(&other));
+        let [counters, data, _] = FILES.map(|name| folder.path().join(name));
+        let made = Made::read(folder.path());
+        assert!(!made.has(&data));
+        made.note(&data);
+        let made = Made::read(folder.path());
+        assert!(made.has(&data) && !made.has(&counters));
+        made.note(&counters);
+        let made = Made::read(folder.path());
+        assert!(made.has(&data) && made.has(&counters));
+    }
+
+    #[test]
+    fn a_list_that_is_lost_is_no_first_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data.db");
+        assert!(!Made::read(folder.path()).has(&data));
+        // Killed there: nothing has been made.
+        assert!(!Made::read(folder.path()).has(&data));
+        for lost in ["", "\0\0\0\0", "cou"] {
+            std::fs::write(folder.path().join("wanted"), "").unwrap();
+            std::fs::write(folder.path().join(FILE), lost).unwrap();
+            assert!(Made::read(folder.path()).has(&data), "{lost:?}");
+        }
+        std::fs::remove_file(folder.path().join(FILE)).unwrap();
+        assert!(Made::read(folder.path()).has(&data));
+        assert!(Made::read(folder.path()).has(&data), "and stays so");
     }
 }

@@ -7,7 +7,7 @@
 //! | what operators want, once more | `wanted` | replaced as a whole |
 //! | what plugins store through the host, workspaces, provenance | `data.db` | SQLite in WAL mode, synced at each commit |
 //! | plugins' own data | `data/NAME/` | theirs |
-//! | which of these files there have been | `made` | replaced as a whole |
+//! | which of these files there have been | `made` | replaced as a whole, written first |
 //! | one daemon per directory | `lock` | flock |
 
 mod counters;
@@ -101,7 +101,7 @@ impl Store {
         if let Some(problem) = open_to_others(directory) {
             note(&mut problems, problem);
         }
-        let made = Arc::new(made::Made::read(&directory.join("made")));
+        let made = Arc::new(made::Made::read(directory));
         let file = |name: &str| directory.join(name);
         let counters = counters::CounterFile::open(&file("counters"), &made, &mut problems);
         let (crash_records, provenance_records) = (keep.crash_records, keep.provenance_records);
@@ -158,6 +158,19 @@ fn check_whole(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
         "ok" => Ok(()),
         _ => Err(damage(format!("quick_check: {}", verdict.replace('\n', " ")))),
     }
+}
+
+/// An error of the statement itself, which other tables than ours lead to, is damage.
+fn check_form(done: rusqlite::Result<()>) -> rusqlite::Result<()> {
+    use rusqlite::{Error::SqlInputError, ffi::SQLITE_ERROR};
+    done.map_err(|error| {
+        let of_statement = matches!(error, SqlInputError { .. })
+            || error.sqlite_extended_error_code() == Some(SQLITE_ERROR);
+        match of_statement {
+            true => damage(format!("its tables are not ours: {error}")),
+            false => error,
+        }
+    })
 }
 
 /// Whoever may write there may replace every file.

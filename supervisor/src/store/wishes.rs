@@ -115,8 +115,11 @@ impl Wishes {
 
     /// Takes over what the database knows when this file does not; else the database does:
     /// each must be able to tell without the other.
-    pub(super) fn reconcile(&self, connection: &Connection) {
-        let Ok(rows) = in_database(connection) else { return };
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(super) fn reconcile(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let rows = in_database(connection)?;
         let known = self.known().clone();
         let wishes = known.clone().unwrap_or_else(|| rows.clone());
         if wishes != rows
@@ -126,6 +129,7 @@ impl Wishes {
         }
         *self.known() = Some(wishes);
         let _ = self.keep();
+        Ok(())
     }
 
     /// Writes the file when it is not there, or is another one than was written; true: it

@@ -38,9 +38,12 @@ pub(super) struct Shared {
     pub(super) busy: Mutex<Option<Instant>>,
     pub(super) waiting: Mutex<Waiting>,
     pub(super) wishes: Wishes,
-    /// How many of what was to be remembered are on the disk.
+    /// Plugins that operators enabled (true) or started while nobody knew what they
+    /// wanted before.
+    pub(super) said: Mutex<HashMap<String, bool>>,
     /// What was found out too late.
     pub(super) recovered: watch::Sender<Recovered>,
+    /// How many of what was to be remembered are on the disk.
     pub(super) noted: watch::Sender<u64>,
 }
 
@@ -95,6 +98,10 @@ const SCHEMA: &str = "
 impl Shared {
     pub(super) fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn said(&self) -> MutexGuard<'_, HashMap<String, bool>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn busy(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -183,10 +190,15 @@ impl Writer {
             let kept = put_aside_database(path)
                 .map_err(|why| super::damage(format!("it is damaged ({error}), and {why}")))?;
             let text = format!("{} was damaged ({error}) and starts empty; {kept}", path.display());
-            self.lost(text);
+            self.lost(text, self.shared.wishes.are_unknown());
             open(path, patience)
         });
         self.tried = Instant::now();
+        let were_unknown = self.shared.wishes.are_unknown();
+        let opened = opened.and_then(|(connection, is_new)| {
+            self.shared.wishes.reconcile(&connection)?;
+            Ok((connection, is_new))
+        });
         match opened {
             Ok((connection, is_new)) => {
                 // One that went while the daemon ran was told of.
@@ -195,11 +207,9 @@ impl Writer {
                         "{} was missing or empty: the deaths that it knew of are lost",
                         path.display()
                     );
-                    self.lost(text);
+                    self.lost(text, were_unknown);
                 }
                 self.made.note(path);
-                let were_unknown = self.shared.wishes.are_unknown();
-                self.shared.wishes.reconcile(&connection);
                 if were_unknown {
                     self.recover();
                 }
@@ -219,12 +229,17 @@ impl Writer {
     /// What waits was remembered when nobody knew what operators want: who runs, or would
     /// when it can, for that reason alone is not to run.
     fn recover(&self) {
+        let said = std::mem::take(&mut *self.shared.said());
         let mut waiting = self.shared.waiting();
         let mut late = Recovered::new();
         for (name, wanted) in self.shared.wishes.at_rest() {
+            let enabled = said.get(&name);
             match waiting.remembered.get_mut(&name) {
-                // An operator has said so meanwhile.
+                // An operator has said otherwise meanwhile.
                 Some(remembered) if remembered.wanted != Wanted::Run => continue,
+                Some(_) if enabled.is_some_and(|enabled| *enabled || wanted == Wanted::Stopped) => {
+                    continue;
+                }
                 Some(remembered) => remembered.wanted = wanted,
                 None => {}
             }
@@ -237,10 +252,10 @@ impl Writer {
     }
 
     /// The database is not what it was, and with it what only it knew.
-    fn lost(&self, text: String) {
+    fn lost(&self, text: String, with_wishes: bool) {
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         note(&mut damaged, text);
-        if self.shared.wishes.are_unknown() {
+        if with_wishes {
             let text = "which plugins were stopped or disabled is not known any more: all of \
                         them run; stop or disable them again";
             note(&mut damaged, text.to_owned());
@@ -358,7 +373,13 @@ fn open(path: &Path, patience: Duration) -> rusqlite::Result<(Connection, bool)>
     let connection = Connection::open(path)?;
     connection.busy_timeout(patience)?;
     let is_new = super::is_new(&connection)?;
-    connection.execute_batch(SCHEMA)?;
+    super::check_form(connection.execute_batch(SCHEMA))?;
+    for table in [
+        "SELECT id, plugin, time, cause, record FROM crash",
+        "SELECT name, wanted, generation FROM plugin",
+    ] {
+        super::check_form(connection.prepare(table).map(drop))?;
+    }
     super::check_whole(&connection)?;
     super::keep_private(path);
     connection.busy_timeout(PATIENCE)?;

@@ -74,7 +74,7 @@ pub(super) async fn run(
             }
             // Where its attachments stand is looked for by the crew.
             let lane = outcome.plugin.clone();
-            let made = supervisor.calls().crew().run(&lane, move || respond(outcome, accept));
+            let made = supervisor.calls().crew().conclude(&lane, move || respond(outcome, accept));
             made.await.unwrap_or_else(overloaded)
         }
     }
@@ -282,7 +282,7 @@ async fn read_multipart(
         let made = match is_little(bytes) {
             true => Ok(fields(&loose, most)),
             // Escaped it may be six times as much.
-            false => texts::aside(supervisor, move || fields(&loose, most)).await,
+            false => texts::of_bytes(supervisor, bytes, move || fields(&loose, most)).await,
         };
         call.args = made.map_err(|why| Box::new(overloaded(why)))??;
         if let Some(Err(why)) = reservation.map(|paid| paid.pay_more(call.args.len())) {

@@ -275,9 +275,9 @@ impl Data {
     }
 }
 
-/// The turn of all who read and are no plugin.
+/// The turn of all operators who read.
 pub fn operators_turn() -> Lane {
-    Lane::Client("operators".into())
+    Lane::Operator("operators".into())
 }
 
 /// Opens the file and reads the workspaces, putting a damaged file aside.
@@ -329,7 +329,17 @@ fn open(path: &Path) -> rusqlite::Result<(Connection, bool)> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
     let is_new = super::is_new(&connection)?;
-    connection.execute_batch(SCHEMA)?;
+    super::check_form(connection.execute_batch(SCHEMA))?;
+    for table in [
+        "SELECT plugin, key, value, binary, expires, modified FROM kv",
+        "SELECT workspace, entity, text, modified FROM document",
+        "SELECT workspace, entity, name, plugin, bytes FROM part",
+        "SELECT name, text, modified FROM workspace",
+        "SELECT actor, id, time, generation, call, workspace, operation, key FROM provenance",
+        "SELECT name, text FROM note",
+    ] {
+        super::check_form(connection.prepare(table).map(drop))?;
+    }
     super::check_whole(&connection)?;
     super::keep_private(path);
     Ok((connection, is_new))
