@@ -27,6 +27,23 @@ impl Notices {
         &self.path
     }
 
+    /// Writes notices of its own until no more fit; how many.
+    ///
+    /// # Errors
+    /// It cannot be written to.
+    pub fn fill(&self) -> io::Result<u64> {
+        let other = Socket::unbound()?;
+        other.set_nonblocking(true)?;
+        let mut written = 0;
+        loop {
+            match other.send_to(b"X_NOISE=1", &self.path) {
+                Ok(_) => written += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(written),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Reads them on the runtime that asks.
     ///
     /// # Errors

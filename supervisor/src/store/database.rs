@@ -346,7 +346,7 @@ mod tests {
         let database = open(&path, &mut Vec::new());
         let mut recovered = database.recovered();
         let runs = Remembered { wanted: Wanted::Run, generation: 2 };
-        wishes.map(|(name, _)| database.remember(name, runs));
+        wishes.iter().for_each(|(name, _)| database.remember(name, runs));
         database.said("enabled", runs, true);
         database.said("started", runs, false);
         database.said("restarted", runs, false);

@@ -184,6 +184,14 @@ async fn what_is_missing_at_a_start_is_told() {
         let said = problems(&daemon).await;
         assert!(!said.iter().any(|one| one.contains("was missing or empty")), "{said:?}");
         call_in_w(&daemon).await.expect("still open");
+        // The list of what there has been is lost with it: this is no first start.
+        let folder = daemon.kill().await;
+        let state = folder.path().join("state");
+        lose(&state, "data.db");
+        lose(&state, "made");
+        let daemon = with_x().start_in(folder).await;
+        let refused = call_in_w(&daemon).await.expect_err("nobody knows");
+        assert!(refused.message().contains("data.db was missing or empty"), "{refused}");
         daemon.stop().await;
     }
 }

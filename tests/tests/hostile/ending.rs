@@ -95,6 +95,31 @@ async fn streams_end_with_a_status_when_the_daemon_ends() {
     ends(daemon).await;
 }
 
+/// A systemd that does not read holds up neither requests nor reloads nor the end.
+#[tokio::test]
+async fn nobody_waits_for_a_systemd_that_does_not_read() {
+    let daemon = Options::new().notices().config(SHUTDOWN).start().await;
+    let notices = daemon.notices().expect("notices");
+    let client = daemon.apart().await;
+    for n in 0..3 {
+        assert!(notices.fill().expect("the socket") > 0 || n > 0);
+        // That is said, and so is each change of the status.
+        daemon.signal(libc::SIGHUP);
+        daemon.write_plugin(&format!("late-{n}"), &manifest(&format!("late-{n}"), ""));
+        for _ in 0..20 {
+            let asked = client.health("good");
+            let (_, took) = timed(tokio::time::timeout(Duration::from_secs(5), asked)).await;
+            assert!(took < Duration::from_secs(1), "health took {took:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let (code, _, error) = daemon.cli(&["reload"]).await;
+        assert_eq!(code, 0, "{error}");
+    }
+    notices.fill().expect("the socket");
+    daemon.signal(libc::SIGTERM);
+    ends(daemon).await;
+}
+
 /// Findings 6 and 9: SIGTERM does not wait for clients that say nothing, not all,
 /// or do not read.
 #[tokio::test]

@@ -1,13 +1,14 @@
 //! Work that multiplies within the daemon: looks at processes, configurations,
 //! pollers, and a standard error that nobody reads.
 
-use std::os::fd::AsRawFd as _;
+use std::{os::fd::AsRawFd as _, time::Duration};
 
 use serde_json::{Value, json};
 use stockade_proto::v1::{
-    BuildSimulationConfigRequest, PluginState, extensions_client::ExtensionsClient,
+    BuildSimulationConfigRequest, EvaluateConditionRequest, PluginState,
+    extensions_client::ExtensionsClient,
 };
-use stockade_tests::{Client, Options, manifest};
+use stockade_tests::{Client, Http, Options, manifest};
 
 use crate::scene::{BUFFERED, MIB, QUICK, a_while, attacked, nothing_left, timed, under_attack};
 
@@ -84,6 +85,88 @@ async fn configurations_are_built_in_turn() {
     };
     let (_, built) = tokio::join!(futures_util::future::join_all(others), own);
     assert_eq!(built, 3, "one was refused");
+    daemon.stop().await;
+}
+
+/// A tiny request for a configuration of a workspace whose own one is a hundred times
+/// as large when it is read: many of them, on one connection and on several.
+#[tokio::test]
+async fn many_small_requests_for_large_configurations_hold_little() {
+    let daemon = attacked(Options::new().config(BUFFERED)).await;
+    let config = format!(r#"{{"x":[{}0]}}"#, r#"{"":0},"#.repeat(148_000));
+    let text = format!(r#"{{"behavior":{{"simulationConfig":{config}}}}}"#);
+    let mut http = Http::unix(&daemon.socket).await.expect("connect");
+    http.head("PUT", "/v1/workspaces/w", "application/json", text.len()).await.expect("send");
+    http.write(text.as_bytes()).await.expect("send");
+    assert_eq!(http.reply().await.expect("an answer").status, 200);
+    under_attack(&daemon, 384 * MIB, async {
+        let mut built = 0;
+        for connections in [1, 8] {
+            let mut clients = Vec::new();
+            for _ in 0..connections {
+                clients.push(daemon.apart().await);
+            }
+            let all =
+                clients.iter().flat_map(|client| (0..64).map(move |_| client)).map(|client| {
+                    let request = BuildSimulationConfigRequest {
+                        workspace: "w".into(),
+                        ..BuildSimulationConfigRequest::default()
+                    };
+                    let mut extensions = ExtensionsClient::new(client.channel());
+                    let build =
+                        async move { extensions.build_simulation_config(request).await.is_ok() };
+                    tokio::time::timeout(Duration::from_secs(5), build)
+                });
+            let all = futures_util::future::join_all(all).await;
+            built += all.into_iter().filter(|built| *built == Ok(true)).count() as u64;
+        }
+        built
+    })
+    .await;
+    daemon.stop().await;
+}
+
+/// One client's large contexts keep out nobody else's large arguments of the same plugin.
+#[tokio::test]
+async fn large_contexts_of_one_leave_others_their_calls() {
+    let more = format!(
+        "args = [\"--conditions\", \"1\"]\nconcurrency = 8\n{QUICK}\n[permissions]\nrequest = \
+         [\"behavior:extend_conditions\"]"
+    );
+    let daemon = attacked(Options::new().config(BUFFERED).rogue("x", &more)).await;
+    daemon.serving("x").await;
+    let player =
+        format!(r#"{{"name":"{}","items":[{}0]}}"#, "x".repeat(800_000), "0,".repeat(50_000));
+    let context = format!(r#"{{"player":{player}}}"#);
+    let (flooding, other) = (daemon.apart().await, daemon.apart().await);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let flood = (0..64).map(|_| async {
+        let mut asked = 0;
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            let request = EvaluateConditionRequest {
+                condition_id: "plugin:x:c0".into(),
+                context: context.clone().into(),
+                ..EvaluateConditionRequest::default()
+            };
+            let mut extensions = ExtensionsClient::new(flooding.channel());
+            asked += u64::from(extensions.evaluate_condition(request).await.is_ok());
+        }
+        asked
+    });
+    let calls = async {
+        let args = json!({"text": "x".repeat(300_000)});
+        for _ in 0..20 {
+            let (outcome, took) = timed(other.call("x", "echo", args.clone())).await;
+            assert!(outcome.ok, "{} after {took:?}", outcome.error);
+            assert!(took < Duration::from_secs(5), "a call took {took:?}");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    under_attack(&daemon, 256 * MIB, async {
+        let (asked, ()) = tokio::join!(futures_util::future::join_all(flood), calls);
+        asked.into_iter().sum()
+    })
+    .await;
     daemon.stop().await;
 }
 
