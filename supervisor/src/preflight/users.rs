@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_anothers_data_is_noticed() {
+    fn a_copy_of_other_data_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let (one, copy) = (folder.path().join("one"), folder.path().join("copy"));
         fs::create_dir(&one).unwrap();
