@@ -212,7 +212,7 @@ bounds! {
     }
     Daemon {
         count CREW_QUEUE = 1024, "Jobs of the crew that wait: so many of all plugins together, as many more of all clients, and as many of all operators", "fixed", "503 `Overloaded`, Retry-After";
-        bytes BRIEF = 256 << 10, "Text of a client that is read in the turn of brief work: it waits for one longer text, however many of them wait", "fixed", "it waits for other long texts";
+        bytes BRIEF = 256 << 10, "Text of a client or an operator that is read in the turn of brief work: it waits for one longer text, however many of them wait", "fixed", "it waits for other long texts";
         count CREW_SHARE = 64, "Jobs of the crew that wait for one plugin, one client or one operator", "fixed", "503 `Overloaded`, Retry-After";
         bytes STEP = 64 << 10, "Bytes handled at once where others wait", "fixed", "the crew does it";
         bytes MIN_BUFFERED = 384 << 20, "Bytes held for others, all together: an eighth of memory, but not less than this by default (and never less than 16 MiB); of it one connection may use a quarter, one plugin a half", "max_buffered", "503 / RESOURCE_EXHAUSTED before a body is read; 413 for one that could never fit";

@@ -2,7 +2,7 @@
 //! documents, SQLite. Each plugin and each client gets its turn, no one gets all
 //! threads nor do all clients together, and what does not fit is refused. Clients' brief
 //! jobs have as much time as all their long ones: however many of those wait, a brief one
-//! waits for one of them. Operators have turns and a queue that no client can fill.
+//! waits for one of them. Operators have the same, apart from the clients.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -48,17 +48,20 @@ pub enum Lane {
     /// the plugins as if they were one.
     Client(Arc<str>),
     /// Of one client, for what takes little time.
-    Brief(Arc<str>),
+    BriefClient(Arc<str>),
     /// Of one who has the daemon's socket or an admin token.
     Operator(Arc<str>),
+    /// The same, for what takes little time.
+    BriefOperator(Arc<str>),
 }
 
 impl Lane {
-    /// The same client's, for work on so many bytes.
+    /// The same one's, for work on so many bytes.
     #[must_use]
     pub fn for_bytes(self, bytes: usize) -> Self {
         match self {
-            Lane::Client(name) if bytes <= limits::BRIEF => Lane::Brief(name),
+            Lane::Client(name) if bytes <= limits::BRIEF => Lane::BriefClient(name),
+            Lane::Operator(name) if bytes <= limits::BRIEF => Lane::BriefOperator(name),
             lane => lane,
         }
     }
@@ -67,8 +70,9 @@ impl Lane {
         match self {
             Lane::Plugin(_) => Kind::Plugins,
             Lane::Client(_) => Kind::Clients,
-            Lane::Brief(_) => Kind::Brief,
+            Lane::BriefClient(_) => Kind::BriefClients,
             Lane::Operator(_) => Kind::Operators,
+            Lane::BriefOperator(_) => Kind::BriefOperators,
         }
     }
 }
@@ -77,8 +81,22 @@ impl Lane {
 enum Kind {
     Plugins,
     Clients,
-    Brief,
+    BriefClients,
     Operators,
+    BriefOperators,
+}
+
+impl Kind {
+    /// The other jobs of the same ones.
+    fn other(self) -> Self {
+        match self {
+            Kind::Plugins => Kind::Plugins,
+            Kind::Clients => Kind::BriefClients,
+            Kind::BriefClients => Kind::Clients,
+            Kind::Operators => Kind::BriefOperators,
+            Kind::BriefOperators => Kind::Operators,
+        }
+    }
 }
 
 impl From<&Arc<str>> for Lane {
@@ -95,7 +113,7 @@ struct Queue {
     running: usize,
 }
 
-/// The plugins, or the clients, or the clients' brief jobs, or the operators.
+/// What waits and runs of one kind.
 #[derive(Default)]
 struct Side {
     /// Lanes that have jobs, in the order of their turns.
@@ -104,7 +122,7 @@ struct Side {
     waiting: usize,
     /// Jobs that run.
     running: usize,
-    /// How long its jobs have taken; of a side that had none as long as the other's.
+    /// How long its jobs have taken; of a side that had none as long as the other one's.
     spent: Duration,
 }
 
@@ -113,8 +131,9 @@ struct State {
     lanes: HashMap<Lane, Queue>,
     plugins: Side,
     clients: Side,
-    brief: Side,
+    brief_clients: Side,
     operators: Side,
+    brief_operators: Side,
     /// Whose the last job was.
     last: Option<Kind>,
     over: bool,
@@ -125,18 +144,15 @@ impl State {
         match kind {
             Kind::Plugins => &mut self.plugins,
             Kind::Clients => &mut self.clients,
-            Kind::Brief => &mut self.brief,
+            Kind::BriefClients => &mut self.brief_clients,
             Kind::Operators => &mut self.operators,
+            Kind::BriefOperators => &mut self.brief_operators,
         }
     }
 
     fn push(&mut self, lane: Lane, is_bounded: bool, job: Job) -> Result<(), Overloaded> {
         let kind = lane.kind();
-        let others = match kind {
-            Kind::Plugins | Kind::Operators => Duration::ZERO,
-            Kind::Clients => self.brief.spent,
-            Kind::Brief => self.clients.spent,
-        };
+        let others = self.side(kind.other()).spent;
         let side = self.side(kind);
         if is_bounded && side.waiting >= limits::CREW_QUEUE {
             return Err(Overloaded);
@@ -158,30 +174,30 @@ impl State {
         Ok(())
     }
 
-    /// The next job; `of_one` is how many one lane, and all clients together, may have
-    /// running.
+    /// The next job; `of_one` is how many one lane, all clients together, and all operators
+    /// together may have running.
     fn next(&mut self, of_one: usize) -> Option<(Lane, Job)> {
+        use Kind::{BriefClients, BriefOperators, Clients, Operators, Plugins};
         let turns = match self.last {
-            Some(Kind::Plugins) => [Kind::Operators, Kind::Clients, Kind::Plugins],
-            Some(Kind::Operators) => [Kind::Clients, Kind::Plugins, Kind::Operators],
-            _ => [Kind::Plugins, Kind::Operators, Kind::Clients],
+            None | Some(Clients | BriefClients) => [Plugins, Operators, Clients],
+            Some(Plugins) => [Operators, Clients, Plugins],
+            Some(Operators | BriefOperators) => [Clients, Plugins, Operators],
         };
         turns.into_iter().find_map(|kind| match kind {
-            Kind::Clients | Kind::Brief => self.next_of_clients(of_one),
-            Kind::Operators if self.operators.running >= of_one => None,
-            Kind::Plugins | Kind::Operators => self.next_of(kind, of_one),
+            Plugins => self.next_of(kind, of_one),
+            _ => self.next_of_both(kind, of_one),
         })
     }
 
-    fn next_of_clients(&mut self, of_one: usize) -> Option<(Lane, Job)> {
-        if self.clients.running + self.brief.running >= of_one {
+    /// Of the brief jobs and the long ones of all clients, or all operators.
+    fn next_of_both(&mut self, long: Kind, of_one: usize) -> Option<(Lane, Job)> {
+        let (long_running, long_spent) = (self.side(long).running, self.side(long).spent);
+        let brief = self.side(long.other());
+        if long_running + brief.running >= of_one {
             return None;
         }
-        let (first, second) = match self.brief.spent <= self.clients.spent {
-            true => (Kind::Brief, Kind::Clients),
-            false => (Kind::Clients, Kind::Brief),
-        };
-        self.next_of(first, of_one).or_else(|| self.next_of(second, of_one))
+        let first = if brief.spent <= long_spent { long.other() } else { long };
+        self.next_of(first, of_one).or_else(|| self.next_of(first.other(), of_one))
     }
 
     fn next_of(&mut self, kind: Kind, of_one: usize) -> Option<(Lane, Job)> {
@@ -416,21 +432,21 @@ mod tests {
         let mut state = State::default();
         let push = |state: &mut State, lane| state.push(lane, true, Box::new(|| {})).unwrap();
         let long = |n: usize| Lane::Client(n.to_string().into());
-        let brief = |n: usize| Lane::Brief(n.to_string().into());
+        let brief = |n: usize| Lane::BriefClient(n.to_string().into());
         (0..9).for_each(|n| push(&mut state, long(n)));
         let (first, _) = state.next(1).unwrap();
         (0..40).for_each(|n| push(&mut state, brief(n)));
         state.done(&first, Duration::from_millis(300));
         let mut order = Vec::new();
         while let Some((lane, _)) = state.next(1) {
-            let took = if lane.kind() == Kind::Brief { 10 } else { 300 };
+            let took = if lane.kind() == Kind::BriefClients { 10 } else { 300 };
             state.done(&lane, Duration::from_millis(took));
             order.push(lane.kind());
         }
         assert_eq!(order.len(), 48);
         let first_long = order.iter().position(|kind| *kind == Kind::Clients).unwrap();
         assert!((30..=31).contains(&first_long), "{first_long}");
-        assert_eq!(order[first_long + 1], Kind::Brief);
+        assert_eq!(order[first_long + 1], Kind::BriefClients);
     }
 
     #[test]

@@ -41,7 +41,9 @@ pub(super) async fn message<M: Message + 'static>(
         made.map_err(|why| status::of_room(format!("the answer was not sent: {why}"), why))?;
     let mut response = tonic::Response::new(message);
     if let Some(paid) = paid {
-        response.extensions_mut().insert(Unencoded { lane: texts::lane(), _paid: paid });
+        response
+            .extensions_mut()
+            .insert(Unencoded { lane: texts::lane().for_bytes(0), _paid: paid });
     }
     Ok(response)
 }
