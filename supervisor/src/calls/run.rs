@@ -241,7 +241,10 @@ impl Attempt<'_> {
         let schema = tool.and_then(|tool| tool.output.as_ref());
         match is_quick(schema, &success.result) {
             true => check(&session, self.tool, kind, &success.result)?,
-            false => Box::pin(self.check_aside(&session, kind, success.result.clone())).await?,
+            false => {
+                let checked = self.check_aside(&session, kind, success.result.clone());
+                Box::pin(in_time(deadline, checked)).await?;
+            }
         }
         Ok(success)
     }
@@ -366,4 +369,17 @@ fn check(session: &Session, name: &str, kind: Kind, result: &Bytes) -> Result<()
 
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// The check of a result that has come, within the caller's time.
+async fn in_time(
+    deadline: Option<Instant>,
+    checked: impl Future<Output = Result<(), CallError>>,
+) -> Result<(), CallError> {
+    let Some(deadline) = deadline else { return checked.await };
+    tokio::time::timeout_at(deadline.into(), checked).await.unwrap_or_else(|_| {
+        let message = "The tool answered, but its result could not be checked within the caller's \
+                       deadline: many large results wait for it. Give it more time.";
+        Err(CallError::Timeout { message: message.to_owned(), cause: None })
+    })
 }

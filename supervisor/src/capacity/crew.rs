@@ -109,7 +109,10 @@ type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    /// With whether it counts as one that waits.
+    jobs: VecDeque<(Job, bool)>,
+    /// Jobs that wait, of those that count.
+    waiting: usize,
     running: usize,
 }
 
@@ -118,7 +121,7 @@ struct Queue {
 struct Side {
     /// Lanes that have jobs, in the order of their turns.
     turns: VecDeque<Lane>,
-    /// Jobs that wait.
+    /// Jobs that wait, of those that count.
     waiting: usize,
     /// Jobs that run.
     running: usize,
@@ -161,13 +164,14 @@ impl State {
             side.spent = side.spent.max(others);
         }
         let own = self.lanes.entry(lane.clone()).or_default();
-        if is_bounded && own.jobs.len() >= limits::CREW_SHARE {
+        if is_bounded && own.waiting >= limits::CREW_SHARE {
             return Err(Overloaded);
         }
-        own.jobs.push_back(job);
+        own.jobs.push_back((job, is_bounded));
+        own.waiting += usize::from(is_bounded);
         let is_first = own.jobs.len() == 1;
         let side = self.side(kind);
-        side.waiting += 1;
+        side.waiting += usize::from(is_bounded);
         if is_first {
             side.turns.push_back(lane);
         }
@@ -208,7 +212,8 @@ impl State {
                 self.side(kind).turns.push_back(lane);
                 continue;
             }
-            let Some(job) = queue.jobs.pop_front() else { continue };
+            let Some((job, is_bounded)) = queue.jobs.pop_front() else { continue };
+            queue.waiting -= usize::from(is_bounded);
             queue.running += 1;
             let has_more = !queue.jobs.is_empty();
             let side = self.side(kind);
@@ -216,7 +221,7 @@ impl State {
                 side.turns.push_back(lane.clone());
             }
             side.running += 1;
-            side.waiting -= 1;
+            side.waiting -= usize::from(is_bounded);
             self.last = Some(kind);
             return Some((lane, job));
         }
@@ -338,8 +343,9 @@ impl Crew {
         self.have_done(lane.into(), true, job).await
     }
 
-    /// The same at the end of a call that the plugin has answered: it is not refused, for
-    /// what the plugin did is done. There are no more of them than calls.
+    /// The same for what is not to be refused: the end of a call, for what the plugin did
+    /// is done, and a start. There are no more of them than calls and starts, and they take
+    /// nobody's place in a queue.
     ///
     /// # Errors
     /// It failed.
@@ -457,9 +463,15 @@ mod tests {
         while state.push(client(), true, Box::new(|| {})).is_ok() {}
         assert_eq!(state.clients.waiting, limits::CREW_QUEUE);
         assert_eq!(state.push(Lane::Plugin("plugin".into()), true, Box::new(|| {})), Ok(()));
+        let plugin = Lane::Plugin("other".into());
+        for _ in 0..2 * limits::CREW_QUEUE {
+            assert_eq!(state.push(plugin.clone(), false, Box::new(|| {})), Ok(()));
+        }
+        assert_eq!(state.push(plugin, true, Box::new(|| {})), Ok(()));
+        assert_eq!(state.push(Lane::Plugin("plugin".into()), true, Box::new(|| {})), Ok(()));
         let operator = Lane::Operator("operator".into());
         assert_eq!(state.push(operator.clone(), true, Box::new(|| {})), Ok(()));
-        let first = std::iter::from_fn(|| state.next(1)).take(3).map(|(lane, _)| lane);
+        let first = std::iter::from_fn(|| state.next(1)).take(4).map(|(lane, _)| lane);
         assert!(first.collect::<Vec<_>>().contains(&operator));
     }
 

@@ -379,10 +379,10 @@ where
     let guest = Arc::new(Guest {
         caller,
         connection: connection.clone(),
-        account,
+        account: account.clone(),
         reserve: place.reserve,
         questions: Questions::new(),
-        reader: Reader::new(),
+        reader: Reader::new(Some(account)),
     });
     let (open, mut ending) = (Open::new(&house.open), house.ending.clone());
     tokio::spawn(async move {

@@ -8,13 +8,13 @@ use std::sync::{
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::Mutex;
 use tonic::Status;
 
 use super::{door::Caller, status};
 use crate::{
     Supervisor,
-    capacity::{Lane, Overloaded, is_quick, read_exactly},
+    capacity::{Account, Lane, Overloaded, is_quick, read_exactly},
     services::Turn,
 };
 
@@ -29,15 +29,16 @@ pub(super) struct Reader {
     lane: Lane,
     one: Arc<Mutex<()>>,
     building: Arc<Mutex<()>>,
+    account: Option<Account>,
 }
 
 impl Reader {
     /// Of a new connection.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(account: Option<Account>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let lane = Lane::Client(format!("connection {number}").into());
-        Reader { lane, one: Arc::default(), building: Arc::default() }
+        Reader { lane, one: Arc::default(), building: Arc::default(), account }
     }
 
     /// The same connection's, for a request of this caller.
@@ -81,27 +82,21 @@ pub(super) async fn of_bytes<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Overloaded> {
-    let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
+    let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new(None));
     let _turn = reader.one.lock().await;
     supervisor.calls().crew().run(reader.lane.for_bytes(bytes), work).await
 }
 
 /// The turn of the connection whose request is being answered.
 pub(super) fn lane() -> Lane {
-    READER.try_with(|reader| reader.lane.clone()).unwrap_or_else(|_| Reader::new().lane)
-}
-
-/// Waits until this connection builds no other configuration: each keeps its texts while
-/// plugins are asked.
-pub(super) async fn building() -> OwnedMutexGuard<()> {
-    let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
-    reader.building.lock_owned().await
+    READER.try_with(|reader| reader.lane.clone()).unwrap_or_else(|_| Reader::new(None).lane)
 }
 
 /// The turn of this connection, for texts that are read elsewhere.
 pub(super) fn turn() -> Turn {
-    let reader = READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new());
-    Turn { lane: reader.lane, one: reader.one }
+    let Reader { lane, one, building, account } =
+        READER.try_with(Clone::clone).unwrap_or_else(|_| Reader::new(None));
+    Turn { lane, one, building, account }
 }
 
 /// The value, for gRPC; `what` is said of one that is none.

@@ -53,13 +53,20 @@ pub struct Unread {
     pub why: io::Error,
 }
 
+impl Unread {
+    fn of(folder: &Path, why: io::Error) -> Self {
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        Unread { folder, why }
+    }
+}
+
 impl std::fmt::Display for Unread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Unread { folder, why } = self;
         write!(
             f,
             "cannot read plugin folder {}: {why}. Its plugins stay as they are until it can be \
-             read. Put it back, or take it out of plugin_dirs",
+             read. Put it back, or take it out of plugin_dirs (a link: remove it)",
             folder.display()
         )
     }
@@ -71,26 +78,37 @@ pub fn scan(folders: &[PathBuf]) -> (Vec<Found>, Vec<Unread>) {
     let mut unread = Vec::new();
     for folder in folders {
         match directories(folder) {
-            Ok(all) => found.extend(all.iter().filter_map(|directory| load(directory))),
-            Err(why) => {
-                let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
-                unread.push(Unread { folder, why });
+            Ok((all, away)) => {
+                found.extend(all.iter().filter_map(|directory| load(directory)));
+                unread.extend(away);
             }
+            Err(why) => unread.push(Unread::of(folder, why)),
         }
     }
     (found, unread)
 }
 
-/// What may be plugins, in the order of their names.
+/// What may be plugins, in the order of their names, and what would be if it could be read:
+/// a link may lead to a disk that is away.
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn directories(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn directories(folder: &Path) -> io::Result<(Vec<PathBuf>, Vec<Unread>)> {
     let entries = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
-    let mut directories = entries.collect::<io::Result<Vec<PathBuf>>>()?;
-    directories.retain(|path| !hidden(path) && path.is_dir());
-    directories.sort();
-    Ok(directories)
+    let mut all = entries.collect::<io::Result<Vec<PathBuf>>>()?;
+    let mut away = Vec::new();
+    all.retain(|path| match fs::metadata(path) {
+        _ if hidden(path) => false,
+        Ok(metadata) => metadata.is_dir(),
+        Err(why) => {
+            // Unless it has gone just now.
+            let is_there = fs::symlink_metadata(path).is_ok();
+            away.extend(is_there.then(|| Unread::of(path, why)));
+            false
+        }
+    });
+    all.sort();
+    Ok((all, away))
 }
 
 fn hidden(path: &Path) -> bool {

@@ -292,7 +292,7 @@ async fn compile(
     mut ready: InitReady,
 ) -> Result<(Tools, Registered, Vec<Refused>), StartFailure> {
     let manifest = manifest.clone();
-    let compiled = crew.run(lane, move || {
+    let compiled = crew.conclude(lane, move || {
         let mut allowance = Allowance::default();
         let (registered, refused) =
             Registered::accept(&mut ready, &manifest.permissions, &mut allowance);

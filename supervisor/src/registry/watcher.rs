@@ -82,7 +82,8 @@ pub(super) fn watched(
 ) -> HashSet<PathBuf> {
     let mut paths: HashSet<PathBuf> = folders.iter().cloned().collect();
     // Those without a manifest, too: it may come.
-    paths.extend(folders.iter().flat_map(|folder| manifest::directories(folder)).flatten());
+    let read = folders.iter().filter_map(|folder| manifest::directories(folder).ok());
+    paths.extend(read.flat_map(|(directories, _)| directories));
     for one in found {
         paths.insert(one.directory.clone());
         match one.manifest.as_ref().map(|manifest| &manifest.run) {

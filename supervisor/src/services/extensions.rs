@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use super::{HostServices, filter};
 use crate::{
     calls::{CallError, Calls, ToolCall},
-    capacity::{Lane, QUICK_VALUES, is_quick, limits, read_exactly, weigh},
+    capacity::{Account, Lane, QUICK_VALUES, is_quick, limits, read_exactly, weigh},
     manifest::Manifest,
     store::{check_workspace, enabled_plugins},
 };
@@ -113,12 +113,16 @@ fn call(id: (&str, &str), kind: Kind, args: Bytes, workspace: &str, timeout: Dur
 }
 
 /// In whose turn a client's texts are read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Turn {
     /// The crew's lane.
     pub lane: Lane,
     /// Held while a large one is read: the client has one read at a time.
     pub one: Arc<Mutex<()>>,
+    /// Held while a large configuration is built, which keeps its texts meanwhile.
+    pub building: Arc<Mutex<()>>,
+    /// Pays for what is kept; None: it is not known who does.
+    pub account: Option<Account>,
 }
 
 impl HostServices {
@@ -154,6 +158,7 @@ impl HostServices {
     async fn in_turn<T: Send + 'static>(
         &self,
         turn: Turn,
+        bytes: usize,
         quick: bool,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Why> {
@@ -161,7 +166,7 @@ impl HostServices {
             return Ok(work());
         }
         let _one = turn.one.lock().await;
-        self.aside(turn.lane, false, work).await
+        self.aside(turn.lane.for_bytes(bytes), false, work).await
     }
 
     /// True only if the condition ran and said so. `context` is the text of a JSON object;
@@ -206,7 +211,7 @@ impl HostServices {
         })?;
         session.registered.condition(name).ok_or_else(unknown)?;
         let (quick, own) = (is_quick(&context), name.to_owned());
-        let args = self.in_turn(turn, quick, move || {
+        let args = self.in_turn(turn, context.len(), quick, move || {
             let context = object("context", &context)?;
             let condition = session.registered.condition(&own);
             let needed = condition.into_iter().flat_map(|condition| &condition.required_context);
@@ -267,7 +272,7 @@ impl HostServices {
         session.registered.effect(name).ok_or_else(unknown)?;
         let quick = is_quick(&context) && is_quick(&params);
         let own = name.to_owned();
-        let args = self.in_turn(turn, quick, move || {
+        let args = self.in_turn(turn, context.len() + params.len(), quick, move || {
             let context = context_for(&session.manifest, object("context", &context)?);
             let effect = session.registered.effect(&own);
             let mut all = effect.map(|effect| effect.default_params.clone()).unwrap_or_default();
@@ -288,13 +293,14 @@ impl HostServices {
     /// The providers' configurations in ascending priority, each over the ones
     /// before it, all of them under `base.simulationConfig`: what the user
     /// configured is never overridden. `base` is the text of a `behavior` object; None =
-    /// the workspace's own. What takes long is done in the turn of `lane`.
+    /// the workspace's own. What takes long is done in the client's turn, one large
+    /// configuration after the other.
     ///
     /// # Errors
     /// `base` is not such an object, or there is too much to do.
     pub async fn build_simulation_config(
         &self,
-        lane: Lane,
+        turn: Turn,
         base: Option<Bytes>,
         workspace: &str,
         enabled: Enabled,
@@ -305,8 +311,13 @@ impl HostServices {
         let known = self.data().workspaces.get(workspace);
         let quick = base.as_ref().is_some_and(|base| is_quick(base));
         // Written once, whoever is asked.
-        let bytes = base.as_ref().map_or(usize::MAX, Bytes::len);
-        let read = self.aside(lane.clone().for_bytes(bytes), quick, move || {
+        let own = known.as_ref().map_or(0, |known| known.size());
+        let bytes = base.as_ref().map_or(own, Bytes::len);
+        let _building = match bytes > limits::STEP {
+            true => Some(turn.building.clone().lock_owned().await),
+            false => None,
+        };
+        let read = self.in_turn(turn.clone(), bytes, quick, move || {
             let base = match base {
                 Some(text) => object("base", &text).map_err(|(_, text)| text)?,
                 None => known.map(|one| one.behavior()).unwrap_or_default(),
@@ -322,6 +333,8 @@ impl HostServices {
         });
         let overloaded = |(_, text): Why| Unbuilt::Overloaded(text);
         let (args, own, user) = read.await.map_err(overloaded)??;
+        let paid = turn.account.as_ref().map(|account| account.charge(args.len() + user.len()));
+        let _paid = paid.transpose().map_err(|why| Unbuilt::Overloaded(why.to_string()))?;
         let enabled = enabled.or(own.map(Arc::new));
         let calls = self.calls().await;
         let mut providers = Vec::new();
@@ -364,7 +377,8 @@ impl HostServices {
         let names =
             providers.into_iter().map(|(_, plugin, name)| super::names::full(&plugin, &name));
         let names: Vec<String> = names.collect();
-        let built = self.aside(lane, quick, move || {
+        let bytes = bytes.max(answers.iter().flatten().map(Bytes::len).sum());
+        let built = self.in_turn(turn, bytes, quick, move || {
             let mut config = Map::new();
             let mut built = Built::default();
             let mut values = 0;

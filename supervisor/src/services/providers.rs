@@ -241,12 +241,16 @@ async fn check(
     }
     let (provider, text, account) = (provider.clone(), text.clone(), account.clone());
     let calls = services.calls().await;
-    let done = calls.crew().run(lane, move || {
+    let work = move || {
         let room = account.charge(weigh(&text).bytes);
         let _room = room.map_err(|why| format!("there is no room to read it: {why}"))?;
         Ok::<_, String>(check(&provider, &text))
-    });
-    let done = done.await.map_err(|why| Status::resource_exhausted(why.to_string()))?;
+    };
+    let done = match side {
+        Side::Request => calls.crew().run(lane, work).await,
+        Side::Response => calls.crew().conclude(lane, work).await,
+    };
+    let done = done.map_err(|why| Status::resource_exhausted(why.to_string()))?;
     done.map_err(Status::resource_exhausted)
 }
 

@@ -85,6 +85,7 @@ impl Database {
             tried: Instant::now(),
             held: None,
             file: None,
+            log: None,
             made,
             damaged: damaged.clone(),
         };

@@ -53,7 +53,9 @@ impl Made {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(name) = name(file).filter(|name| !names.contains(name)) else { return };
         names.insert(name.clone());
-        let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
+        // Itself last: a list that was cut off does not have it.
+        let lines = names.iter().map(String::as_str).filter(|name| *name != FILE).chain([FILE]);
+        let lines: String = lines.map(|name| format!("{name}\n")).collect();
         if let Err(error) = write_whole(&self.path, lines.as_bytes()) {
             // The next start tries it again.
             names.remove(&name);
@@ -91,7 +93,7 @@ mod tests {
         assert!(!Made::read(folder.path()).has(&data));
         // Killed there: nothing has been made.
         assert!(!Made::read(folder.path()).has(&data));
-        for lost in ["", "\0\0\0\0", "cou"] {
+        for lost in ["", "\0\0\0\0", "cou", "counters\ndata.db\nstocka"] {
             std::fs::write(folder.path().join("wanted"), "").unwrap();
             std::fs::write(folder.path().join(FILE), lost).unwrap();
             assert!(Made::read(folder.path()).has(&data), "{lost:?}");

@@ -173,6 +173,28 @@ fn check_form(done: rusqlite::Result<()>) -> rusqlite::Result<()> {
     })
 }
 
+/// The text in a column, also where a bit of its type is wrong; empty, if it is none. One
+/// row costs no more than itself.
+fn row_text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<String> {
+    use rusqlite::types::ValueRef::{Blob, Text};
+    Ok(match row.get_ref(column)? {
+        Text(bytes) | Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        _ => String::new(),
+    })
+}
+
+/// Which file the log of an open database is; None when its file system can have none.
+fn log_of(connection: &rusqlite::Connection, path: &Path) -> Option<(u64, u64)> {
+    let mode = connection.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0));
+    let is_log = mode.is_ok_and(|mode| mode == "wal");
+    is_log.then(|| place(&log_path(path)).unwrap_or_default())
+}
+
+/// Where its log is.
+fn log_path(path: &Path) -> PathBuf {
+    path.with_extension("db-wal")
+}
+
 /// Whoever may write there may replace every file.
 fn open_to_others(directory: &Path) -> Option<String> {
     let mode = fs::metadata(directory).ok()?.permissions().mode();

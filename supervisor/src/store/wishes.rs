@@ -186,8 +186,7 @@ impl Wishes {
 fn in_database(connection: &Connection) -> rusqlite::Result<HashMap<String, Wanted>> {
     let mut select = connection.prepare("SELECT name, wanted FROM plugin WHERE wanted <> 'run'")?;
     let rows = select.query_map([], |row| {
-        let wanted: String = row.get(1)?;
-        Ok((row.get(0)?, read_word(&wanted)))
+        Ok((super::row_text(row, 0)?, read_word(&super::row_text(row, 1)?)))
     })?;
     rows.collect()
 }

@@ -16,8 +16,8 @@ use rusqlite::{Connection, params};
 use tokio::sync::watch;
 
 use super::{
-    Recovered, Remembered, advice, crash::CrashRecord, identity, is_damage, made::Made, note,
-    put_aside_database, wishes::Wishes,
+    Recovered, Remembered, advice, crash::CrashRecord, identity, is_damage, log_of, log_path,
+    made::Made, note, place, put_aside_database, wishes::Wishes,
 };
 use crate::{capacity::limits, lifecycle::Wanted};
 
@@ -131,6 +131,8 @@ pub(super) struct Writer {
     pub(super) held: Option<Instant>,
     /// Which file was opened.
     pub(super) file: Option<(u64, u64)>,
+    /// Which file its log was.
+    pub(super) log: Option<(u64, u64)>,
     pub(super) made: Arc<Made>,
     pub(super) damaged: Arc<Mutex<Vec<String>>>,
 }
@@ -168,7 +170,17 @@ impl Writer {
     /// not say so.
     fn stay(&mut self) {
         let path = &self.shared.path;
-        if self.connection.is_none() || identity(path) == self.file {
+        if self.connection.is_none() {
+            return;
+        }
+        if identity(path) == self.file {
+            let log = log_path(path);
+            if self.log.is_some() && place(&log) != self.log {
+                tracing::warn!("{} was removed or replaced while the daemon runs", log.display());
+                // What is in the old one is written into the database at its close.
+                self.connection = None;
+                self.open(PATIENCE);
+            }
             return;
         }
         let text = format!(
@@ -213,6 +225,7 @@ impl Writer {
                 if were_unknown {
                     self.recover();
                 }
+                self.log = log_of(&connection, path);
                 self.connection = Some(connection);
                 self.file = identity(&self.shared.path);
                 self.shared.tell(None);

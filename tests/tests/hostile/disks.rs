@@ -465,6 +465,61 @@ async fn a_damaged_data_db_closes_workspaces() {
     }
 }
 
+/// Deaths are in the file, whatever happens to its log.
+#[tokio::test]
+async fn a_removed_log_loses_no_death() {
+    let daemon = with_x().start().await;
+    daemon.serving("x").await;
+    dies(&daemon).await;
+    assert_eq!(daemon.crashes("x").await.len(), 1);
+    let log = daemon.root.join("state/stockade.db-wal");
+    std::fs::remove_file(&log).expect("removed");
+    eventually("there is another log", || async { log.exists().then_some(()) }).await;
+    let daemon = with_x().start_in(daemon.kill().await).await;
+    daemon.serving("x").await;
+    assert_eq!(daemon.crashes("x").await.len(), 1);
+    daemon.stop().await;
+}
+
+/// A bit that has changed in one row costs that row at most: what can be read holds.
+#[tokio::test]
+async fn a_row_of_a_wrong_type_costs_no_more_than_itself() {
+    let daemon = with_x().start().await;
+    daemon.serving("x").await;
+    for (workspace, plugin) in [("w", "x"), ("broken", "good"), ("open", "good")] {
+        let enable = ["workspace", "enable", workspace, plugin, "--only"];
+        let (code, _, error) = daemon.cli(&enable).await;
+        assert_eq!(code, 0, "{error}");
+    }
+    disable(&daemon).await;
+    let folder = daemon.kill().await;
+    let state = folder.path().join("state");
+    let change = |file: &str, sql: &str| {
+        let other = rusqlite::Connection::open(state.join(file)).expect("open");
+        other.execute_batch(sql).expect("changed");
+    };
+    change("data.db", "UPDATE workspace SET text = CAST(text AS BLOB) WHERE name = 'w'");
+    change("data.db", "UPDATE workspace SET text = 7 WHERE name = 'broken'");
+    change("stockade.db", "UPDATE plugin SET wanted = CAST(wanted AS BLOB)");
+    std::fs::remove_file(state.join("wanted")).expect("lost");
+    let daemon = with_x().start_in(folder).await;
+    daemon.state("x", PluginState::Loaded, "DISABLED").await;
+    let call = async |workspace: &str| {
+        let request = CallRequest {
+            plugin: "good".into(),
+            tool: "pid".into(),
+            workspace: workspace.into(),
+            ..CallRequest::default()
+        };
+        daemon.tools().call(request).await.is_ok()
+    };
+    assert_eq!((call("w").await, call("broken").await, call("open").await), (false, false, true));
+    let (code, _, error) = daemon.cli(&["workspace", "enable", "w", "good"]).await;
+    assert_eq!(code, 0, "{error}");
+    assert!(call("w").await, "what could be read is changed as ever");
+    daemon.stop().await;
+}
+
 /// A disk with plugins that is away for a moment ends none of them, and nothing waits for
 /// an operator when it is back.
 #[tokio::test]
@@ -486,8 +541,26 @@ async fn a_plugin_folder_that_is_away_ends_nobody() {
     })
     .await;
     assert_eq!(daemon.serving("x").await.pid, pid);
+    // A link to a disk that is away is no removal either.
+    let disk = daemon.root.join("disk");
+    std::fs::create_dir(&disk).expect("disk");
+    std::fs::rename(there.join("x"), disk.join("x")).expect("moved");
+    std::os::unix::fs::symlink(disk.join("x"), there.join("x")).expect("link");
+    daemon.cli(&["reload"]).await;
+    let pid = daemon.serving("x").await.pid;
+    std::fs::rename(&disk, &away).expect("away");
+    let (_, text, error) = daemon.cli(&["reload"]).await;
+    assert!(error.contains("Its plugins stay as they are"), "{text}{error}");
+    assert_eq!(daemon.serving("x").await.pid, pid);
+    std::fs::rename(&away, &disk).expect("back");
+    eventually("the problem is gone", || async {
+        let said = problems(&daemon).await;
+        said.iter().all(|said| !said.contains("plugin folder")).then_some(())
+    })
+    .await;
+    assert_eq!(daemon.serving("x").await.pid, pid);
     // What is removed while the folder can be read is removed.
-    std::fs::rename(there.join("x"), &away).expect("removed");
+    std::fs::remove_file(there.join("x")).expect("removed");
     eventually("x is gone", || async {
         let list = daemon.list().await;
         list.plugins.iter().all(|plugin| plugin.name != "x").then_some(())

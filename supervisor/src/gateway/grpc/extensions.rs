@@ -13,12 +13,7 @@ use tonic::{Request, Response, Status};
 use super::super::status;
 use crate::{
     Supervisor,
-    gateway::{
-        body::Reservation,
-        report,
-        texts::{building, lane, turn},
-        whole,
-    },
+    gateway::{body::Reservation, report, texts::turn, whole},
     services::Unbuilt,
 };
 
@@ -110,8 +105,7 @@ impl Extensions for ExtensionsService {
         let base = Some(request.base).filter(|base| !base.is_empty());
         let services = self.supervisor.services();
         let enabled = names(request.enabled_plugins);
-        let _one = building().await;
-        let built = services.build_simulation_config(lane(), base, &request.workspace, enabled);
+        let built = services.build_simulation_config(turn(), base, &request.workspace, enabled);
         let built = built.await.map_err(|why| match why {
             Unbuilt::Invalid(why) => Status::invalid_argument(why),
             Unbuilt::Overloaded(why) => status::overloaded(why),

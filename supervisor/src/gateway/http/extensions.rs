@@ -128,10 +128,9 @@ pub(super) async fn build(State(supervisor): State<Supervisor>, Text(text): Text
         Err(response) => return *response,
     };
     let services = supervisor.services();
-    let _one = texts::building().await;
     let built = services
         .build_simulation_config(
-            texts::lane(),
+            texts::turn(),
             request.base.map(|base| base.0),
             &request.workspace.0,
             request.enabled_plugins.map(|names| names.0),

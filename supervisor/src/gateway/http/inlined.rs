@@ -65,7 +65,12 @@ impl Inlined {
         let mut first = self.encoded();
         if first.len() < SMALL && !self.is_over() {
             let mut several = Vec::from(first);
-            while several.len() < limits::STEP && !self.is_over() {
+            let begun = self.text.len();
+            // What is looked through counts as well: a reference may stand for nothing.
+            while several.len() < limits::STEP
+                && begun - self.text.len() < limits::STEP
+                && !self.is_over()
+            {
                 several.extend_from_slice(&self.encoded());
             }
             first = several.into();

@@ -69,8 +69,8 @@ impl Body for Lines {
     }
 }
 
-/// What is large is looked at by the crew. None: it has too much to do, and the stream
-/// ends without its outcome.
+/// What is large is looked at by the crew. None: that failed, and the stream ends without
+/// its outcome.
 async fn line(
     crew: &Crew,
     lane: &std::sync::Arc<str>,
@@ -86,7 +86,7 @@ async fn line(
     };
     match size <= crate::capacity::limits::STEP {
         true => Some(written(event, events)),
-        false => crew.run(lane, move || written(event, events)).await.ok(),
+        false => crew.conclude(lane, move || written(event, events)).await.ok(),
     }
 }
 

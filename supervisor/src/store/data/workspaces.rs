@@ -11,8 +11,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::{Map, Value};
 
 use super::{Author, Data, DataError, TRIES, now_ms, provenance, writer::Change as StoreChange};
-use crate::capacity::limits::{
-    DOCUMENT as MAX_DOCUMENT, PLUGIN_NAMES, WORKSPACE_BYTES, WORKSPACES,
+use crate::{
+    capacity::limits::{DOCUMENT as MAX_DOCUMENT, PLUGIN_NAMES, WORKSPACE_BYTES, WORKSPACES},
+    store::row_text,
 };
 
 /// One workspace: `{"behavior": {"enabledPlugins": […], "simulationConfig": {…}}}`
@@ -82,6 +83,11 @@ impl Workspace {
             tracing::warn!("workspace {name}: {why}; until then no plugin is enabled there");
             Workspace { enabled: Some(BTreeSet::new()), ..Workspace::default() }
         })
+    }
+
+    /// Bytes of its text.
+    pub fn size(&self) -> usize {
+        self.text.len()
     }
 
     /// `behavior`, an empty object when there is none.
@@ -165,13 +171,13 @@ impl Workspaces {
     pub(super) fn load(&self, connection: &Connection) -> rusqlite::Result<()> {
         let mut select = connection.prepare("SELECT name, text FROM workspace")?;
         let rows = select.query_map([], |row| {
-            let (name, text): (String, String) = (row.get(0)?, row.get(1)?);
+            let (name, text) = (row_text(row, 0)?, row_text(row, 1)?);
             let workspace = Arc::new(Workspace::stored(&name, &text));
             Ok((name, workspace))
         })?;
         let all = rows.collect::<rusqlite::Result<BTreeMap<_, _>>>()?;
         let mut note = connection.prepare("SELECT text FROM note WHERE name = 'workspaces'")?;
-        let unknown = note.query_row([], |row| row.get(0)).optional()?;
+        let unknown = note.query_row([], |row| row_text(row, 0)).optional()?;
         *self.write() = Known { all, closed: None, unknown };
         Ok(())
     }

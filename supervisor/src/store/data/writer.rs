@@ -3,7 +3,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     capacity::limits,
-    store::{advice, identity, made::Made, place},
+    store::{advice, identity, log_of, log_path, made::Made, place},
 };
 
 /// Changes of one commit, and how long they may have taken before one more is made.
@@ -247,13 +247,6 @@ fn savepoint<T>(
     result
 }
 
-/// Which file it is; None when the file system can have none.
-fn log_of(connection: &Connection, path: &Path) -> Option<(u64, u64)> {
-    let mode = connection.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0));
-    let is_log = mode.is_ok_and(|mode| mode == "wal");
-    is_log.then(|| place(&path.with_extension("db-wal")).unwrap_or_default())
-}
-
 struct Thread {
     connection: Connection,
     path: PathBuf,
@@ -337,7 +330,7 @@ impl Thread {
 
     /// What is written into a file that was removed is lost, and SQLite does not say so.
     fn is_in_place(&self) -> Result<(), DataError> {
-        let log = self.path.with_extension("db-wal");
+        let log = log_path(&self.path);
         let lost = match self.file.is_some() && identity(&self.path) == self.file {
             false => &self.path,
             true if self.log.is_some() && place(&log) != self.log => &log,
