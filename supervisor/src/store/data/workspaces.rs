@@ -274,7 +274,7 @@ impl Workspaces {
 
 fn find(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
     let mut select = connection.prepare_cached("SELECT text FROM workspace WHERE name = ?1")?;
-    select.query_row(params![name], |row| row.get(0)).optional()
+    select.query_row(params![name], |row| row_text(row, 0)).optional()
 }
 
 /// What is there now, to be changed. What cannot be read is not nothing.
