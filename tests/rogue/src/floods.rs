@@ -211,6 +211,7 @@ fn mappings(args: &Mappings) -> usize {
 }
 
 /// With `--configurations N`, so many parts of the simulation's configuration; with
+/// `--stuck 1`, one that never answers; with
 /// `--conditions N`, so many conditions that are described at length; with
 /// `--objects N` each of so many objects, and an effect with as many default parameters.
 fn configurations(tools: &mut Tools<Rogue>) {
@@ -226,6 +227,12 @@ fn configurations(tools: &mut Tools<Rogue>) {
         tools.simulation_config(&format!("c{n}"), "One of many", n as i32, move |_, base, _| {
             let keys = base.as_object().map(serde_json::Map::len);
             Ok(json!({"keys": keys, format!("c{n}"): many}))
+        });
+    }
+    for _ in 0..number("--stuck") {
+        tools.simulation_config("stuck", "Never answers", 0, |_, _, _| {
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+            Ok(json!({}))
         });
     }
     for n in 0..number("--conditions") {

@@ -126,6 +126,29 @@ async fn many_small_requests_for_large_configurations_hold_little() {
     daemon.stop().await;
 }
 
+/// A plugin that does not answer costs each configuration of a server its time, and not
+/// one after the other.
+#[tokio::test]
+async fn configurations_of_one_connection_wait_together() {
+    let more = format!(
+        "args = [\"--stuck\", \"1\"]\nconcurrency = 64\n{QUICK}\n[permissions]\nrequest = \
+         [\"behavior:configure_simulation\"]"
+    );
+    let daemon = Options::new().rogue("x", &more).start().await;
+    daemon.serving("x").await;
+    let build = async || {
+        let mut extensions = ExtensionsClient::new(daemon.channel());
+        let built = extensions.build_simulation_config(BuildSimulationConfigRequest::default());
+        let built = built.await.expect("built").into_inner();
+        assert_eq!(built.skipped.len(), 1, "it answers");
+    };
+    let (_, alone) = timed(build()).await;
+    let (_, all) = timed(futures_util::future::join_all((0..20).map(|_| build()))).await;
+    eprintln!("one {alone:?}, 20 {all:?}");
+    assert!(all < alone * 5, "20 took {all:?}, one {alone:?}");
+    daemon.stop().await;
+}
+
 /// One client's large contexts keep out nobody else's large arguments of the same plugin.
 #[tokio::test]
 async fn large_contexts_of_one_leave_others_their_calls() {
