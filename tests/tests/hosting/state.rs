@@ -131,15 +131,19 @@ async fn a_document_in_which_nothing_is_left_is_none() {
     op(&daemon, "delete_component", "npc/9", json!({"name": "humour"})).await;
     assert_eq!(entities("").await.entities, ["npc/0", "npc/2"]);
     // What the host has set stays.
-    let set = SetDocumentRequest {
-        workspace: String::new(),
-        entity: "npc/3".into(),
-        document: json!({"name": "Ada"}).to_string().into(),
-    };
-    data(&daemon).set_document(set).await.expect("set");
-    op(&daemon, "set_component", "npc/3", json!({"name": "humour", "value": {"a": 1}})).await;
-    op(&daemon, "delete_component", "npc/3", json!({"name": "humour"})).await;
-    assert_eq!(entities("npc/2").await.entities, ["npc/3"]);
+    for (entity, document) in
+        [("npc/3", json!({"name": "Ada"})), ("npc/4", json!({"meta": {"name": "Ada"}}))]
+    {
+        let set = SetDocumentRequest {
+            workspace: String::new(),
+            entity: entity.into(),
+            document: document.to_string().into(),
+        };
+        data(&daemon).set_document(set).await.expect("set");
+        op(&daemon, "set_component", entity, json!({"name": "humour", "value": {"a": 1}})).await;
+        op(&daemon, "delete_component", entity, json!({"name": "humour"})).await;
+    }
+    assert_eq!(entities("npc/2").await.entities, ["npc/3", "npc/4"]);
     daemon.stop().await;
 }
 

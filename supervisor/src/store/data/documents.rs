@@ -310,9 +310,16 @@ impl Task {
 
 /// It says nothing but who has changed it.
 fn is_bare(document: &Document) -> bool {
-    let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
-    document.iter().all(|(section, value)| section == "meta" || empty(value))
+    let mut sections = document.iter().filter_map(|(name, value)| Some((name, value.as_object()?)));
+    document.values().all(Value::is_object)
+        && sections.all(|(name, section)| match name.as_str() {
+            "meta" => section.keys().all(|key| SIGNED.contains(&key.as_str())),
+            _ => section.is_empty(),
+        })
 }
+
+/// What the daemon itself writes into `meta`.
+const SIGNED: [&str; 2] = ["last_modified_by", "last_modified_at"];
 
 /// `meta.last_modified_by` and `meta.last_modified_at`.
 fn sign(document: &mut Document, author: &Author) {
@@ -320,8 +327,9 @@ fn sign(document: &mut Document, author: &Author) {
     if !meta.is_object() {
         *meta = json!({});
     }
-    meta["last_modified_by"] = json!(*author.actor);
-    meta["last_modified_at"] = json!(time_text(now_ms()));
+    let [by, at] = SIGNED;
+    meta[by] = json!(*author.actor);
+    meta[at] = json!(time_text(now_ms()));
 }
 
 fn text_of(document: &Document) -> String {
@@ -390,7 +398,7 @@ mod tests {
     async fn a_change_is_made_however_often_others_come_first() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.db");
-        let made = Arc::new(Made::read(&folder.path().join("made")));
+        let made = Arc::new(Made::read(folder.path()));
         let data = Arc::new(Data::open(&path, 10, made, &mut Vec::new()));
         let others = Connection::open(&path).unwrap();
         put(&others, "", "session/1", "{}").unwrap();

@@ -10,7 +10,7 @@ use super::{
     usage::Room, writer::Change,
 };
 use crate::{
-    capacity::{Charge, Lane, is_quick, limits},
+    capacity::{Charge, Lane, is_quick, limits, read_exactly},
     manifest::Quota,
 };
 
@@ -335,8 +335,9 @@ fn end_of(plugin: &Option<String>, prefix: &str) -> (String, String) {
 
 /// The same JSON, however it was written.
 fn alike(one: &[u8], other: &[u8]) -> bool {
-    let read = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
-    read(one).is_some_and(|value| Some(value) == read(other))
+    // Of integers beyond 64 bits several are read as one float.
+    let read = |text: &[u8]| read_exactly::<serde_json::Value>(text).ok();
+    one == other || read(one).is_some_and(|value| Some(value) == read(other))
 }
 
 fn read_entry(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Entry> {
@@ -438,6 +439,13 @@ fn sweep_own(connection: &Connection, plugin: &str) -> rusqlite::Result<(i64, i6
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_alike_is_the_same_number() {
+        assert!(alike(b"[1, {\"a\":2}]", b"[1,{ \"a\": 2 }]"));
+        assert!(alike(b"18446744073709551617", b"18446744073709551617"));
+        assert!(!alike(b"18446744073709551617", b"18446744073709551616"));
+    }
 
     /// However much has expired: others' changes wait for a few deletions at a time.
     #[test]
