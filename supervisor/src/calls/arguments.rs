@@ -275,11 +275,7 @@ fn check_json(name: &str, result: &[u8], account: &Account) -> Result<(), CallEr
     let wrong = |why: String| {
         CallError::InvalidResult(format!("Tool {name} returned what is not JSON: {why}"))
     };
-    // What is passed over is not looked into.
-    let text = str::from_utf8(result).map_err(|error| wrong(error.to_string()))?;
-    serde_json::from_str::<serde::de::IgnoredAny>(text)
-        .map(drop)
-        .map_err(|error| wrong(why_unread(&error)))
+    read_through(result).map_err(|error| wrong(why_unread(&error)))
 }
 
 fn room_for_result(
